@@ -1,0 +1,81 @@
+"""The cluster: an inventory of devices in a hierarchy of links."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hardware_profiles.schema import DeviceProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One level of the network, per device and direction.
+
+    `bandwidth_bytes_per_s` is what one device can send when it sends alone;
+    `oversubscription` divides it when all devices below the level send at once.
+    """
+
+    name: str
+    kind: str
+    latency_s: float
+    bandwidth_bytes_per_s: float
+    oversubscription: float = 1.0
+    in_network_reduction: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """A level of the hierarchy: groups of `num_devices` devices joined by `link`.
+
+    `name` is one of domain, node, rack, pod, site, wan.
+    """
+
+    name: str
+    num_devices: int
+    link: Link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGroup:
+    """Interchangeable nodes of one device kind.
+
+    `levels` go from the innermost (the NVLink / xGMI domain) outwards; each level's
+    num_devices divides the next one's or exceeds the group. `devices_per_node` counts
+    devices that share a host. Prices are None where unknown.
+    """
+
+    name: str
+    device: DeviceProfile
+    num_nodes: int
+    devices_per_node: int
+    levels: tuple[Level, ...]
+    host_memory_bytes: float
+    host_link: Link
+    node_power_overhead_w: float
+    usd_per_device_hour: float | None
+    node_names: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in the group."""
+        return self.num_nodes * self.devices_per_node
+
+    @property
+    def domain_size(self) -> int:
+        """Devices in one scale-up domain (NVLink, xGMI), at most the group."""
+        return min(self.levels[0].num_devices, self.num_devices)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Node groups and the link between them."""
+
+    name: str
+    groups: tuple[NodeGroup, ...]
+    between_groups: Link | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in the cluster."""
+        return sum(group.num_devices for group in self.groups)

@@ -1,0 +1,40 @@
+"""The serving payload of a problem: one model, its workload, and what the search may choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from planner.ir.model_graph import ModelGraph
+from planner.ir.workload import ServingWorkload
+
+Role = Literal["aggregated", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingChoices:
+    """What the search may choose; an empty tuple means every value that is valid.
+
+    `weight_fmts` and `kv_fmts` list the formats the user allows (quality is the user's call).
+    `fixed` pins single degrees, e.g. (("tp", 8),).
+    """
+
+    weight_fmts: tuple[str, ...]
+    kv_fmts: tuple[str, ...]
+    engines: tuple[str, ...] = ("vllm",)
+    modes: tuple[Literal["aggregated", "disaggregated"], ...] = ("aggregated", "disaggregated")
+    max_num_seqs: int = 1024
+    token_budgets: tuple[int, ...] = ()
+    fixed: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingProblem:
+    """One model served under one workload."""
+
+    model: ModelGraph
+    workload: ServingWorkload
+    choices: ServingChoices
+    routing_skew: float = 1.0
+    memory_fraction: float | None = None
+    assumptions: tuple[str, ...] = field(default=())

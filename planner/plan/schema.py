@@ -1,0 +1,172 @@
+"""The contract with the outside: the versioned schema of a plan, whatever its kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = "1.0"
+
+Status = Literal["optimal", "feasible", "infeasible"]
+ProvenanceName = Literal["measured", "calibrated", "analytical", "assumed"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+
+
+class Quantity(_Strict):
+    """A predicted number: value, unit, 90 % interval and where it comes from."""
+
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    provenance: ProvenanceName = "analytical"
+
+
+class ObjectiveResult(_Strict):
+    """What was optimised, what was reached, and the proof: `bound` is the best any plan could reach."""
+
+    name: str
+    unit: str
+    sense: Literal["min", "max"]
+    value: float | None
+    bound: float | None
+    gap: float | None
+
+
+class StrategyModel(_Strict):
+    """Degrees of one replica; a degree that a kind does not use stays at 1."""
+
+    tp: Annotated[int, Field(ge=1)] = 1
+    pp: Annotated[int, Field(ge=1)] = 1
+    ep: Annotated[int, Field(ge=1)] = 1
+    attention_dp: Annotated[int, Field(ge=1)] = 1
+    cp: Annotated[int, Field(ge=1)] = 1
+    moe_tp: Annotated[int, Field(ge=1)] = 1
+    decode_cp: Annotated[int, Field(ge=1)] = 1
+
+
+class MemoryPart(_Strict):
+    """One term of a device's memory."""
+
+    name: str
+    num_bytes: Annotated[float, Field(ge=0)]
+
+
+class DeviceMemory(_Strict):
+    """Memory of the fullest device of a pool (or of a stage): parts sum to `used_bytes`."""
+
+    stage: int = 0
+    parts: list[MemoryPart]
+    used_bytes: float
+    capacity_bytes: float
+
+
+class Pool(_Strict):
+    """Equal replicas of one shape on one device kind."""
+
+    name: str
+    role: str
+    model: str
+    replicas: Annotated[int, Field(ge=1)]
+    device: str
+    node_group: str
+    strategy: StrategyModel
+    weight_dtype: str
+    kv_dtype: str
+    engine: str
+    limits: dict[str, float | int]
+    layers_per_stage: list[int]
+    predicted: dict[str, Quantity]
+    memory: list[DeviceMemory]
+
+
+class Replica(_Strict):
+    """Where one replica sits: `devices[r]` is ``<node>/<index>`` of global rank r (pp-major, tp fastest)."""
+
+    pool: str
+    replica: int
+    devices: list[str]
+
+
+class Alternative(_Strict):
+    """A runner-up and what choosing it would cost relative to the plan."""
+
+    summary: str
+    objective_value: float | None
+    relative: float | None
+    tie: bool = False
+    pools: list[Pool] = []
+    reason: str = ""
+
+
+class SolverInfo(_Strict):
+    """How the answer was found."""
+
+    method: str
+    status: str
+    seed: int
+    wall_time_s: float | None = None
+    work: dict[str, float | int] = {}
+
+
+class InputModel(_Strict):
+    """An input of the plan with its digest."""
+
+    role: str
+    name: str
+    sha256: str
+
+
+class BindingConstraint(_Strict):
+    """A constraint without which (or with the relaxed value of which) a plan would exist."""
+
+    name: str
+    limit: float | None = None
+    best_reachable: float | None = None
+    unit: str = ""
+    message: str
+
+
+class Infeasibility(_Strict):
+    """Why there is no plan, and the nearest problem that has one."""
+
+    binding: list[BindingConstraint]
+    nearest_relaxation: str
+    relaxed: dict[str, float | int | str] = {}
+
+
+class DiagnosticModel(_Strict):
+    """A remark of a phase."""
+
+    severity: Literal["note", "warning"]
+    code: str
+    message: str
+
+
+class Plan(_Strict):
+    """A plan and its proof.
+
+    `predicted` maps a name that ends in its unit (ttft_s, ttft_p99_s, output_tokens_per_s) to its figure.
+    `problem` is the whole problem in the IR's text form, so that a plan can be verified,
+    explained, replayed and exported with nothing else at hand.
+    """
+
+    schema_version: str = SCHEMA_VERSION
+    kind: str
+    name: str
+    status: Status
+    objective: ObjectiveResult
+    pools: list[Pool] = []
+    placement: list[Replica] = []
+    predicted: dict[str, Quantity] = {}
+    alternatives: list[Alternative] = []
+    infeasibility: Infeasibility | None = None
+    solver: SolverInfo
+    inputs: list[InputModel] = []
+    diagnostics: list[DiagnosticModel] = []
+    details: dict[str, object] = {}
+    problem: str = ""
