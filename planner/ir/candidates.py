@@ -1,7 +1,7 @@
-"""What a search hands back, whatever the kind: the chosen candidate, the proof, the runners-up.
+"""What a search hands back, whatever the kind: the chosen pools, their proof and the runners-up.
 
-The plan's file is made from this one to one, so everything a user is told about a plan stands here.
-Ordered (name, value) pairs stand where a file has a mapping.
+Named values are tuples of (name, value) pairs in a fixed order, so that a result is hashable and
+prints the same way every time. Names of predictions end in their unit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from typing import Literal
 
 from hardware_profiles.provenance import Provenance
 
-Number = float | int
 SearchStatus = Literal["optimal", "feasible", "infeasible", "nothing_found"]
+Sense = Literal["min", "max"]
+Degrees = tuple[tuple[str, int], ...]
+Limits = tuple[tuple[str, float | int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A predicted figure: `low` and `high` bound its 90 % interval; None where no spread is known."""
+    """A predicted number with its unit, its 90 % interval and where it comes from."""
 
     value: float
     unit: str
@@ -26,9 +28,12 @@ class Estimate:
     provenance: Provenance = Provenance.ANALYTICAL
 
 
+Predictions = tuple[tuple[str, Estimate], ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageMemory:
-    """Memory of the fullest device of a stage: `parts` are (name, bytes) and sum to what is used."""
+    """Memory of the fullest device of one stage; `parts` (name, bytes) sum to `used_bytes`."""
 
     stage: int
     parts: tuple[tuple[str, float], ...]
@@ -36,37 +41,43 @@ class StageMemory:
 
     @property
     def used_bytes(self) -> float:
-        """Bytes in use."""
+        """Sum of all parts, bytes."""
         return sum(num_bytes for _, num_bytes in self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolCandidate:
+class PoolChoice:
     """Equal replicas of one shape on one node group.
 
-    `strategy` lists degrees by the names of the plan's file (tp, pp, ep, attention_dp, cp, moe_tp,
-    decode_cp); degrees left out are 1. `limits` are engine settings (max_num_seqs, token_budget, ...).
+    `degrees` names the degrees of one replica (tp, pp, attention_dp, ep, moe_tp, cp, decode_cp, ...);
+    `limits` what the engine is told (token_budget, max_num_seqs, ...).
     """
 
     name: str
     role: str
     model: str
-    num_replicas: int
-    device: str
+    replicas: int
     node_group: str
-    strategy: tuple[tuple[str, int], ...]
+    device: str
+    degrees: Degrees
+    devices_per_replica: int
     weight_fmt: str
     kv_fmt: str
     engine: str
-    limits: tuple[tuple[str, Number], ...]
+    limits: Limits
     layers_per_stage: tuple[int, ...]
-    predicted: tuple[tuple[str, Estimate], ...]
+    predicted: Predictions
     memory: tuple[StageMemory, ...]
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the pool."""
+        return self.replicas * self.devices_per_replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaPlacement:
-    """Where one replica sits: `devices[r]` is ``<node>/<index>`` of rank r (pp-major, tp fastest)."""
+    """Where one replica sits: `devices[r]` is ``<node>/<index>`` of global rank r (pp-major, tp fastest)."""
 
     pool: str
     replica: int
@@ -74,60 +85,68 @@ class ReplicaPlacement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A whole answer, priced in floats. `summary` names its shape in one short line.
+class ObjectiveValue:
+    """What was optimised and the proof: no plan of the stated space is better than `bound`.
 
-    `reason` says, for a runner-up, why it loses; `details` are facts of the kind's own.
+    `gap` is |value - bound| / |value|; None where there is no plan.
     """
 
-    summary: str
-    objective_value: float
-    pools: tuple[PoolCandidate, ...]
-    placement: tuple[ReplicaPlacement, ...] = ()
-    predicted: tuple[tuple[str, Estimate], ...] = ()
-    reason: str = ""
-    details: tuple[tuple[str, object], ...] = ()
+    name: str
+    unit: str
+    sense: Sense
+    value: float | None
+    bound: float | None
+    gap: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
-    """A limit without which an answer would exist, and the best that can be reached under the others."""
+class AlternativeChoice:
+    """The best plan of another kind of choice. `relative`: its value over the plan's, None if infeasible."""
+
+    label: str
+    summary: str
+    objective_value: float | None
+    relative: float | None
+    tie: bool
+    pools: tuple[PoolChoice, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindingLimit:
+    """A limit without which, or with the best reachable value of which, a plan would exist."""
 
     name: str
+    limit: float | None
+    best_reachable: float | None
+    unit: str
     message: str
-    limit: float | None = None
-    best_reachable: float | None = None
-    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relaxation:
-    """The nearest problem that has an answer: in words, and as (spec key, value) to set."""
+class InfeasibilityReport:
+    """Why there is no plan; `relaxed` is the nearest change, found feasible by solving again."""
 
-    message: str
-    changes: tuple[tuple[str, float | int | str], ...] = ()
+    binding: tuple[BindingLimit, ...]
+    nearest_relaxation: str
+    relaxed: tuple[tuple[str, float | int | str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """The answer of a search, with its proof.
+    """The answer of a search.
 
-    `bound` is the best objective that any candidate of the space could reach; `gap` is
-    |value - bound| / |value|. `work` counts what was done (candidates priced, nodes, ...).
-    `best` is None exactly if `status` is infeasible or nothing_found; `binding` and `relaxation`
-    explain an infeasible answer.
+    `work` counts what was done (columns priced, candidates, nodes); `space` says in words over which
+    space and under which model the proof holds.
     """
 
     status: SearchStatus
-    objective_name: str
-    objective_unit: str
-    sense: Literal["min", "max"]
+    objective: ObjectiveValue
+    pools: tuple[PoolChoice, ...]
+    placement: tuple[ReplicaPlacement, ...]
+    predicted: Predictions
+    alternatives: tuple[AlternativeChoice, ...]
+    infeasibility: InfeasibilityReport | None
     method: str
-    solver_status: str
-    best: Candidate | None = None
-    bound: float | None = None
-    gap: float | None = None
-    alternatives: tuple[Candidate, ...] = ()
-    binding: tuple[Binding, ...] = ()
-    relaxation: Relaxation | None = None
-    work: tuple[tuple[str, Number], ...] = ()
+    work: tuple[tuple[str, float | int], ...]
+    space: str = ""
