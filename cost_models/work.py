@@ -60,7 +60,8 @@ class ExpertGemm:
 
     `num_tokens` enter the layer over the whole expert-parallel group; each picks `top_k` of
     `num_experts`. This device holds num_experts / ep experts, each `inter` / tp wide.
-    `skew` is the ratio of the busiest device's load to the mean (1 is balanced).
+    `skew` is the ratio of the busiest device's load to the mean (1 is balanced). `routing` says which
+    experts get work when tokens are few: independent choices (real traffic) or an even deal (benchmarks).
     """
 
     num_tokens: Number
@@ -72,6 +73,7 @@ class ExpertGemm:
     ep: Number = 1.0
     skew: Number = 1.0
     gated: bool = True
+    routing: Literal["random", "balanced"] = "random"
     fmt: str = "bf16"
 
 

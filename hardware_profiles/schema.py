@@ -37,7 +37,9 @@ class FittedCurve(_Strict):
     """Constants of one functional form fitted to measurements, with their held-out error in percent.
 
     `form` names the form in the cost models; `operation` is gemm, attention_prefill, attention_decode,
-    mla_prefill, mla_decode, moe, or a collective; `fmt` the number format (and KV format after a slash).
+    mla_prefill, mla_decode, moe, or a collective; `fmt` the number format (and KV format after a slash), or
+    for a collective the link. `sigma_log` is the standard deviation of the log of measured over predicted on
+    rows that were not fitted, such that 90 % intervals cover 90 % of them; `fitted` says what was held out.
     """
 
     operation: str
@@ -51,6 +53,8 @@ class FittedCurve(_Strict):
     held_out_p90: float
     bias: float
     source: str
+    sigma_log: Positive = 0.3
+    fitted: str = ""
 
 
 class DeviceProfile(_Strict):

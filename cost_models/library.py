@@ -1,0 +1,224 @@
+"""The cost model of one device under one engine: prices every kind of work.
+
+``device_cost_model(device, software).price(work)`` is the one entry point. Constants come from the
+curves of the device where it was measured, from its family otherwise; the provenance and the variance
+of the answer say which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from cost_models.communication.collectives import LevelConstants, collective_time_s
+from cost_models.communication.transfers import host_transfer_time_s, kv_transfer_time_s
+from cost_models.compute import attention as attention_forms
+from cost_models.compute.elementwise import scan_time_s, stream_time_s
+from cost_models.compute.experts import expert_time_s
+from cost_models.compute.gemm import GemmSetting, gemm_time_s
+from cost_models.cost import Cost, FloatArray
+from cost_models.curves import Chosen, CurveSet, NoCurveError
+from cost_models.facts import DeviceFacts
+from cost_models.formats import number_format
+from cost_models.work import (
+    Attention,
+    Collective,
+    ExpertGemm,
+    Gemm,
+    HostTransfer,
+    KvTransfer,
+    LinkSpec,
+    StateScan,
+    Stream,
+    ToolCall,
+    Work,
+)
+from hardware_profiles.provenance import Provenance
+from hardware_profiles.schema import DeviceProfile, SoftwareProfile
+
+SMALL_MESSAGE = "custom_all_reduce"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pricing:
+    """What is being predicted.
+
+    `replay` predicts a microbenchmark that replays one kernel with L2-hot data; serving leaves it off.
+    `dynamic_quant` pays the activation quantisation pass of quantised layers. `small_messages` lets
+    all-reduce use the engine's own kernel where it is faster.
+    """
+
+    replay: bool = False
+    dynamic_quant: bool = True
+    small_messages: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCostModel:
+    """Prices work on one device; build it with `device_cost_model`."""
+
+    facts: DeviceFacts
+    curves: CurveSet
+    pricing: Pricing
+    host_link: LinkSpec | None = None
+    _handlers: dict[type, Callable[..., Cost]] = field(default_factory=dict[type, Callable[..., Cost]])
+
+    def __post_init__(self) -> None:
+        """Fill the table from kinds of work to what prices them."""
+        self._handlers.update(
+            {
+                Gemm: self._gemm,
+                Attention: self._attention,
+                ExpertGemm: self._experts,
+                Stream: self._stream,
+                StateScan: self._scan,
+                Collective: self._collective,
+                KvTransfer: self._kv_transfer,
+                HostTransfer: self._host_transfer,
+                ToolCall: self._tool_call,
+            }
+        )
+
+    def price(self, work: Work) -> Cost:
+        """Return the cost of `work`, elementwise over its broadcast fields.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            If the device has no peak for the format; its `fallback` names what an engine would run.
+        ValueError
+            If a field is negative, no curve covers the operation, or a host link is missing.
+        """
+        _refuse_negative(work)
+        return self._handlers[type(work)](work)
+
+    def origin(self, operation: str, fmt: str) -> str:
+        """Return in words which curve prices an operation."""
+        return self.curves.choose(operation, fmt).origin
+
+    def _gemm(self, work: Gemm) -> Cost:
+        fmt = number_format(work.fmt)
+        self.facts.peak(fmt)
+        chosen = self.curves.choose("gemm", fmt.name)
+        setting = GemmSetting(dynamic_quant=self.pricing.dynamic_quant, replay=self.pricing.replay)
+        return _cost(gemm_time_s(work, chosen.constants, self.facts, fmt, setting), chosen)
+
+    def _attention(self, work: Attention) -> Cost:
+        operation = attention_forms.operation_of(work)
+        q_fmt, kv_fmt = number_format(work.q_fmt).name, number_format(work.kv_fmt).name
+        key = kv_fmt if q_fmt in ("bf16", "fp16") else f"{q_fmt}/{kv_fmt}"
+        try:
+            chosen = self.curves.choose(operation, key)
+        except NoCurveError:
+            chosen = self.curves.choose(operation, kv_fmt)
+        if work.phase == "decode":
+            time_s = attention_forms.decode_time_s(
+                work, chosen.constants, self.facts, replay=self.pricing.replay
+            )
+        else:
+            time_s = attention_forms.prefill_time_s(work, chosen.constants, self.facts)
+        return _cost(time_s, chosen)
+
+    def _experts(self, work: ExpertGemm) -> Cost:
+        fmt = number_format(work.fmt)
+        self.facts.peak(fmt)
+        chosen = self.curves.choose("moe", fmt.name)
+        return _cost(expert_time_s(work, chosen.constants, self.facts, fmt), chosen)
+
+    def _stream(self, work: Stream) -> Cost:
+        chosen = self.curves.choose("stream", "any")
+        return _cost(stream_time_s(work, chosen.constants, self.facts), chosen)
+
+    def _scan(self, work: StateScan) -> Cost:
+        chosen = self.curves.choose("state_scan", "any")
+        return _cost(scan_time_s(work, chosen.constants, self.facts), chosen)
+
+    def _collective(self, work: Collective) -> Cost:
+        used: list[Chosen] = []
+        time_s = collective_time_s(work, partial(self._level, used))
+        if not used:
+            return Cost(time_s=time_s, variance_s2=np.zeros_like(time_s), provenance=Provenance.MEASURED)
+        worst = max(used, key=lambda c: (c.provenance, c.sigma_log))
+        return _cost(time_s, worst)
+
+    def _level(self, used: list[Chosen], operation: str, link: LinkSpec) -> LevelConstants:
+        name = link.calibration or link.name
+        main = self.curves.choose(operation, name)
+        used.append(main)
+        small = None
+        if (
+            operation == "all_reduce"
+            and self.pricing.small_messages
+            and self.curves.has_own(SMALL_MESSAGE, name)
+        ):
+            small = self.curves.choose(SMALL_MESSAGE, name).constants
+        return LevelConstants(main=main.constants, small=small)
+
+    def _kv_transfer(self, work: KvTransfer) -> Cost:
+        chosen = self.curves.choose("kv_transfer", "any")
+        return _cost(kv_transfer_time_s(work, chosen.constants), chosen)
+
+    def _host_transfer(self, work: HostTransfer) -> Cost:
+        if self.host_link is None:
+            raise ValueError(f"{self.facts.name}: a host transfer needs the host link; none was given")
+        chosen = self.curves.choose("host_transfer", "any")
+        link = self.host_link
+        time_s = host_transfer_time_s(work, chosen.constants, link.bandwidth_bytes_per_s, link.latency_s)
+        return _cost(time_s, chosen)
+
+    def _tool_call(self, work: ToolCall) -> Cost:
+        mean = np.asarray(work.mean_s, dtype=np.float64)
+        variance = np.square(mean) * np.expm1(np.square(work.sigma_log))
+        return Cost(time_s=mean, variance_s2=variance, provenance=Provenance.ASSUMED)
+
+
+def device_cost_model(
+    device: DeviceProfile,
+    software: SoftwareProfile | None = None,
+    *,
+    pricing: Pricing | None = None,
+    host_link: LinkSpec | None = None,
+    kernel_software: Iterable[str] = (),
+) -> DeviceCostModel:
+    """Return the cost model of `device` under `software`.
+
+    Parameters
+    ----------
+    device
+        Facts on the device; its own `curves` win over those shipped for its name.
+    software
+        Engine; None prices the average engine (curves pooled over engines).
+    pricing
+        What is predicted; by default serving: cold caches, the engine's own quantisation.
+    host_link
+        Link to host memory, needed for host transfers only.
+    kernel_software
+        Kernel software to prefer when there is no software profile.
+    """
+    if pricing is None:
+        pricing = Pricing(dynamic_quant=software is not None and not software.static_quantisation)
+    preferred = software.kernel_software if software is not None else tuple(kernel_software)
+    return DeviceCostModel(
+        facts=DeviceFacts.of(device),
+        curves=CurveSet.of(device, preferred),
+        pricing=pricing,
+        host_link=host_link,
+    )
+
+
+def _cost(time_s: FloatArray, chosen: Chosen) -> Cost:
+    variance = np.square(time_s) * np.expm1(chosen.sigma_log**2)
+    return Cost(time_s=time_s, variance_s2=variance, provenance=chosen.provenance)
+
+
+def _refuse_negative(work: Work) -> None:
+    for name in work.__dataclass_fields__:
+        value: object = getattr(work, name)
+        if isinstance(value, (int, float, np.ndarray)) and not isinstance(value, bool):
+            numbers = np.asarray(value, dtype=np.float64)
+            low = numbers.min() if numbers.size else 0.0
+            if not low >= 0:
+                raise ValueError(f"{type(work).__name__}.{name} must not be negative or NaN, got {low}")

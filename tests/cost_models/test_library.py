@@ -1,0 +1,101 @@
+"""Every kind of work is priced, elementwise, with spread and provenance; bad work is refused."""
+
+import time
+
+import numpy as np
+import pytest
+
+from cost_models.formats import UnsupportedFormatError, executed_format
+from cost_models.library import device_cost_model
+from cost_models.work import (
+    Attention,
+    Collective,
+    ExpertGemm,
+    Gemm,
+    HostTransfer,
+    KvTransfer,
+    LinkSpec,
+    Span,
+    StateScan,
+    Stream,
+    ToolCall,
+)
+from hardware_profiles.provenance import Provenance
+
+WIRE = LinkSpec(name="wire", latency_s=1e-6, bandwidth_bytes_per_s=400e9)
+NET = LinkSpec(name="net", latency_s=5e-6, bandwidth_bytes_per_s=50e9)
+SPAN = Span(ranks_per_level=(8, 2), links=(WIRE, NET))
+ATTENTION = {
+    "batch": 4.0,
+    "kv_len": 2000.0,
+    "num_heads": 32.0,
+    "num_kv_heads": 8.0,
+    "head_dim": 128.0,
+    "v_head_dim": 128.0,
+}
+EVERY_WORK = [
+    Gemm(m=64.0, n=4096.0, k=4096.0),
+    Gemm(m=64.0, n=4096.0, k=4096.0, fmt="fp8_block"),
+    Attention(phase="prefill", q_len=2000.0, **ATTENTION),
+    Attention(phase="decode", q_len=1.0, **ATTENTION),
+    Attention(phase="decode", q_len=1.0, kv_fmt="fp8", **ATTENTION),
+    Attention(phase="decode", q_len=1.0, kind="mla_absorbed", **ATTENTION),
+    Attention(phase="prefill", q_len=100.0, kind="mla_absorbed", **ATTENTION),
+    Attention(phase="prefill", q_len=100.0, kind="mla_expanded", **ATTENTION),
+    ExpertGemm(num_tokens=64.0, hidden=4096.0, inter=1536.0, top_k=8.0, num_experts=128.0, ep=8.0),
+    Stream(num_bytes=1e8, num_kernels=2.0),
+    StateScan(phase="decode", num_tokens=32.0, batch=32.0, state_elems=1e6),
+    *[
+        Collective(op=op, num_bytes=1e7, span=SPAN)
+        for op in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast")
+    ],
+    KvTransfer(num_bytes=1e9, link=NET, num_lanes=8.0),
+    HostTransfer(num_bytes=1e9),
+    ToolCall(mean_s=1.0, sigma_log=0.5),
+]
+
+
+@pytest.mark.parametrize("work", EVERY_WORK, ids=lambda w: f"{type(w).__name__}")
+def test_every_kind_of_work_has_a_time_a_spread_and_a_provenance(work, device_of):
+    cost = device_cost_model(device_of(), host_link=WIRE).price(work)
+    assert np.all(np.isfinite(cost.time_s))
+    assert np.all(cost.time_s > 0)
+    assert np.all(cost.variance_s2 > 0)
+    assert cost.provenance in (Provenance.ANALYTICAL, Provenance.ASSUMED)
+
+
+def test_arrays_give_what_scalars_give(device_of):
+    model = device_cost_model(device_of())
+    m, n = np.array([1.0, 64.0, 4096.0])[:, None], np.array([512.0, 8192.0])[None, :]
+    grid = model.price(Gemm(m=m, n=n, k=1024.0, fmt="fp8")).time_s
+    single = [[float(model.price(Gemm(m=a, n=b, k=1024.0, fmt="fp8")).time_s) for b in n[0]] for a in m[:, 0]]
+    np.testing.assert_allclose(grid, single, rtol=1e-13)
+
+
+def test_a_million_kernel_queries_are_quick(device_of):
+    model = device_cost_model(device_of())
+    m = np.tile(np.arange(1.0, 1001.0), 1000)
+    start = time.perf_counter()
+    model.price(Gemm(m=m, n=4096.0, k=4096.0))
+    assert time.perf_counter() - start < 5.0
+
+
+def test_a_format_without_arithmetic_is_refused_and_its_fallback_named(device_of):
+    device = device_of(peaks={"bf16": 312e12, "int8": 624e12})
+    with pytest.raises(UnsupportedFormatError) as caught:
+        device_cost_model(device).price(Gemm(m=1.0, n=1.0, k=1.0, fmt="fp8"))
+    assert caught.value.fallback == "w8a16"
+    assert executed_format({"bf16": 312e12}, "fp8") == "w8a16"
+    assert executed_format({"bf16": 312e12, "fp8": 1.0}, "fp8") == "fp8"
+    assert executed_format({"bf16": 312e12}, "fp32") is None
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), np.array([3.0, -2.0])])
+def test_negative_sizes_are_refused(bad, device_of):
+    with pytest.raises(ValueError, match=r"Gemm\.m must not be negative"):
+        device_cost_model(device_of()).price(Gemm(m=bad, n=1.0, k=1.0))
+
+
+def test_a_host_transfer_without_a_host_link_is_refused(device_of):
+    with pytest.raises(ValueError, match="host link"):
+        device_cost_model(device_of()).price(HostTransfer(num_bytes=1.0))
