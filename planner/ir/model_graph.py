@@ -232,17 +232,20 @@ class StateCore:
 class Small:
     """Parameters that no GEMM uses: norms, sinks, convolutions, scalars; kept in 16 or 32 bit.
 
-    `shard` column splits them over the tensor ranks, replicated keeps them whole. A `buffer` is
-    stored and resident but not a parameter (the bias of a DeepSeek router).
+    `shard` as in `Linear`. A `buffer` is stored and resident but not a parameter (the bias of a
+    DeepSeek router).
     """
 
     name: str
     num_params: int
-    shard: Literal["replicated", "column"] = "replicated"
+    shard: Literal["replicated", "column", "kv_column"] = "replicated"
+    num_units: int = 0
     buffer: bool = False
 
     def num_params_per_rank(self, tp: int) -> int:
         """Return the elements on the fullest of `tp` ranks."""
+        if self.shard == "kv_column":
+            return self.num_params // self.num_units * units_per_rank(self.num_units, tp)
         return ceil_div(self.num_params, tp) if self.shard == "column" else self.num_params
 
 

@@ -1,0 +1,1 @@
+"""Building blocks that model families share: attention, feed-forward, experts, recurrent mixers, vision."""
