@@ -1,0 +1,296 @@
+"""From a pool of a plan to the arguments and environment of ``vllm serve``.
+
+Arguments are keyed by the flag without its dashes. Sources: vLLM 0.32.0 ``vllm serve --help``,
+``vllm/config/parallel.py``, ``vllm/distributed/utils.py`` (layer partition), and the NixlConnector
+usage guide of the vLLM documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from planner.backends._layout import Server, is_dense_data_parallel, replica_size
+from planner.backends._protocol import Capabilities, ExportOptions
+from planner.backends._vllm_flags import FLAGS
+from planner.errors import InputError, UnsupportedError
+from planner.plan.schema import Plan, Pool
+
+Argument = str | int | float | bool | dict[str, str]
+
+FIRST_MASTER_PORT = 29501
+FIRST_RPC_PORT = 13345
+FIRST_SIDE_CHANNEL_PORT = 5600
+
+_LIMITS = {
+    "max_model_len": "max-model-len",
+    "max_num_seqs": "max-num-seqs",
+    "max_num_batched_tokens": "max-num-batched-tokens",
+    "token_budget": "max-num-batched-tokens",
+    "gpu_memory_utilization": "gpu-memory-utilization",
+    "memory_fraction": "gpu-memory-utilization",
+    "block_size": "block-size",
+}
+
+_KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
+
+# Formats that are in the checkpoint or nowhere: vLLM reads them from its quantization_config.
+_CHECKPOINT_FORMATS = ("int8", "w4a16", "mxfp4", "nvfp4")
+
+CAPABILITIES = Capabilities(
+    kinds=frozenset({"serving"}),
+    engines=frozenset({"vllm"}),
+    roles=frozenset({"aggregated", "prefill", "decode"}),
+    degrees=frozenset({"tp", "pp", "ep", "attention_dp", "cp", "moe_tp", "decode_cp"}),
+    limits=frozenset(_LIMITS),
+    weight_dtypes={
+        "bf16": "",
+        "fp16": "",
+        "fp8": "fp8",
+        "fp8_block": "fp8_per_block",
+        **dict.fromkeys(_CHECKPOINT_FORMATS, ""),
+    },
+    kv_dtypes={
+        "auto": "auto",
+        "bf16": "auto",
+        "fp16": "auto",
+        "fp8": "fp8",
+        "fp8_e4m3": "fp8_e4m3",
+        "fp8_e5m2": "fp8_e5m2",
+        "nvfp4": "nvfp4",
+    },
+)
+
+
+def check_plan(backend: str, plan: Plan) -> None:
+    """Refuse by name what vLLM cannot run.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming the decision.
+    """
+    CAPABILITIES.check(backend, plan)
+    for index, pool in enumerate(plan.pools):
+        _check_experts(f"pools[{index}].strategy", pool)
+        if pool.strategy.tp % pool.strategy.decode_cp:
+            raise UnsupportedError(
+                "vLLM splits the cache over ranks of the tensor group, so decode_cp must divide tp",
+                key=f"pools[{index}].strategy.decode_cp",
+                value=pool.strategy.decode_cp,
+            )
+    _check_roles(plan)
+
+
+def _check_experts(key: str, pool: Pool) -> None:
+    strategy = pool.strategy
+    group = strategy.tp * strategy.attention_dp * strategy.cp
+    if strategy.ep not in (1, group):
+        raise UnsupportedError(
+            "vLLM spreads experts over all ranks of a stage or over none",
+            key=f"{key}.ep",
+            value=strategy.ep,
+            allowed=f"1 or {group}",
+        )
+    allowed = {1} if strategy.ep > 1 else {1, group}
+    if strategy.moe_tp not in allowed:
+        raise UnsupportedError(
+            "vLLM splits each expert over all ranks of a stage or over none",
+            key=f"{key}.moe_tp",
+            value=strategy.moe_tp,
+            allowed=" or ".join(map(str, sorted(allowed))),
+        )
+
+
+def _check_roles(plan: Plan) -> None:
+    for model in sorted({pool.model for pool in plan.pools}):
+        pools = [pool for pool in plan.pools if pool.model == model]
+        roles = {pool.role for pool in pools}
+        if "aggregated" in roles and len(roles) > 1:
+            raise UnsupportedError(
+                "the vLLM router serves a model either from prefill and decode pools or from whole servers",
+                key="pools.role",
+                value=", ".join(sorted(roles)),
+            )
+        if roles != {"aggregated"}:
+            _check_pair(pools)
+
+
+def _check_pair(pools: Sequence[Pool]) -> None:
+    """Hold prefill and decode pools against what vLLM's NixlConnector can transfer between."""
+    prefill = [p for p in pools if p.role == "prefill"]
+    decode = [p for p in pools if p.role == "decode"]
+    if not prefill or not decode:
+        raise UnsupportedError(
+            "a disaggregated plan needs a prefill pool and a decode pool",
+            key="pools.role",
+            value=", ".join(p.role for p in pools),
+        )
+    if len({p.kv_dtype for p in pools}) > 1:
+        raise UnsupportedError(
+            "vLLM moves KV blocks as they are, so prefill and decode need one KV format",
+            key="pools.kv_dtype",
+            value=", ".join(p.kv_dtype for p in pools),
+        )
+    for pool in decode:
+        if pool.strategy.pp > 1:
+            raise UnsupportedError(
+                "vLLM's NixlConnector cannot deliver to a decode server with pipeline stages",
+                key=f"pools.{pool.name}.strategy.pp",
+                value=pool.strategy.pp,
+                allowed="1",
+            )
+    for p in prefill:
+        for d in decode:
+            if max(p.strategy.tp, d.strategy.tp) % min(p.strategy.tp, d.strategy.tp):
+                raise UnsupportedError(
+                    "vLLM's NixlConnector needs the tp of prefill and decode to divide one another",
+                    key=f"pools.{d.name}.strategy.tp",
+                    value=f"{p.strategy.tp} and {d.strategy.tp}",
+                )
+
+
+def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> dict[str, Argument]:
+    """Return the arguments that all processes of a pool share.
+
+    `checkpoint_fmt` is the weight format of the checkpoint, "" where it is not known.
+    """
+    strategy = pool.strategy
+    arguments: dict[str, Argument] = {
+        "model": safe_text(options.model_path(pool.model), "model"),
+        "served-model-name": safe_text(pool.model, "model"),
+    }
+    arguments.update(_format_arguments(pool, checkpoint_fmt))
+    arguments["tensor-parallel-size"] = strategy.tp
+    sizes = {
+        "pipeline-parallel-size": strategy.pp,
+        "data-parallel-size": 1 if is_dense_data_parallel(strategy) else strategy.attention_dp,
+        "prefill-context-parallel-size": strategy.cp,
+        "decode-context-parallel-size": strategy.decode_cp,
+    }
+    arguments.update({flag: size for flag, size in sizes.items() if size > 1})
+    if strategy.ep > 1:
+        arguments["enable-expert-parallel"] = True
+    for name, value in sorted(pool.limits.items()):
+        arguments[_LIMITS[name]] = _limit(name, value)
+    if pool.role in _KV_ROLES:
+        arguments["kv-transfer-config"] = {
+            "kv_connector": "NixlConnector",
+            "kv_role": _KV_ROLES[pool.role],
+            "kv_load_failure_policy": "fail",
+        }
+    return arguments
+
+
+def _format_arguments(pool: Pool, checkpoint_fmt: str) -> dict[str, Argument]:
+    """Return dtype, quantisation and KV format; formats of the checkpoint are left to vLLM to find."""
+    found: dict[str, Argument] = {"kv-cache-dtype": CAPABILITIES.kv_dtypes[pool.kv_dtype]}
+    if pool.weight_dtype in ("bf16", "fp16"):
+        found["dtype"] = "bfloat16" if pool.weight_dtype == "bf16" else "float16"
+    method = CAPABILITIES.weight_dtypes[pool.weight_dtype]
+    if method and checkpoint_fmt != pool.weight_dtype:
+        found["quantization"] = method
+    return found
+
+
+def needs_own_checkpoint(pool: Pool, checkpoint_fmt: str) -> bool:
+    """Return whether the plan's weight format must come with a checkpoint other than the model's own."""
+    return pool.weight_dtype in _CHECKPOINT_FORMATS and pool.weight_dtype != checkpoint_fmt
+
+
+def group_arguments(server: Server, serial: int) -> dict[str, Argument]:
+    """Return the arguments that tie the processes of the plan's `serial`-th server together."""
+    found: dict[str, Argument] = {}
+    if len(server.processes) > 1:
+        found["distributed-executor-backend"] = "mp"
+        found["nnodes"] = len(server.processes)
+        found["master-port"] = FIRST_MASTER_PORT + serial
+    if server.data_parallel > 1:
+        found["data-parallel-rpc-port"] = FIRST_RPC_PORT + serial
+    return found
+
+
+def pool_environment(pool: Pool) -> dict[str, str]:
+    """Return the environment that all processes of a pool share.
+
+    vLLM spreads layers evenly unless VLLM_PP_LAYER_PARTITION says how many each stage holds.
+
+    Raises
+    ------
+    InputError
+        If the plan does not say how many layers each stage holds.
+    """
+    if pool.strategy.pp == 1:
+        return {}
+    if len(pool.layers_per_stage) != pool.strategy.pp:
+        raise InputError(
+            f"pool {pool.name!r} has {pool.strategy.pp} stages",
+            key="pools.layers_per_stage",
+            value=pool.layers_per_stage,
+            allowed=f"{pool.strategy.pp} numbers",
+        )
+    return {"VLLM_PP_LAYER_PARTITION": ",".join(str(n) for n in pool.layers_per_stage)}
+
+
+def side_channel_port(plan: Plan, serial: int) -> int:
+    """Return the first NIXL port of the plan's `serial`-th server; rank r of data parallel takes port + r."""
+    return FIRST_SIDE_CHANNEL_PORT + serial * max(pool.strategy.attention_dp for pool in plan.pools)
+
+
+def uses_side_channel(pool: Pool) -> bool:
+    """Return whether the pool exchanges KV caches with another pool."""
+    return pool.role in _KV_ROLES
+
+
+def local_devices(pool: Pool, num_processes: int) -> int:
+    """Return the devices of each process of a server."""
+    ranks = 1 if is_dense_data_parallel(pool.strategy) else pool.strategy.attention_dp
+    return replica_size(pool.strategy) // pool.strategy.attention_dp * ranks // num_processes
+
+
+def command_line(arguments: Mapping[str, Argument]) -> list[str]:
+    """Return arguments as words of a command line."""
+    import json
+
+    words: list[str] = []
+    for flag, value in arguments.items():
+        if value is True:
+            words.append(f"--{flag}")
+        elif isinstance(value, dict):
+            words += [f"--{flag}", json.dumps(value, sort_keys=True)]
+        elif value is not False:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def safe_text(value: str, key: str) -> str:
+    """Return `value` if it can be an argument: no leading dash, no control character.
+
+    Raises
+    ------
+    InputError
+        If vLLM would take it for a flag, or a file could not hold it on one line.
+    """
+    if not value or value.startswith("-") or any(not c.isprintable() for c in value):
+        raise InputError(
+            "this cannot be passed to a command",
+            key=key,
+            value=value,
+            allowed="printable text that does not begin with a dash",
+        )
+    return value
+
+
+def _limit(name: str, value: float) -> int | float:
+    if FLAGS[_LIMITS[name]] != "int":
+        return float(value)
+    if value != int(value) or value < 1:
+        raise InputError(
+            "a limit of the plan is no count", key=f"pools.limits.{name}", value=value, allowed="1, 2, ..."
+        )
+    return int(value)
+
+
+def checkpoint_format(plan: Plan) -> str:
+    """Return the weight format that the plan says the checkpoint has, "" if it does not say."""
+    value = plan.details.get("checkpoint_weight_fmt", "")
+    return value if isinstance(value, str) else ""

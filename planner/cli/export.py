@@ -1,0 +1,125 @@
+"""``newel export``: write the files that launch a plan on a runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.terminal import emit_json, say
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.backends import ExportedFile
+
+_MARK = ".newel-export"
+"""A file that marks a folder as ours, so that --force never removes anything else."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export")(export)
+
+
+def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
+    plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
+    to: Annotated[str, typer.Option("--to", help="Runtime: vllm, kubernetes, ...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not exist yet.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder if it exists.")] = False,
+    model_path: Annotated[
+        list[str] | None,
+        typer.Option("--model-path", help="What to load: PATH, or MODEL=PATH where there are several."),
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option("--node", help="Where a node is reached: NODE=ADDRESS.")
+    ] = None,
+    pin: Annotated[bool, typer.Option("--pin/--no-pin", help="Tie pods to the nodes of the plan.")] = True,
+    port: Annotated[int, typer.Option("--port", min=1024, max=65000, help="First port to listen on.")] = 8000,
+    image: Annotated[str | None, typer.Option("--image", help="Container image of the engine.")] = None,
+    router_image: Annotated[
+        str | None, typer.Option("--router-image", help="Container image of the router.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", help="Kubernetes namespace.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list of files as JSON.")] = False,
+) -> None:
+    """Write the files that launch a plan, checked against the rules of the runtime."""
+    from planner.backends import BACKENDS, ExportOptions
+    from planner.cli._plan_file import read_plan_file
+
+    backend = BACKENDS.get(to)
+    loaded = read_plan_file(plan)
+    models = sorted({pool.model for pool in loaded.pools})
+    options = ExportOptions(
+        model_paths=tuple(_pair(text, "--model-path", models) for text in model_path or []),
+        addresses=tuple(_pair(text, "--node", []) for text in node or []),
+        pin_nodes=pin,
+        base_port=port,
+        image=image,
+        router_image=router_image,
+        namespace=namespace,
+    )
+    files = backend.export(loaded, options)
+    write_folder(out, files, force=force)
+    if as_json:
+        emit_json({"folder": str(out), "backend": to, "files": [f.path for f in files]})
+    else:
+        say(f"wrote {len(files)} files to {out}; start with {out / 'README.md'}")
+
+
+def _pair(text: str, option: str, alone: list[str]) -> tuple[str, str]:
+    """Split NAME=VALUE; a VALUE alone stands for the only name there is."""
+    name, equals, value = text.partition("=")
+    if equals and name and value:
+        return name, value
+    if not equals and len(alone) == 1 and text:
+        return alone[0], text
+    raise InputError("this is not NAME=VALUE", key=option, value=text)
+
+
+def write_folder(folder: Path, files: tuple[ExportedFile, ...], *, force: bool) -> None:
+    """Write `files` into a new folder beside `folder`, then move it into place.
+
+    Raises
+    ------
+    InputError
+        If the folder exists and `force` is not set, is no export of ours, or cannot be written.
+    """
+    import shutil
+    import tempfile
+
+    _check_target(folder, force=force)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            for file in files:
+                path = beside / file.path
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(file.text, encoding="utf-8")
+                path.chmod(file.mode)
+            (beside / _MARK).touch()
+            beside.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            beside.rename(folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the export: {error.strerror}", key="--out", value=str(folder)
+        ) from error
+
+
+def _check_target(folder: Path, *, force: bool) -> None:
+    if not folder.exists():
+        return
+    if not force:
+        raise InputError(
+            "the folder exists already", key="--out", value=str(folder), hint="Use --force to replace it."
+        )
+    is_export = folder.is_dir() and ((folder / _MARK).is_file() or not any(folder.iterdir()))
+    if not is_export or folder.is_symlink():
+        raise InputError(
+            "this is no folder that an export wrote, so it is not replaced", key="--out", value=str(folder)
+        )
