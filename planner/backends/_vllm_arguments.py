@@ -35,7 +35,6 @@ _KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 # Formats that are in the checkpoint or nowhere: vLLM reads them from its quantization_config.
 _CHECKPOINT_FORMATS = ("int8", "w4a16", "mxfp4", "nvfp4")
-_FULL_PRECISION = ("bf16", "fp16", "fp32")
 
 CAPABILITIES = Capabilities(
     kinds=frozenset({"serving"}),
@@ -185,23 +184,17 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
 def _format_arguments(pool: Pool, checkpoint_fmt: str) -> dict[str, Argument]:
     """Return dtype, quantisation and KV format; formats of the checkpoint are left to vLLM to find."""
     found: dict[str, Argument] = {"kv-cache-dtype": CAPABILITIES.kv_dtypes[pool.kv_dtype]}
-    if pool.weight_dtype in _FULL_PRECISION:
+    if pool.weight_dtype in ("bf16", "fp16"):
         found["dtype"] = "bfloat16" if pool.weight_dtype == "bf16" else "float16"
     method = CAPABILITIES.weight_dtypes[pool.weight_dtype]
-    if method and checkpoint_fmt in ("", *_FULL_PRECISION):
+    if method and checkpoint_fmt != pool.weight_dtype:
         found["quantization"] = method
     return found
 
 
 def needs_own_checkpoint(pool: Pool, checkpoint_fmt: str) -> bool:
-    """Return whether the plan's weight format must come with a checkpoint other than the model's own.
-
-    vLLM quantises a 16-bit checkpoint to FP8 while it loads; it converts nothing else.
-    """
-    if pool.weight_dtype == checkpoint_fmt:
-        return False
-    can_convert = pool.weight_dtype not in _CHECKPOINT_FORMATS
-    return not (can_convert and checkpoint_fmt in ("", *_FULL_PRECISION))
+    """Return whether the plan's weight format must come with a checkpoint other than the model's own."""
+    return pool.weight_dtype in _CHECKPOINT_FORMATS and pool.weight_dtype != checkpoint_fmt
 
 
 def group_arguments(server: Server, serial: int) -> dict[str, Argument]:
@@ -255,13 +248,11 @@ def local_devices(pool: Pool, num_processes: int) -> int:
 
 
 def command_line(arguments: Mapping[str, Argument]) -> list[str]:
-    """Return arguments as words of a command line; ``vllm serve`` wants the model first and bare."""
+    """Return arguments as words of a command line."""
     import json
 
-    words: list[str] = [str(arguments["model"])] if "model" in arguments else []
+    words: list[str] = []
     for flag, value in arguments.items():
-        if flag == "model":
-            continue
         if value is True:
             words.append(f"--{flag}")
         elif isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""Trace formats: one file each, exposing ``IMPORTER`` (see planner.frontend.traces)."""
+"""Trace importers."""

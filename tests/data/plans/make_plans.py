@@ -55,7 +55,6 @@ def plan(name: str, *pools: Pool, node="h100-{}", per_node=8) -> Plan:
         pools=list(pools),
         placement=placement,
         solver=SolverInfo(method="by hand", status="feasible", seed=0),
-        details={"checkpoint_weight_fmt": "fp8_block" if "deepseek" in name else "bf16"},
     )
 
 
