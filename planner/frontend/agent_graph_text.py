@@ -1,0 +1,173 @@
+"""Writes an agent graph in its text form; reading it back gives the same graph."""
+
+from __future__ import annotations
+
+import yaml
+
+from planner.ir.agent_graph import (
+    END,
+    LOSSLESS_KINDS,
+    START,
+    AgentGraph,
+    AgentModel,
+    Edge,
+    Human,
+    Latency,
+    LlmCall,
+    Nested,
+    Node,
+    PromptPart,
+    Router,
+    Tokens,
+    ToolCall,
+)
+
+Plain = dict[str, object]
+
+
+def agent_graph_text(graph: AgentGraph) -> str:
+    """Return the graph as YAML, ending in a newline."""
+    content: Plain = {"kind": "agents", **_graph(graph)}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
+def _graph(graph: AgentGraph) -> Plain:
+    plain: Plain = {"name": graph.name}
+    defaults: Plain = {"goal": "min_latency"}
+    for key in ("goal", "deadline_s", "budget_usd", "period_s", "min_quality"):
+        value: object = getattr(graph, key)
+        if value is not None and value != defaults.get(key):
+            plain[key] = value
+    if graph.input_tokens != Tokens(mean=0.0):
+        plain["input_tokens"] = _tokens(graph.input_tokens)
+    if graph.models:
+        plain["models"] = {m.name: _model(m) for m in graph.models}
+    plain["nodes"] = {n.name: _node(n) for n in graph.nodes}
+    plain["edges"] = [_edge(e) for e in graph.edges]
+    if graph.guesses:
+        plain["guesses"] = list(graph.guesses)
+    return plain
+
+
+def _tokens(tokens: Tokens) -> object:
+    if tokens == Tokens(mean=tokens.mean):
+        return tokens.mean
+    plain: Plain = {"mean": tokens.mean}
+    if tokens.sigma_log:
+        plain["sigma_log"] = tokens.sigma_log
+    if tokens.limit is not None:
+        plain["limit"] = tokens.limit
+    if tokens.guessed:
+        plain["guessed"] = True
+    return plain
+
+
+def _latency(latency: Latency) -> object:
+    if latency == Latency(mean_s=latency.mean_s):
+        return latency.mean_s
+    plain: Plain = {"mean_s": latency.mean_s, "sigma_log": latency.sigma_log}
+    if latency.guessed:
+        plain["guessed"] = True
+    return plain
+
+
+def _model(model: AgentModel) -> Plain:
+    plain: Plain = {
+        "prefill_tokens_per_s": model.prefill_tokens_per_s,
+        "decode_s_per_token": model.decode_s_per_token,
+        "overhead_s": model.overhead_s,
+    }
+    prices = {
+        "usd_per_million_input": model.usd_per_input_token,
+        "usd_per_million_output": model.usd_per_output_token,
+    }
+    plain |= {key: _millionfold(value) for key, value in prices.items() if value}
+    plain |= {key: getattr(model, key) for key in ("slots", "replicas") if getattr(model, key) != 1}
+    plain |= {
+        key: getattr(model, key)
+        for key in ("quality", "calls_per_minute", "cache_block_tokens", "endpoint", "guessed")
+        if getattr(model, key) not in (None, 0, "", False)
+    }
+    if model.quality == 0:
+        plain["quality"] = model.quality
+    return plain
+
+
+def _millionfold(usd: float) -> float:
+    """Return the shortest number that a division by a million brings back to `usd`."""
+    rounded = round(usd * 1e6, 9)
+    return rounded if rounded / 1e6 == usd else usd * 1e6
+
+
+def _node(node: Node) -> Plain:
+    plain = _work(node)
+    if node.join is not None:
+        plain["join"] = "any" if node.join == 1 else node.join
+    if node.copies != 1:
+        plain["copies"] = node.copies
+    if node.parallel is not None:
+        plain["parallel"] = node.parallel
+    if node.deadline_s is not None:
+        plain["deadline_s"] = node.deadline_s
+    return plain
+
+
+def _work(node: Node) -> Plain:
+    match node.work:
+        case LlmCall() as call:
+            return _call(call)
+        case ToolCall() as tool:
+            plain: Plain = {
+                "kind": "tool",
+                "latency_s": _latency(tool.latency),
+                "output": _tokens(tool.output),
+            }
+            if tool.tool != node.name:
+                plain["tool"] = tool.tool
+            if tool.limit is not None:
+                plain["limit"] = tool.limit
+            if tool.side_effects:
+                plain["side_effects"] = True
+            return plain
+        case Human() as human:
+            return {"kind": "human", "latency_s": _latency(human.latency), "output": _tokens(human.output)}
+        case Router():
+            return {"kind": "router"}
+        case Nested(graph=inner):
+            return {"kind": "graph", "graph": _graph(inner)}
+
+
+def _call(call: LlmCall) -> Plain:
+    plain: Plain = {"kind": "llm", "models": list(call.models)}
+    if call.prompt:
+        plain["prompt"] = [_part(part) for part in call.prompt]
+    plain["output"] = _tokens(call.output)
+    if call.samples != 1:
+        plain |= {"samples": call.samples, "keep": call.keep}
+    if call.partial_inputs:
+        plain["partial_inputs"] = True
+    return plain
+
+
+def _part(part: PromptPart) -> Plain:
+    size = None if part.tokens is None else _tokens(part.tokens)
+    plain: Plain = {"from": part.source} if part.kind == "node" else {part.kind: size}
+    if part.kind == "node" and size is not None:
+        plain["tokens"] = size
+    if part.share:
+        plain["share"] = part.share
+    return plain
+
+
+def _edge(edge: Edge) -> object:
+    ends = {START: "start", END: "end"}
+    source, target = ends.get(edge.source, edge.source), ends.get(edge.target, edge.target)
+    plain: Plain = {"from": source, "to": target}
+    if edge.kinds != LOSSLESS_KINDS:
+        plain["kinds"] = list(edge.kinds)
+    if edge.probability != 1.0:
+        plain["probability"] = edge.probability
+    if edge.max_rounds is not None:
+        plain["max_rounds"] = edge.max_rounds
+    simple = len(plain) == 2 and "->" not in source + target
+    return f"{source} -> {target}" if simple else plain

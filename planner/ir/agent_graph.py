@@ -1,0 +1,221 @@
+"""The agent graph: model calls, tools and control between them, before any decision.
+
+A graph is nodes and edges. Joins are a property of the consumer, probabilities of an edge, loops are
+edges that point back with a bound, fan-out is a property of the node, nesting is a node with a body.
+Nothing here knows where a call runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+EdgeKind = Literal["barrier", "overlap", "staircase", "items"]
+EDGE_KINDS: tuple[EdgeKind, ...] = ("barrier", "overlap", "staircase", "items")
+LOSSLESS_KINDS: tuple[EdgeKind, ...] = ("barrier", "overlap")
+PromptSource = Literal["static", "input", "node"]
+AgentGoal = Literal["min_ttft", "min_latency", "min_cost"]
+START = "__start__"
+END = "__end__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A number of tokens: log-normal with the given mean; `sigma_log` 0 is a fixed number.
+
+    `limit` truncates (max_tokens); None is no limit. `guessed` marks a value that no source gave.
+    """
+
+    mean: float
+    sigma_log: float = 0.0
+    limit: int | None = None
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """A duration in seconds: log-normal with the given mean; `sigma_log` 0 is a fixed time."""
+
+    mean_s: float
+    sigma_log: float = 0.0
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPart:
+    """One piece of a prompt, in order.
+
+    static: text that is the same in every run; input: the user's; node: the output of node `source`.
+    `share` names a prefix that other calls have too, so that a cache may hold it.
+    """
+
+    kind: PromptSource
+    tokens: Tokens | None = None
+    source: str = ""
+    share: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentModel:
+    """A model that calls may use, as served: speed, price, quality and limits.
+
+    `slots` calls run at once on each of `replicas`; `calls_per_minute` is a rate limit (None: none).
+    `quality` is any score in which more is better. `cache_block_tokens` is the granularity of the prefix
+    cache, 0 without one. `guessed` marks speeds that no source gave.
+    """
+
+    name: str
+    prefill_tokens_per_s: float
+    decode_s_per_token: float
+    overhead_s: float
+    usd_per_input_token: float = 0.0
+    usd_per_output_token: float = 0.0
+    quality: float | None = None
+    slots: int = 1
+    replicas: int = 1
+    calls_per_minute: int | None = None
+    cache_block_tokens: int = 0
+    endpoint: str = ""
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmCall:
+    """A model call. `models` are the allowed choices.
+
+    `samples` calls run side by side and the first `keep` that end are enough (best-of-n with early stop
+    when keep < samples). `partial_inputs`: the user allows that it starts on partial outputs of its
+    producers, which may change its answer.
+    """
+
+    models: tuple[str, ...]
+    prompt: tuple[PromptPart, ...]
+    output: Tokens
+    samples: int = 1
+    keep: int = 1
+    partial_inputs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A tool. At most `limit` run at once over all nodes of the same `tool`; `output` is what it returns."""
+
+    tool: str
+    latency: Latency
+    output: Tokens
+    limit: int | None = None
+    side_effects: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    """A decision in code that takes no time to speak of; its out-edges carry the probabilities."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Human:
+    """A person who answers."""
+
+    latency: Latency
+    output: Tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nested:
+    """A graph inside a node."""
+
+    graph: AgentGraph
+
+
+Work = LlmCall | ToolCall | Router | Human | Nested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node. `join` is how many of its producers must be done: None is all of them, 1 is any.
+
+    `copies` is a fan-out: the node runs that many times side by side, at most `parallel` at once (None: all).
+    """
+
+    name: str
+    work: Work
+    join: int | None = None
+    copies: int = 1
+    parallel: int | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """Data or control from `source` to `target`; START and END stand for the graph's own ends.
+
+    `probability` is taken given that the source ran. `max_rounds` makes it a loop: it points back, and
+    its body runs at most that often. `kinds` are the ways the user allows data to flow.
+    """
+
+    source: str
+    target: str
+    kinds: tuple[EdgeKind, ...] = LOSSLESS_KINDS
+    probability: float = 1.0
+    max_rounds: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentGraph:
+    """A graph of calls.
+
+    `input_tokens` is the user's input. `deadline_s` and `budget_usd` bound one run; `period_s` starts a run
+    every so many seconds; `min_quality` is the least quality of any chosen model. `guesses` say what an
+    importer had to assume.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    models: tuple[AgentModel, ...] = ()
+    input_tokens: Tokens = field(default_factory=lambda: Tokens(mean=0.0))
+    deadline_s: float | None = None
+    budget_usd: float | None = None
+    period_s: float | None = None
+    min_quality: float | None = None
+    goal: AgentGoal = "min_latency"
+    guesses: tuple[str, ...] = ()
+
+    def node(self, name: str) -> Node:
+        """Return the node of that name.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def model(self, name: str) -> AgentModel:
+        """Return the model of that name.
+
+        Raises
+        ------
+        KeyError
+            If there is none.
+        """
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentProblem:
+    """The agent payload of a problem: the graph, and how edges may stream.
+
+    `min_first_chunk_tokens` is the least evidence a staircase consumer starts on; `e2e_slack` how much longer
+    than the quickest choice a streaming schedule may take to win time to first token (0.1 is 10 %).
+    """
+
+    graph: AgentGraph
+    min_first_chunk_tokens: int = 16
+    e2e_slack: float = 0.1
