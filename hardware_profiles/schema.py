@@ -1,28 +1,66 @@
 """Schema of the profile files: facts on devices, links, nodes, clusters, prices and software.
 
 Every number carries its source; `Fact` is a number with the key of an entry of the file's
-`sources` table, which gives title, address and date.
+`sources` table, which gives title, address, date and what kind of source it is. In a file a fact is
+written `{value: 3.35 TB/s, source: datasheet}`; the unit is checked against the field.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.provenance import Provenance
+from hardware_profiles.units import Dimension, parse_quantity
 
 Positive = Annotated[float, Field(gt=0)]
+
+PEAK_FORMATS = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4")
+LinkKind = Literal[
+    "nvlink", "xgmi", "pcie", "infiniband", "ethernet", "ici", "neuronlink", "hccs", "on_package", "c2c"
+]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+SourceKind = Literal["vendor", "publication", "measurement", "derived", "assumption"]
+
+_PROVENANCE: Mapping[str, Provenance] = {
+    "vendor": Provenance.ANALYTICAL,
+    "publication": Provenance.ANALYTICAL,
+    "derived": Provenance.ANALYTICAL,
+    "measurement": Provenance.MEASURED,
+    "assumption": Provenance.ASSUMED,
+}
+_DATE = re.compile(r"[12][0-9]{3}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?\Z")
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}\Z")
+
+
 class Source(_Strict):
-    """Where a number was read."""
+    """Where a number was read, and when it was published or read (`date`: year[-month[-day]]).
+
+    `kind`: vendor (data sheet, documentation), publication (others wrote it), measurement, derived
+    (computed from other facts, the title says how), assumption (a judgement; the title says whose basis).
+    """
 
     title: str
     url: str
     date: str
+    kind: SourceKind = "publication"
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _check_date(cls, value: object) -> str:
+        text = str(value)
+        if not _DATE.match(text):
+            raise ValueError("a date is written 2024, 2024-03 or 2024-03-18")
+        return text
 
 
 class Fact(_Strict):
@@ -31,6 +69,80 @@ class Fact(_Strict):
     value: float
     source: str
     note: str = ""
+
+
+def _fact_in(dimension: Dimension) -> Callable[[object], object]:
+    def parse(given: object) -> object:
+        if isinstance(given, Fact):
+            return given
+        if not isinstance(given, Mapping) or "value" not in given:
+            raise ValueError("a fact is written {value: NUMBER UNIT, source: KEY}")
+        fact = dict(cast("Mapping[str, object]", given))
+        try:
+            fact["value"] = parse_quantity(fact["value"], dimension)
+        except ProfileError as error:
+            raise ValueError(str(error)) from None
+        return fact
+
+    return parse
+
+
+BytesFact = Annotated[Fact, BeforeValidator(_fact_in("bytes"))]
+BandwidthFact = Annotated[Fact, BeforeValidator(_fact_in("bytes_per_s"))]
+ComputeFact = Annotated[Fact, BeforeValidator(_fact_in("flops_per_s"))]
+TimeFact = Annotated[Fact, BeforeValidator(_fact_in("time"))]
+PowerFact = Annotated[Fact, BeforeValidator(_fact_in("power"))]
+PriceFact = Annotated[Fact, BeforeValidator(_fact_in("usd_per_hour"))]
+CountFact = Annotated[Fact, BeforeValidator(_fact_in("count"))]
+
+
+class _Sourced(_Strict):
+    """A file with facts: every source key must be an entry of `sources`."""
+
+    name: str
+    sources: dict[str, Source]
+
+    def facts(self) -> tuple[tuple[str, Fact], ...]:
+        """Return every fact of the file with its dotted key, in the order of the fields."""
+        return tuple(_facts_in(self, ""))
+
+    def provenance_of(self, fact: Fact) -> Provenance:
+        """Return how far `fact`, which is one of this file's, can be trusted."""
+        return _PROVENANCE[self.sources[fact.source].kind]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if not _NAME.match(value):
+            raise ValueError("a name has lower-case letters, digits, dots, + and dashes, at most 64")
+        return value
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> _Sourced:
+        for key, fact in self.facts():
+            if fact.source not in self.sources:
+                known = ", ".join(self.sources) or "none"
+                raise ValueError(f"{key}: source {fact.source!r} is not in `sources` ({known})")
+        return self
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, self.name))
+
+
+def _facts_in(value: object, key: str) -> list[tuple[str, Fact]]:
+    if isinstance(value, Fact):
+        return [(key, value)]
+    found: list[tuple[str, Fact]] = []
+    if isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            found += _facts_in(getattr(value, name), f"{key}.{name}" if key else name)
+    elif isinstance(value, dict):
+        for name, item in cast("dict[str, object]", value).items():
+            found += _facts_in(item, f"{key}.{name}")
+    elif isinstance(value, tuple):
+        for index, item in enumerate(cast("tuple[object, ...]", value)):
+            found += _facts_in(item, f"{key}[{index}]")
+    return found
 
 
 class FittedCurve(_Strict):
@@ -57,76 +169,99 @@ class FittedCurve(_Strict):
     fitted: str = ""
 
 
-class DeviceProfile(_Strict):
-    """One accelerator (or CPU server): what the data sheet says, and what was fitted on it."""
+class DeviceProfile(_Sourced):
+    """One accelerator (or CPU server): what the data sheet says, and what was fitted on it.
 
-    name: str
+    `memory_bytes` is the data sheet's capacity read as decimal bytes; `driver_memory_bytes` is what the
+    driver reports where that is known (often a few percent more). Peaks are dense, by format.
+    `l2_bytes` is the last cache that all compute units share. `scale_up_domain` devices can be joined by
+    `scale_up_link` (1: none, the devices of a node meet over `host_link`).
+    """
+
     vendor: str
     family: str
     aliases: tuple[str, ...] = ()
     kind: Literal["gpu", "tpu", "npu", "apu", "cpu"] = "gpu"
-    memory_bytes: Fact
-    memory_bandwidth_bytes_per_s: Fact
-    peak_flops_per_s: dict[str, Fact]
-    num_sms: Fact
-    l2_bytes: Fact
-    tdp_w: Fact
-    idle_w: Fact
+    memory_bytes: BytesFact
+    driver_memory_bytes: BytesFact | None = None
+    memory_bandwidth_bytes_per_s: BandwidthFact
+    peak_flops_per_s: dict[str, ComputeFact]
+    num_sms: CountFact
+    l2_bytes: BytesFact
+    tdp_w: PowerFact
+    idle_w: PowerFact
     scale_up_link: str
-    scale_up_domain: int
+    scale_up_domain: Annotated[int, Field(ge=1, le=100_000)]
     host_link: str
     default_node: str
-    sources: dict[str, Source]
     curves: tuple[FittedCurve, ...] = ()
     notes: str = ""
 
+    @field_validator("peak_flops_per_s")
+    @classmethod
+    def _check_peaks(cls, value: dict[str, Fact]) -> dict[str, Fact]:
+        unknown = sorted(set(value) - set(PEAK_FORMATS))
+        if unknown or not value:
+            raise ValueError(f"unknown format {unknown or 'none'}; allowed: {', '.join(PEAK_FORMATS)}")
+        return value
 
-class LinkProfile(_Strict):
-    """One kind of link: bandwidth per device and direction, latency."""
+    __hash__ = _Sourced.__hash__
 
-    name: str
-    kind: Literal[
-        "nvlink", "xgmi", "pcie", "infiniband", "ethernet", "ici", "neuronlink", "hccs", "on_package", "c2c"
-    ]
+
+class LinkProfile(_Sourced):
+    """One kind of link: bandwidth per device and direction, latency of one message."""
+
+    kind: LinkKind
     aliases: tuple[str, ...] = ()
-    bandwidth_bytes_per_s: Fact
-    latency_s: Fact
+    bandwidth_bytes_per_s: BandwidthFact
+    latency_s: TimeFact
     in_network_reduction: bool = False
-    sources: dict[str, Source]
     notes: str = ""
 
+    __hash__ = _Sourced.__hash__
 
-class NodeProfile(_Strict):
-    """A server: devices of one kind, their links, host memory, network."""
 
-    name: str
+class NodeProfile(_Sourced):
+    """A server: devices of one kind, their links, host memory, network.
+
+    `scale_up_domain` may exceed `devices_per_node` (rack-scale NVLink). Devices of a node outside one
+    domain meet over `intra_node_link`. `num_network_links` network adapters serve the whole node; a
+    device that sends alone uses one of them (or its share, where there are more adapters than devices).
+    """
+
     device: str
-    devices_per_node: int
-    scale_up_domain: int
+    devices_per_node: Annotated[int, Field(ge=1, le=1024)]
+    scale_up_domain: Annotated[int, Field(ge=1, le=100_000)]
+    scale_up_link: str
+    intra_node_link: str
     network_link: str
-    host_memory_bytes: Fact
-    power_overhead_w: Fact
+    num_network_links: Annotated[int, Field(ge=1, le=1024)]
+    host_memory_bytes: BytesFact
+    power_overhead_w: PowerFact
     aliases: tuple[str, ...] = ()
-    sources: dict[str, Source]
     notes: str = ""
+
+    __hash__ = _Sourced.__hash__
 
 
 class PriceEntry(_Strict):
     """On-demand price of one device for one hour."""
 
     device: str
-    usd_per_device_hour: Fact
+    usd_per_device_hour: PriceFact
 
 
-class PriceList(_Strict):
+class PriceList(_Sourced):
     """A dated list of prices."""
 
-    name: str
     entries: tuple[PriceEntry, ...]
-    sources: dict[str, Source]
+    aliases: tuple[str, ...] = ()
+    notes: str = ""
+
+    __hash__ = _Sourced.__hash__
 
 
-class SoftwareProfile(_Strict):
+class SoftwareProfile(_Sourced):
     """An engine at a version: overheads and abilities.
 
     `per_step_s` is paid once per iteration, `per_layer_s` per layer, `per_sequence_s` per running
@@ -134,18 +269,18 @@ class SoftwareProfile(_Strict):
     order of preference, whose fitted curves price this engine's kernels.
     """
 
-    name: str
     engine: str
     version: str
-    per_step_s: Fact
-    per_layer_s: Fact
-    per_sequence_s: Fact
-    per_request_s: Fact
-    overlap: Fact
-    memory_fraction: Fact
-    graph_memory_bytes: Fact
-    context_memory_bytes: Fact
+    per_step_s: TimeFact
+    per_layer_s: TimeFact
+    per_sequence_s: TimeFact
+    per_request_s: TimeFact
+    overlap: CountFact
+    memory_fraction: CountFact
+    graph_memory_bytes: BytesFact
+    context_memory_bytes: BytesFact
     static_quantisation: bool = True
     kernel_software: tuple[str, ...] = ()
-    sources: dict[str, Source]
     notes: str = ""
+
+    __hash__ = _Sourced.__hash__

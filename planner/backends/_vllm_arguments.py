@@ -8,11 +8,16 @@ usage guide of the vLLM documentation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import cast
 
 from planner.backends._layout import Server, is_dense_data_parallel, replica_size
 from planner.backends._protocol import Capabilities, ExportOptions
 from planner.backends._vllm_flags import FLAGS
 from planner.errors import InputError, UnsupportedError
+from planner.ir.parser import parse_ir
+from planner.ir.problem import Problem
+from planner.ir.serving import ServingProblem
 from planner.plan.schema import Plan, Pool
 
 Argument = str | int | float | bool | dict[str, str]
@@ -35,6 +40,7 @@ _KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 # Formats that are in the checkpoint or nowhere: vLLM reads them from its quantization_config.
 _CHECKPOINT_FORMATS = ("int8", "w4a16", "mxfp4", "nvfp4")
+_FULL_PRECISION = ("bf16", "fp16", "fp32")
 
 CAPABILITIES = Capabilities(
     kinds=frozenset({"serving"}),
@@ -184,17 +190,23 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
 def _format_arguments(pool: Pool, checkpoint_fmt: str) -> dict[str, Argument]:
     """Return dtype, quantisation and KV format; formats of the checkpoint are left to vLLM to find."""
     found: dict[str, Argument] = {"kv-cache-dtype": CAPABILITIES.kv_dtypes[pool.kv_dtype]}
-    if pool.weight_dtype in ("bf16", "fp16"):
+    if pool.weight_dtype in _FULL_PRECISION:
         found["dtype"] = "bfloat16" if pool.weight_dtype == "bf16" else "float16"
     method = CAPABILITIES.weight_dtypes[pool.weight_dtype]
-    if method and checkpoint_fmt != pool.weight_dtype:
+    if method and checkpoint_fmt in ("", *_FULL_PRECISION):
         found["quantization"] = method
     return found
 
 
 def needs_own_checkpoint(pool: Pool, checkpoint_fmt: str) -> bool:
-    """Return whether the plan's weight format must come with a checkpoint other than the model's own."""
-    return pool.weight_dtype in _CHECKPOINT_FORMATS and pool.weight_dtype != checkpoint_fmt
+    """Return whether the plan's weight format must come with a checkpoint other than the model's own.
+
+    vLLM quantises a 16-bit checkpoint to FP8 while it loads; it converts nothing else.
+    """
+    if pool.weight_dtype == checkpoint_fmt:
+        return False
+    can_convert = pool.weight_dtype not in _CHECKPOINT_FORMATS
+    return not (can_convert and checkpoint_fmt in ("", *_FULL_PRECISION))
 
 
 def group_arguments(server: Server, serial: int) -> dict[str, Argument]:
@@ -248,11 +260,13 @@ def local_devices(pool: Pool, num_processes: int) -> int:
 
 
 def command_line(arguments: Mapping[str, Argument]) -> list[str]:
-    """Return arguments as words of a command line."""
+    """Return arguments as words of a command line; ``vllm serve`` wants the model first and bare."""
     import json
 
-    words: list[str] = []
+    words: list[str] = [str(arguments["model"])] if "model" in arguments else []
     for flag, value in arguments.items():
+        if flag == "model":
+            continue
         if value is True:
             words.append(f"--{flag}")
         elif isinstance(value, dict):
@@ -291,6 +305,12 @@ def _limit(name: str, value: float) -> int | float:
 
 
 def checkpoint_format(plan: Plan) -> str:
-    """Return the weight format that the plan says the checkpoint has, "" if it does not say."""
-    value = plan.details.get("checkpoint_weight_fmt", "")
-    return value if isinstance(value, str) else ""
+    """Return the weight format that the plan's problem says the checkpoint has, "" if it carries none."""
+    return _checkpoint_format(plan.problem) if plan.problem else ""
+
+
+@lru_cache(maxsize=4)
+def _checkpoint_format(problem_text: str) -> str:
+    problem = parse_ir(problem_text)
+    payload: object = cast("Problem[object]", problem).payload if isinstance(problem, Problem) else None
+    return payload.model.checkpoint_weight_fmt if isinstance(payload, ServingProblem) else ""

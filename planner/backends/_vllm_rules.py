@@ -46,9 +46,13 @@ def check_launch(launch: Launch) -> None:
 
 
 def parse_words(words: list[str]) -> dict[str, object]:
-    """Return the words of a command line as flags and values (True for a switch)."""
-    found: dict[str, object] = {}
-    position = 0
+    """Return the words after ``vllm serve`` as flags and values (True for a switch).
+
+    A bare first word is the model.
+    """
+    bare = bool(words) and not words[0].startswith("--")
+    found: dict[str, object] = {"model": words[0]} if bare else {}
+    position = int(bare)
     while position < len(words):
         flag = words[position].removeprefix("--")
         if FLAGS.get(flag) == "switch":

@@ -45,10 +45,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
 ) -> None:
     """Write the files that launch a plan, checked against the rules of the runtime."""
     from planner.backends import BACKENDS, ExportOptions
-    from planner.cli._plan_file import read_plan_file
+    from planner.plan.serialize import read_plan
 
     backend = BACKENDS.get(to)
-    loaded = read_plan_file(plan)
+    loaded = read_plan(plan)
     models = sorted({pool.model for pool in loaded.pools})
     options = ExportOptions(
         model_paths=tuple(_pair(text, "--model-path", models) for text in model_path or []),

@@ -122,6 +122,18 @@ class ConfigReader:
             defaults_used=self.defaults_used,
         )
 
+    def filled(self, defaults: Mapping[str, int]) -> ConfigReader:
+        """Return a reader in which absent keys have a family's defaults; each one is recorded."""
+        absent = {key: value for key, value in defaults.items() if not self.has(key)}
+        for key, value in absent.items():
+            self._note_default(key, value)
+        return ConfigReader(
+            values={**self.values, **absent},
+            file=self.file,
+            path=self.path,
+            defaults_used=self.defaults_used,
+        )
+
     def counts(self, key: str, *, minimum: int = 0) -> tuple[int, ...] | None:
         """Return a list of integers, or None where absent."""
         items = self._list(key)

@@ -108,9 +108,9 @@ def parse_document(text: str, *, file: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context or "cannot be parsed").split())
-        raise InputError(
-            f"not valid YAML: {problem}", file=file, line=mark.line + 1 if mark is not None else None
-        ) from None
+        # A text that ends too early is reported past its end: name its last line instead.
+        line = min(mark.line, text.rstrip().count("\n")) + 1 if mark is not None else None
+        raise InputError(f"not valid YAML: {problem}", file=file, line=line) from None
     except yaml.YAMLError as error:
         raise InputError(f"not valid YAML: {' '.join(str(error).split())}", file=file) from None
     lines: dict[KeyPath, int] = {}

@@ -95,6 +95,7 @@ class Replica(_Strict):
 class Alternative(_Strict):
     """A runner-up and what choosing it would cost relative to the plan."""
 
+    label: str = ""
     summary: str
     objective_value: float | None
     relative: float | None
@@ -104,13 +105,14 @@ class Alternative(_Strict):
 
 
 class SolverInfo(_Strict):
-    """How the answer was found."""
+    """How the answer was found; `space` says over which space and under which model a proof holds."""
 
     method: str
     status: str
     seed: int
     wall_time_s: float | None = None
     work: dict[str, float | int] = {}
+    space: str = ""
 
 
 class InputModel(_Strict):

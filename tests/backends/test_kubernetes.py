@@ -83,6 +83,13 @@ def test_a_server_over_pods_is_a_leader_worker_set() -> None:
     assert "readinessProbe" not in worker
 
 
+def test_the_model_is_the_first_word_as_vllm_serve_wants_it() -> None:
+    (deployment,) = workloads(load("llama-tp8"))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["args"][0] == "meta-llama/Llama-3.1-70B"
+    assert "--model" not in container["args"]
+
+
 def test_pods_are_tied_to_the_nodes_of_the_placement() -> None:
     def nodes(options: ExportOptions) -> list[str]:
         (w,) = workloads(load("llama-tp4-replicas"), options)

@@ -237,11 +237,23 @@ def test_an_infeasible_plan_has_nothing_to_launch() -> None:
         export(plan)
 
 
-def test_quantisation_is_left_to_a_checkpoint_that_has_it() -> None:
-    plan = load("deepseek-tp8-pp2-ep")
-    assert yaml.safe_load(export(plan)["pool/config.yaml"])["quantization"] == "fp8_per_block"
-    known = plan.model_copy(update={"details": {"checkpoint_weight_fmt": "fp8_block"}})
-    assert "quantization" not in yaml.safe_load(export(known)["pool/config.yaml"])
+@pytest.mark.parametrize(
+    ("plan_fmt", "checkpoint_of", "expected"),
+    [
+        ("fp8_block", "deepseek-tp8-pp2-ep", None),
+        ("fp8_block", "llama-tp8", "fp8_per_block"),
+        ("fp8", "llama-tp8", "fp8"),
+        ("fp8", "", "fp8"),
+        ("bf16", "llama-tp8", None),
+        ("nvfp4", "llama-tp8", None),
+    ],
+)
+def test_vllm_quantises_only_a_checkpoint_in_16_bits(
+    plan_fmt: str, checkpoint_of: str, expected: str | None
+) -> None:
+    plan = with_pool(load("deepseek-tp8-pp2-ep"), weight_dtype=plan_fmt)
+    plan = plan.model_copy(update={"problem": load(checkpoint_of).problem if checkpoint_of else ""})
+    assert yaml.safe_load(export(plan)["pool/config.yaml"]).get("quantization") == expected
 
 
 def test_formats_that_need_a_checkpoint_are_said_in_the_readme() -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family
 from planner.frontend.model_blocks.attention import read_mla
-from planner.frontend.model_blocks.decoder import CausalLm, ModelParts
+from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, tied
 from planner.frontend.model_blocks.deepseek import deepseek_layers, read_deepseek_moe
 
 
 def _build(config: ConfigReader) -> ModelParts:
     attention = read_mla(config).ops()
     moe = read_deepseek_moe(config, router_buffer=False)
-    layers = deepseek_layers(config, lambda _: attention, moe, ffn_bias=config.flag("mlp_bias", False))
-    return CausalLm(config=config, tied=config.flag("tie_word_embeddings", False)).parts(layers)
+    layers = deepseek_layers(config, lambda _: attention, moe)
+    return CausalLm(config=config, tied=tied(config, False)).parts(layers)
 
 
-FAMILY = Family(model_types=("deepseek_v2",), architectures=("DeepseekV2ForCausalLM",), build=_build)
+FAMILY = Family(
+    model_types=("deepseek_v2",),
+    architectures=("DeepseekV2ForCausalLM",),
+    build=_build,
+)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family
 from planner.frontend.model_blocks.attention import read_gqa
-from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, layer_windows, pre_norm_layer, stack
+from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, layer_windows, tied
 from planner.frontend.model_blocks.ffn import read_moe
-from planner.ir.model_graph import Layer
+from planner.frontend.model_blocks.transformer import GqaStack
 
 
 def _build(config: ConfigReader) -> ModelParts:
@@ -26,13 +26,12 @@ def _build(config: ConfigReader) -> ModelParts:
         router_bias=True,
         router_name="router",
     )
-
-    def layer(index: int) -> Layer:
-        ops = replace(attention, window=windows[index]).ops()
-        return pre_norm_layer("attention+moe", attention.hidden, ops, moe.ops())
-
-    layers = stack(num_layers, layer)
-    return CausalLm(config=config, tied=config.flag("tie_word_embeddings", False)).parts(layers)
+    layers = GqaStack(attention=attention, windows=windows).moe(moe)
+    return CausalLm(config=config, tied=tied(config, False)).parts(layers)
 
 
-FAMILY = Family(model_types=("gpt_oss",), architectures=("GptOssForCausalLM",), build=_build)
+FAMILY = Family(
+    model_types=("gpt_oss",),
+    architectures=("GptOssForCausalLM",),
+    build=_build,
+)

@@ -10,17 +10,20 @@ from dataclasses import replace
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family
 from planner.frontend.model_blocks.attention import read_gqa
-from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, pre_norm_layer, stack
+from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, same_window, tied
 from planner.frontend.model_blocks.ffn import read_moe
+from planner.frontend.model_blocks.transformer import GqaStack
 
 
 def _build(config: ConfigReader) -> ModelParts:
-    window = config.optional_count("sliding_window") or 0
-    attention = replace(read_gqa(config), window=window)
     moe = replace(read_moe(config, inter_key="intermediate_size"), prefix="block_sparse_moe")
-    layer = pre_norm_layer("attention+moe", attention.hidden, attention.ops(), moe.ops())
-    layers = stack(config.layers(), lambda _: layer)
-    return CausalLm(config=config, tied=config.flag("tie_word_embeddings", False)).parts(layers)
+    windows = same_window(config, config.layers())
+    layers = GqaStack(attention=read_gqa(config), windows=windows).moe(moe)
+    return CausalLm(config=config, tied=tied(config, False)).parts(layers)
 
 
-FAMILY = Family(model_types=("mixtral",), architectures=("MixtralForCausalLM",), build=_build)
+FAMILY = Family(
+    model_types=("mixtral",),
+    architectures=("MixtralForCausalLM",),
+    build=_build,
+)

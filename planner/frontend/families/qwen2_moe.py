@@ -10,9 +10,10 @@ from dataclasses import replace
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family
 from planner.frontend.model_blocks.attention import read_gqa
-from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, layer_windows, pre_norm_layer, stack
-from planner.frontend.model_blocks.qwen import ffn_of_layer, qwen_moe, sparse_layers
-from planner.ir.model_graph import Layer
+from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, layer_windows, tied
+from planner.frontend.model_blocks.ffn import read_ffn
+from planner.frontend.model_blocks.qwen import qwen_moe, sparse_layers
+from planner.frontend.model_blocks.transformer import GqaStack
 
 
 def _windows(config: ConfigReader, num_layers: int) -> tuple[int, ...]:
@@ -24,17 +25,15 @@ def _windows(config: ConfigReader, num_layers: int) -> tuple[int, ...]:
 
 def _build(config: ConfigReader) -> ModelParts:
     num_layers = config.layers()
-    windows, sparse = _windows(config, num_layers), sparse_layers(config, num_layers)
     attention = replace(read_gqa(config), qkv_bias=config.flag("qkv_bias", True))
-    moe = qwen_moe(config, shared=True)
-
-    def layer(index: int) -> Layer:
-        label, ffn = ffn_of_layer(config, moe, sparse=sparse[index])
-        ops = replace(attention, window=windows[index]).ops()
-        return pre_norm_layer(f"attention+{label}", attention.hidden, ops, ffn)
-
-    layers = stack(num_layers, layer)
-    return CausalLm(config=config, tied=config.flag("tie_word_embeddings", False)).parts(layers)
+    layers = GqaStack(attention=attention, windows=_windows(config, num_layers)).mixed(
+        sparse_layers(config, num_layers), qwen_moe(config, shared=True), lambda: read_ffn(config)
+    )
+    return CausalLm(config=config, tied=tied(config, False)).parts(layers)
 
 
-FAMILY = Family(model_types=("qwen2_moe",), architectures=("Qwen2MoeForCausalLM",), build=_build)
+FAMILY = Family(
+    model_types=("qwen2_moe",),
+    architectures=("Qwen2MoeForCausalLM",),
+    build=_build,
+)

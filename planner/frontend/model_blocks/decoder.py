@@ -29,12 +29,6 @@ def norm(name: str, dim: int, *, bias: bool = False) -> Small:
     return Small(name=name, num_params=2 * dim if bias else dim)
 
 
-def pre_norm_layer(kind: str, hidden: int, mixer: Sequence[Op], ffn: Sequence[Op]) -> Layer:
-    """Return the common layer: norm, mixer, norm, feed-forward."""
-    first, second = norm("input_layernorm", hidden), norm("post_attention_layernorm", hidden)
-    return Layer(kind=kind, ops=(first, *mixer, second, *ffn))
-
-
 def stack(num_layers: int, build: Callable[[int], Layer]) -> tuple[Layer, ...]:
     """Return the layers 0 .. num_layers - 1; equal ones are the same object."""
     seen: dict[Layer, Layer] = {}
@@ -54,7 +48,12 @@ def table(name: str, rows: int, dim: int) -> Linear:
     )
 
 
-def lm_head(hidden: int, vocab: int, *, tied: bool, bias: bool = False) -> Linear:
+def tied(config: ConfigReader, default: bool) -> bool:
+    """Return whether the head uses the embedding's weights; what holds when not stated is the family's."""
+    return config.flag("tie_word_embeddings", default)
+
+
+def lm_head(hidden: int, vocab: int, *, is_tied: bool, bias: bool = False) -> Linear:
     """Return the output map; a tied one uses the embedding's weights."""
     return Linear(
         name="lm_head",
@@ -64,7 +63,7 @@ def lm_head(hidden: int, vocab: int, *, tied: bool, bias: bool = False) -> Linea
         slot="head",
         bias=bias,
         quantised=False,
-        tied=tied,
+        tied=is_tied,
     )
 
 
@@ -93,7 +92,7 @@ class CausalLm:
             max_position=self.config.size("max_position_embeddings", 0),
             layers=layers,
             embedding=(table("embed_tokens", vocab, hidden), *self.embedding_extra),
-            head=(*final, *self.head_extra, lm_head(hidden, vocab, tied=self.tied, bias=self.head_bias)),
+            head=(*final, *self.head_extra, lm_head(hidden, vocab, is_tied=self.tied, bias=self.head_bias)),
             extra=extra,
             mtp_layers=mtp_layers,
         )
@@ -114,6 +113,11 @@ def mtp_layer(hidden: int, block: Layer) -> Layer:
     )
     ops = (norm("enorm", hidden), norm("hnorm", hidden), joined, *block.ops, norm("shared_head.norm", hidden))
     return Layer(kind=f"mtp+{block.kind}", ops=ops)
+
+
+def same_window(config: ConfigReader, num_layers: int, *, key: str = "sliding_window") -> tuple[int, ...]:
+    """Return one window for all layers where the config states one, else none."""
+    return (config.optional_count(key) or 0,) * num_layers
 
 
 def layer_windows(config: ConfigReader, num_layers: int, default: Sequence[bool]) -> tuple[int, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from planner.frontend.config_reader import ConfigReader
-from planner.frontend.model_blocks.decoder import mtp_layer, pre_norm_layer, stack
+from planner.frontend.model_blocks.decoder import mtp_layer, stack
 from planner.frontend.model_blocks.ffn import Moe, read_ffn, read_moe
+from planner.frontend.model_blocks.transformer import block_layer
 from planner.ir.model_graph import Layer, Op
 
 
@@ -18,11 +19,11 @@ def read_deepseek_moe(config: ConfigReader, *, router_buffer: bool = True) -> Mo
     return replace(moe, shared_inter=shared, router_buffer=router_buffer)
 
 
-def sparse_by_depth(config: ConfigReader, num_layers: int) -> tuple[bool, ...]:
+def sparse_by_depth(config: ConfigReader, num_layers: int, *, dense_default: int = 0) -> tuple[bool, ...]:
     """Return which layers hold experts.
 
     From `mlp_layer_types` (dense or sparse), or a list in `moe_layer_freq`, or all layers from
-    `first_k_dense_replace` on that are multiples of `moe_layer_freq`.
+    `first_k_dense_replace` on (`dense_default` where absent) that are multiples of `moe_layer_freq`.
 
     Raises
     ------
@@ -39,7 +40,7 @@ def sparse_by_depth(config: ConfigReader, num_layers: int) -> tuple[bool, ...]:
         if len(flags) != num_layers or not set(flags) <= {0, 1}:
             raise config.refuse("moe_layer_freq", "is not one 0 or 1 per layer")
         return tuple(flag == 1 for flag in flags)
-    first, every = config.size("first_k_dense_replace", 0), config.count("moe_layer_freq", 1)
+    first, every = config.size("first_k_dense_replace", dense_default), config.count("moe_layer_freq", 1)
     return tuple(i >= first and i % every == 0 for i in range(num_layers))
 
 
@@ -53,7 +54,7 @@ def deepseek_layers(
 
     def layer(index: int) -> Layer:
         label, ffn = ("moe", moe.ops()) if sparse[index] else ("ffn", dense)
-        return pre_norm_layer(f"attention+{label}", moe.hidden, attention(index), ffn)
+        return block_layer(f"attention+{label}", attention(index), ffn, hidden=moe.hidden)
 
     return stack(num_layers, layer)
 

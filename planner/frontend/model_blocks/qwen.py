@@ -7,8 +7,7 @@ from dataclasses import replace
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.model_blocks.attention import GqaAttention, read_gqa
 from planner.frontend.model_blocks.decoder import layer_windows
-from planner.frontend.model_blocks.ffn import Moe, read_ffn, read_moe
-from planner.ir.model_graph import Op
+from planner.frontend.model_blocks.ffn import Moe, read_moe
 
 
 def qwen_windows(config: ConfigReader, num_layers: int) -> tuple[int, ...]:
@@ -40,8 +39,3 @@ def qwen_moe(config: ConfigReader, *, shared: bool) -> Moe:
         return moe
     inter = config.count("shared_expert_intermediate_size")
     return replace(moe, shared_inter=inter, shared_gate=True, shared_name="shared_expert")
-
-
-def ffn_of_layer(config: ConfigReader, moe: Moe, *, sparse: bool) -> tuple[str, tuple[Op, ...]]:
-    """Return (label, operators) of a layer's experts or of its dense feed-forward block."""
-    return ("moe", moe.ops()) if sparse else ("ffn", read_ffn(config).ops())

@@ -1,1 +1,1 @@
-"""Trace importers."""
+"""Trace formats: one file each, exposing ``IMPORTER`` (see planner.frontend.traces)."""

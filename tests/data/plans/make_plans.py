@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (2, 3)]
 
-from planner.plan.schema import ObjectiveResult, Plan, Pool, Replica, SolverInfo, StrategyModel
+from mutants.cases import serving_problem  # noqa: E402
+
+from planner.ir.printer import print_ir  # noqa: E402
+from planner.plan.schema import ObjectiveResult, Plan, Pool, Replica, SolverInfo, StrategyModel  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
@@ -55,6 +58,7 @@ def plan(name: str, *pools: Pool, node="h100-{}", per_node=8) -> Plan:
         pools=list(pools),
         placement=placement,
         solver=SolverInfo(method="by hand", status="feasible", seed=0),
+        problem=print_ir(serving_problem("deepseek-v3" if "deepseek" in name else "llama-3.1-70b")),
     )
 
 

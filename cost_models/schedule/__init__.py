@@ -1,1 +1,0 @@
-"""Closed forms of pipeline schedules: idle time, peak activation memory and lower bounds."""

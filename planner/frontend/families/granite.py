@@ -1,0 +1,30 @@
+"""Granite 3 dense: Llama with scaled embeddings, residuals and logits.
+
+Source: transformers GraniteForCausalLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from planner.frontend.config_reader import ConfigReader
+from planner.frontend.family import Family
+from planner.frontend.model_blocks.attention import read_gqa
+from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, tied
+from planner.frontend.model_blocks.ffn import read_ffn
+from planner.frontend.model_blocks.transformer import GqaStack
+
+
+def _build(config: ConfigReader) -> ModelParts:
+    bias = config.flag("attention_bias", False)
+    attention = replace(read_gqa(config), qkv_bias=bias, out_bias=bias)
+    ffn = read_ffn(config, bias=config.flag("mlp_bias", False))
+    layers = GqaStack(attention=attention, windows=(0,) * config.layers()).dense(ffn)
+    return CausalLm(config=config, tied=tied(config, False)).parts(layers)
+
+
+FAMILY = Family(
+    model_types=("granite",),
+    architectures=("GraniteForCausalLM",),
+    build=_build,
+)

@@ -1,0 +1,155 @@
+"""CSV traces with a header: one request per row, columns under any of their usual names.
+
+Known spellings include those of the Azure LLM inference traces (TIMESTAMP, ContextTokens,
+GeneratedTokens) and of BurstGPT (Timestamp, Request tokens, Response tokens).
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import StringIO
+from math import isfinite
+
+from planner.diagnostics import Diagnostics
+from planner.errors import InputError
+from planner.ir.trace import RequestTrace
+
+_ARRIVAL = ("t_s", "arrival", "arrival_s", "arrival_time", "arrived_at", "timestamp", "time", "time_s", "t")
+_INPUT = (
+    "input", "input_tokens", "input_length", "isl", "prompt_tokens", "prompt", "context_tokens",
+    "contexttokens", "request_tokens", "num_prefill_tokens",
+)  # fmt: skip
+_OUTPUT = (
+    "output", "output_tokens", "output_length", "osl", "completion_tokens", "generated_tokens",
+    "generatedtokens", "response_tokens", "num_decode_tokens",
+)  # fmt: skip
+_MAX_TOKENS = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Columns:
+    """Positions of the columns; `arrival` is None for a trace without times."""
+
+    arrival: int | None
+    input: int
+    output: int
+
+    @property
+    def num_needed(self) -> int:
+        return max(self.arrival or 0, self.input, self.output) + 1
+
+
+class ColumnsCsv:
+    """Reads comma-separated traces by the names in their header."""
+
+    def recognises(self, first_line: str) -> bool:
+        """Return whether the header names an input and an output column."""
+        names = _normalised(first_line.split(","))
+        return _find(names, _INPUT) is not None and _find(names, _OUTPUT) is not None
+
+    def read(self, text: str, file: str, diagnostics: Diagnostics) -> RequestTrace:
+        """Return the trace; rows must be in order of arrival."""
+        reader = csv.reader(StringIO(text))
+        columns: _Columns | None = None
+        times: list[float] = []
+        inputs: list[int] = []
+        outputs: list[int] = []
+        num_empty = 0
+        try:
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if columns is None:
+                    columns = _columns(row)
+                    continue
+                where = _Row(cells=row, file=file, line=reader.line_num)
+                if len(row) < columns.num_needed:
+                    raise where.error("row has too few cells", "row", len(row))
+                num_in, num_out = where.tokens(columns.input, "input"), where.tokens(columns.output, "output")
+                if columns.arrival is not None:
+                    _append_time(times, where.time_s(columns.arrival), where)
+                if num_in == 0 or num_out == 0:
+                    num_empty += 1
+                    if columns.arrival is not None:
+                        times.pop()
+                    continue
+                inputs.append(num_in)
+                outputs.append(num_out)
+        except csv.Error as error:
+            raise InputError(f"not valid CSV: {error}", file=file, line=reader.line_num) from None
+        if num_empty:
+            diagnostics.warn(
+                "trace-empty-requests",
+                f"{num_empty} requests of the trace without input or output were left out",
+            )
+        start = times[0] if times else 0.0
+        return RequestTrace(
+            source=file,
+            arrival_s=tuple(time - start for time in times),
+            input_tokens=tuple(inputs),
+            output_tokens=tuple(outputs),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    cells: list[str]
+    file: str
+    line: int
+
+    def error(self, message: str, what: str, value: object, allowed: str | None = None) -> InputError:
+        return InputError(message, file=self.file, line=self.line, key=what, value=value, allowed=allowed)
+
+    def tokens(self, column: int, what: str) -> int:
+        """Return a whole number of tokens, which spreadsheets like to write as 12.0."""
+        text = self.cells[column].strip()
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.error("not a number of tokens", what, text) from None
+        if not isfinite(value) or value != int(value) or not 0 <= value <= _MAX_TOKENS:
+            raise self.error("not a number of tokens", what, text, f"a whole number from 0 to {_MAX_TOKENS}")
+        return int(value)
+
+    def time_s(self, column: int) -> float:
+        """Return a time in seconds; dates count from 1970 and are taken as UTC."""
+        text = self.cells[column].strip()
+        try:
+            value = float(text)
+        except ValueError:
+            try:
+                stamp = datetime.fromisoformat(text)
+            except ValueError:
+                raise self.error("neither seconds nor a date with time", "arrival", text) from None
+            return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+        if not isfinite(value) or value < 0:
+            raise self.error("arrival must not be negative", "arrival", text)
+        return value
+
+
+def _append_time(times: list[float], time_s: float, row: _Row) -> None:
+    if times and time_s < times[-1]:
+        raise row.error("arrives before the row above it; sort the trace by arrival", "arrival", time_s)
+    times.append(time_s)
+
+
+def _columns(header: list[str]) -> _Columns:
+    names = _normalised(header)
+    input_column, output_column = _find(names, _INPUT), _find(names, _OUTPUT)
+    # `recognises` has found both before.
+    assert input_column is not None
+    assert output_column is not None
+    return _Columns(arrival=_find(names, _ARRIVAL), input=input_column, output=output_column)
+
+
+def _normalised(header: list[str]) -> list[str]:
+    return [name.strip().lstrip("\ufeff").lower().replace(" ", "_").replace("-", "_") for name in header]
+
+
+def _find(names: list[str], spellings: tuple[str, ...]) -> int | None:
+    return next((names.index(spelling) for spelling in spellings if spelling in names), None)
+
+
+IMPORTER = ColumnsCsv()

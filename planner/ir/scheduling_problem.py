@@ -1,0 +1,158 @@
+"""The scheduling problem: tasks with modes, resources and time lags, whatever the tasks stand for.
+
+A task runs once, without interruption, in exactly one of its modes (a replica, a model, a
+degree). Times are seconds as floats; amounts and capacities are whole units. Instances of
+public sets that have no unit of time are read with one second per unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+LagKind = Literal["end_start", "start_start", "end_end", "start_end"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """Something limited. Renewable: at any time; otherwise: in total (money, energy).
+
+    A renewable resource lends `capacity` units; what a task holds comes back when it ends.
+    """
+
+    name: str
+    capacity: int
+    renewable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Units of a resource (by index) that a mode needs.
+
+    They are held while the task runs, or for `hold_s` from its start (a rate limit of N calls per
+    window is a capacity of N held for the window). A non-renewable resource is used up.
+    """
+
+    resource: int
+    amount: int
+    hold_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """One way to run a task. `site` is where it runs, for lags that apply between sites."""
+
+    name: str
+    duration_s: float
+    demands: tuple[Demand, ...] = ()
+    site: str = ""
+    cost: float = 0.0
+
+    def hold_s(self, demand: Demand) -> float:
+        """Seconds from the start for which `demand` is held."""
+        return self.duration_s if demand.hold_s is None else demand.hold_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task. `weight` is its end's weight in the objective, `deadline_s` the latest end."""
+
+    name: str
+    modes: tuple[Mode, ...]
+    release_s: float = 0.0
+    deadline_s: float | None = None
+    weight: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lag:
+    """A minimum time between an end or start of `before` and a start or end of `after` (indices).
+
+    end_start: start(after) >= end(before) + lag. start_start lets the consumer of a stream begin early,
+    end_end keeps it from ending before the producer's last part was seen. A negative lag is a
+    maximum time the other way round. `off_site_s` is added when the two modes' sites differ.
+    """
+
+    before: int
+    after: int
+    kind: LagKind = "end_start"
+    lag_s: float = 0.0
+    off_site_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulingProblem:
+    """Tasks, resources and lags; minimise makespan_weight * makespan + sum of weight * end + mode costs.
+
+    The makespan counts tasks whose `Task` is listed; it starts at time 0.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    resources: tuple[Resource, ...] = ()
+    lags: tuple[Lag, ...] = ()
+    makespan_weight: float = 1.0
+
+    def objective(self, schedule: Schedule) -> float:
+        """Return the value of a schedule."""
+        runs = schedule.runs
+        makespan = max((run.end_s for run in runs), default=0.0)
+        return self.makespan_weight * makespan + sum(
+            task.weight * run.end_s + task.modes[run.mode].cost
+            for task, run in zip(self.tasks, runs, strict=True)
+        )
+
+    def demands(self) -> Iterator[tuple[int, int, Demand]]:
+        """Yield every (task index, mode index, demand)."""
+        for t, task in enumerate(self.tasks):
+            for m, mode in enumerate(task.modes):
+                for demand in mode.demands:
+                    yield t, m, demand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Where and when a task runs: index of its mode, start and end in seconds."""
+
+    mode: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One run per task, in the order of the problem's tasks."""
+
+    runs: tuple[Run, ...]
+
+
+def lag_s(problem: SchedulingProblem, lag: Lag, before_mode: int, after_mode: int) -> float:
+    """Return the seconds that `lag` asks for under the given modes."""
+    if lag.off_site_s == 0.0:
+        return lag.lag_s
+    before = problem.tasks[lag.before].modes[before_mode].site
+    after = problem.tasks[lag.after].modes[after_mode].site
+    return lag.lag_s + (0.0 if before == after else lag.off_site_s)
+
+
+def faults(problem: SchedulingProblem) -> list[str]:
+    """Return what makes a problem malformed (not what makes it infeasible)."""
+    found: list[str] = []
+    num_tasks, num_resources = len(problem.tasks), len(problem.resources)
+    for task in problem.tasks:
+        if not task.modes:
+            found.append(f"task {task.name!r} has no mode")
+        for mode in task.modes:
+            if not 0.0 <= mode.duration_s < float("inf"):
+                found.append(f"task {task.name!r}, mode {mode.name!r}: duration {mode.duration_s}")
+            found += [
+                f"task {task.name!r}, mode {mode.name!r}: demand {d.amount} of resource {d.resource}"
+                for d in mode.demands
+                if d.amount < 0 or not 0 <= d.resource < num_resources or (d.hold_s or 0.0) < 0.0
+            ]
+    for lag in problem.lags:
+        if not (0 <= lag.before < num_tasks and 0 <= lag.after < num_tasks):
+            found.append(f"lag between tasks {lag.before} and {lag.after} of {num_tasks}")
+    found += [f"resource {r.name!r}: capacity {r.capacity}" for r in problem.resources if r.capacity < 0]
+    return found

@@ -1,0 +1,26 @@
+"""A request trace: when requests came and how long they were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestTrace:
+    """Requests in order of arrival; the three columns have equal length.
+
+    `arrival_s` counts from the first request, seconds; it is empty for a trace without times.
+    `prefix_share` is the share of prompt tokens that an unbounded prefix cache would have held
+    (None where the trace does not say).
+    """
+
+    source: str
+    arrival_s: tuple[float, ...]
+    input_tokens: tuple[int, ...]
+    output_tokens: tuple[int, ...]
+    prefix_share: float | None = None
+
+    @property
+    def num_requests(self) -> int:
+        """Requests in the trace."""
+        return len(self.input_tokens)

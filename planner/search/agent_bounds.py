@@ -1,0 +1,153 @@
+"""Bounds that a scheduling problem carries in itself: heads, tails and loads of resources.
+
+Everything is in ticks (whole numbers). The redundant lines `capacity * makespan >= work`, per resource
+and per window of heads and tails, are what turns found optima into proved ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.ir.scheduling_problem import SchedulingProblem
+
+_MAX_WINDOWS_PER_RESOURCE = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """capacity * (makespan - head - tail) >= sum of energy over `terms`.
+
+    `terms` are (task, mode, energy): what the task occupies in that mode, capacity units times ticks.
+    """
+
+    resource: int
+    capacity: int
+    head: int
+    tail: int
+    terms: tuple[tuple[int, int, int], ...]
+    least_energy: int
+
+    @property
+    def least_makespan(self) -> int:
+        """The bound with every task in its least demanding mode."""
+        return self.head + self.tail + -(-self.least_energy // max(self.capacity, 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Earliest start and least time from start to the end of everything, per task, in ticks."""
+
+    heads: tuple[int, ...]
+    tails: tuple[int, ...]
+    windows: tuple[Window, ...]
+    makespan: int
+
+
+def bounds(problem: SchedulingProblem) -> Bounds | None:
+    """Return the bounds of a problem in ticks; None if its lags contain a positive cycle."""
+    heads = _longest(problem, forward=True)
+    tails = _longest(problem, forward=False)
+    if heads is None or tails is None:
+        return None
+    windows = _windows(problem, heads, tails)
+    paths = max((h + t for h, t in zip(heads, tails, strict=True)), default=0)
+    makespan = max([paths, *(w.least_makespan for w in windows)], default=0)
+    return Bounds(heads=tuple(heads), tails=tuple(tails), windows=tuple(windows), makespan=makespan)
+
+
+def _longest(problem: SchedulingProblem, *, forward: bool) -> list[int] | None:
+    """Longest paths: earliest starts, or least times from a start to the end of the last task."""
+    shortest = [int(min((m.duration_s for m in t.modes), default=0)) for t in problem.tasks]
+    longest = [int(max((m.duration_s for m in t.modes), default=0)) for t in problem.tasks]
+    arcs: list[tuple[int, int, int]] = []
+    for lag in problem.lags:
+        wait = int(lag.lag_s)
+        wait += shortest[lag.before] if lag.kind.startswith("end") else 0
+        wait -= longest[lag.after] if lag.kind.endswith("end") else 0
+        arcs.append((lag.before, lag.after, wait) if forward else (lag.after, lag.before, wait))
+    values = [int(t.release_s) for t in problem.tasks] if forward else list(shortest)
+    for _ in range(len(problem.tasks) + 1):
+        moved = False
+        for before, after, wait in arcs:
+            if values[before] + wait > values[after]:
+                values[after], moved = values[before] + wait, True
+        if not moved:
+            return values
+    return None
+
+
+def _windows(problem: SchedulingProblem, heads: list[int], tails: list[int]) -> list[Window]:
+    windows: list[Window] = []
+    for index, resource in enumerate(problem.resources):
+        if resource.renewable and resource.capacity > 0:
+            windows += _resource_windows(problem, index, heads, tails)
+    return windows
+
+
+def _resource_windows(
+    problem: SchedulingProblem, resource: int, heads: list[int], tails: list[int]
+) -> list[Window]:
+    """Return the whole load of a resource and its most binding windows."""
+    terms: list[tuple[int, int, int]] = []
+    rest: dict[int, int] = {}
+    least: dict[int, int] = {}
+    for t, m, demand in problem.demands():
+        if demand.resource != resource or demand.amount == 0:
+            continue
+        mode = problem.tasks[t].modes[m]
+        after = max(tails[t], int(mode.duration_s))
+        held = min(int(mode.hold_s(demand)), after)
+        terms.append((t, m, demand.amount * held))
+        rest[t] = min(rest.get(t, after), after - held)
+    for t in rest:
+        energies = (
+            [sum(e for tt, mm, e in terms if tt == t and mm == m) for m in range(len(problem.tasks[t].modes))]
+            if len(problem.tasks[t].modes) > 1
+            else [sum(e for tt, _, e in terms if tt == t)]
+        )
+        least[t] = min(energies)
+    if not terms:
+        return []
+    capacity = problem.resources[resource].capacity
+    corners = _corners(
+        np.array([heads[t] for t in rest]),
+        np.array(list(rest.values())),
+        np.array([least[t] for t in rest]),
+        capacity,
+    )
+    found: list[Window] = []
+    for head, tail in corners:
+        inside = {t for t in rest if heads[t] >= head and rest[t] >= tail}
+        found.append(
+            Window(
+                resource=resource,
+                capacity=capacity,
+                head=head,
+                tail=tail,
+                terms=tuple(term for term in terms if term[0] in inside),
+                least_energy=sum(least[t] for t in inside),
+            )
+        )
+    return found
+
+
+def _corners(
+    heads: np.ndarray[tuple[int], np.dtype[np.int64]],
+    tails: np.ndarray[tuple[int], np.dtype[np.int64]],
+    energies: np.ndarray[tuple[int], np.dtype[np.int64]],
+    capacity: int,
+) -> list[tuple[int, int]]:
+    """Return the (head, tail) pairs whose load bounds the makespan most, the widest window always first."""
+    all_heads, all_tails = np.unique(heads), np.unique(tails)
+    inside_head = heads[None, :] >= all_heads[:, None]
+    inside_tail = tails[:, None] >= all_tails[None, :]
+    loads = (inside_head * energies[None, :]) @ inside_tail.astype(np.int64)
+    peopled = inside_head.astype(np.int64) @ inside_tail.astype(np.int64) > 0
+    values = np.where(peopled, all_heads[:, None] + all_tails[None, :] + -(-loads // capacity), -1)
+    order = np.argsort(-values, axis=None, kind="stable")[: _MAX_WINDOWS_PER_RESOURCE - 1]
+    best = [divmod(int(i), len(all_tails)) for i in order if values.flat[int(i)] >= 0]
+    corners = [(int(all_heads[0]), int(all_tails[0]))]
+    corners += [(int(all_heads[i]), int(all_tails[j])) for i, j in best]
+    return list(dict.fromkeys(corners))

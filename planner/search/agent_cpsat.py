@@ -1,0 +1,231 @@
+"""Exact scheduling: flexible, multi-mode job shop on CP-SAT.
+
+One optional interval per (task, mode), exactly one chosen; NoOverlap or Cumulative per renewable
+resource; sums per budget; minimum lags of all four kinds; redundant load lines per resource and
+window; a list schedule as hint and fallback. Every answer carries value, bound, gap and status.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ortools.sat.python import cp_model
+
+from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem, faults
+from planner.search.agent_bounds import Bounds, bounds
+from planner.search.agent_model import Vars, build, weigh
+from planner.search.agent_seed import seed_schedule
+from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
+from planner.search.heft import heft
+
+Status = Literal["optimal", "feasible", "infeasible", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions:
+    """Limits of the search.
+
+    `deterministic_limit` bounds the work instead of the time (CP-SAT's own unit, near a second), so that
+    an answer cut short is reproducible too. With one worker, or with several taking turns
+    (`reproducible`), the search itself is.
+    """
+
+    time_limit_s: float = 20.0
+    deterministic_limit: float | None = None
+    seed: int = 0
+    num_workers: int = 1
+    reproducible: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleAnswer:
+    """A schedule and its proof.
+
+    `bound` is below every schedule's value; `gap` = (value - bound) / value. `error` is what rounding
+    to ticks can hide, already taken off the bound. `heft_value` is the list schedule's value, None if
+    it found none.
+    """
+
+    status: Status
+    schedule: Schedule | None
+    value: float | None
+    bound: float
+    gap: float | None
+    error: float
+    heft_value: float | None
+    wall_time_s: float
+    work: dict[str, float | int] = field(default_factory=dict[str, float | int])
+
+
+def solve_schedule(
+    problem: SchedulingProblem,
+    options: ScheduleOptions,
+    *,
+    on_progress: Callable[[str], None] | None = None,
+) -> ScheduleAnswer:
+    """Return the best schedule found and how far it can be from the optimum.
+
+    An interrupt (Ctrl-C) ends the search with what was found so far.
+
+    Raises
+    ------
+    ValueError
+        If the problem is malformed (see `planner.ir.scheduling_problem.faults`).
+    """
+    found = faults(problem)
+    if found:
+        raise ValueError("; ".join(found[:5]))
+    began = time.monotonic()
+    ticks = to_ticks(problem)
+    limits = bounds(ticks.problem)
+    if limits is None:
+        return no_schedule("infeasible", began)
+    return _Search(problem, options, limits, ticks).run(began, on_progress)
+
+
+class _Search:
+    """One run of the solver on one problem."""
+
+    def __init__(
+        self, problem: SchedulingProblem, options: ScheduleOptions, limits: Bounds, ticks: Ticks
+    ) -> None:
+        self.problem = problem
+        self.options = options
+        self.limits = limits
+        self.ticks = ticks
+        self.weights = weigh(ticks)
+        self.baseline = heft(problem)
+        self.seed = seed_schedule(ticks.problem, limits, seed=options.seed)
+        self.horizon = self._horizon()
+
+    def run(self, began: float, on_progress: Callable[[str], None] | None) -> ScheduleAnswer:
+        """Build, solve and read back."""
+        if self.seed is not None and self.weights.only_makespan and _end(self.seed) <= self.limits.makespan:
+            return self._answer("optimal", self.seed, self.limits.makespan, began)
+        if any(h + t > self.horizon for h, t in zip(self.limits.heads, self.limits.tails, strict=True)):
+            return no_schedule("infeasible", began)
+        model, variables = build(self.ticks.problem, self.limits, self.horizon, self.weights)
+        if self.seed is not None:
+            _hint(model, variables, self.seed)
+        solver = _solver(self.options, time.monotonic() - began)
+        listener = None if on_progress is None else _Progress(on_progress, 1.0 / self.weights.scale)
+        verdict = solver.solve(model, listener)
+        if verdict == cp_model.MODEL_INVALID:
+            raise ValueError(f"the solver rejects the model: {model.validate()}")
+        if verdict == cp_model.INFEASIBLE:
+            return no_schedule("infeasible", began)
+        schedule = self.seed
+        if verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            schedule = _read(self.ticks.problem, solver, variables)
+        if schedule is None:
+            return no_schedule("unknown", began, bound=self._lower(solver.best_objective_bound))
+        status: Status = "optimal" if verdict == cp_model.OPTIMAL else "feasible"
+        work: dict[str, float | int] = {"branches": solver.num_branches, "conflicts": solver.num_conflicts}
+        return self._answer(status, schedule, solver.best_objective_bound, began, work)
+
+    def _horizon(self) -> int:
+        """Return a time that no optimal schedule needs to pass, in ticks."""
+        if self.seed is not None and self.weights.only_makespan:
+            return int(_end(self.seed))
+        latest = int(horizon_s(self.ticks.problem))
+        deadlines = [t.deadline_s for t in self.ticks.problem.tasks]
+        known = [int(d) for d in deadlines if d is not None]
+        return min(latest, max(known)) if known and len(known) == len(deadlines) else latest
+
+    def _lower(self, bound: float) -> float:
+        """Return the solver's bound in units of the objective, less what rounding may hide."""
+        if self.weights.only_makespan:
+            bound = max(bound, self.limits.makespan)
+        hidden = self.ticks.error_s * self.weights.per_second + self.weights.rounding(self.horizon)
+        return max(bound / self.weights.scale - hidden, 0.0)
+
+    def _answer(
+        self,
+        status: Status,
+        schedule: Schedule,
+        bound: float,
+        began: float,
+        work: dict[str, float | int] | None = None,
+    ) -> ScheduleAnswer:
+        best = to_seconds(self.problem, self.ticks, schedule)
+        value = self.problem.objective(best)
+        heft_value = None if self.baseline is None else self.problem.objective(self.baseline)
+        if self.baseline is not None and heft_value is not None and heft_value < value:
+            best, value = self.baseline, heft_value
+        lower = min(self._lower(bound), value)
+        return ScheduleAnswer(
+            status=status,
+            schedule=best,
+            value=value,
+            bound=lower,
+            gap=0.0 if value <= 0 else (value - lower) / value,
+            error=self.ticks.error_s * self.weights.per_second + self.weights.rounding(self.horizon),
+            heft_value=heft_value,
+            wall_time_s=time.monotonic() - began,
+            work=work or {},
+        )
+
+
+def _end(schedule: Schedule) -> float:
+    return max((run.end_s for run in schedule.runs), default=0.0)
+
+
+def no_schedule(status: Status, began: float, *, bound: float = 0.0) -> ScheduleAnswer:
+    """Return an answer without a schedule."""
+    return ScheduleAnswer(
+        status=status,
+        schedule=None,
+        value=None,
+        bound=bound,
+        gap=None,
+        error=0.0,
+        heft_value=None,
+        wall_time_s=time.monotonic() - began,
+    )
+
+
+def _hint(model: cp_model.CpModel, variables: Vars, seed: Schedule) -> None:
+    for start, chosen, run in zip(variables.starts, variables.chosen, seed.runs, strict=True):
+        model.add_hint(start, int(run.start_s))
+        if len(chosen) > 1:
+            for number, literal in enumerate(chosen):
+                model.add_hint(literal, number == run.mode)
+    model.add_hint(variables.makespan, int(_end(seed)))
+
+
+def _solver(options: ScheduleOptions, spent_s: float) -> cp_model.CpSolver:
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    parameters.max_time_in_seconds = max(options.time_limit_s - spent_s, 0.1)
+    if options.deterministic_limit is not None:
+        parameters.max_deterministic_time = options.deterministic_limit
+    parameters.random_seed = options.seed
+    parameters.num_workers = options.num_workers
+    parameters.interleave_search = options.reproducible and options.num_workers > 1
+    return solver
+
+
+def _read(problem: SchedulingProblem, solver: cp_model.CpSolver, variables: Vars) -> Schedule:
+    runs: list[Run] = []
+    for task, start, chosen in zip(problem.tasks, variables.starts, variables.chosen, strict=True):
+        mode = 0 if len(chosen) == 1 else next(m for m, lit in enumerate(chosen) if solver.boolean_value(lit))
+        begin = solver.value(start)
+        runs.append(Run(mode=mode, start_s=begin, end_s=begin + task.modes[mode].duration_s))
+    return Schedule(runs=tuple(runs))
+
+
+class _Progress(cp_model.CpSolverSolutionCallback):
+    """Tells the listener about every better schedule."""
+
+    def __init__(self, on_progress: Callable[[str], None], unit: float) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+        self._unit = unit
+
+    def on_solution_callback(self) -> None:
+        """Report value and bound."""
+        value, bound = self.objective_value * self._unit, self.best_objective_bound * self._unit
+        self._on_progress(f"{self.wall_time:.1f} s: value {value:.6g}, bound {bound:.6g}")

@@ -1,0 +1,243 @@
+"""The CP-SAT model of a scheduling problem in ticks: variables, constraints, objective.
+
+Notation: start s_t, end e_t, presence x_tm of mode m of task t with duration d_tm, makespan C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from ortools.sat.python import cp_model
+
+from planner.ir.scheduling_problem import Lag, SchedulingProblem
+from planner.search.agent_bounds import Bounds
+from planner.search.agent_ticks import Ticks
+
+_LEVELS = 1_000_000
+
+# ortools gives the arguments of these two no types
+_LINEAR = cast("Any", cp_model.LinearExpr)
+_weighted = cast(
+    "Callable[[Sequence[cp_model.IntVar], Sequence[int]], cp_model.LinearExpr]", _LINEAR.weighted_sum
+)
+_total = cast("Callable[[Sequence[cp_model.LinearExprT]], cp_model.LinearExpr]", _LINEAR.sum)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Whole coefficients of the objective: `scale` units stand for one unit of the problem's objective.
+
+    `per_second` is the sum of all weights on times.
+    """
+
+    makespan: int
+    ends: tuple[int, ...]
+    costs: tuple[tuple[int, ...], ...]
+    scale: float
+    per_second: float
+    exact: bool
+
+    @property
+    def only_makespan(self) -> bool:
+        """Whether nothing but the makespan counts."""
+        return not any(self.ends) and not any(any(c) for c in self.costs)
+
+    def rounding(self, horizon: int) -> float:
+        """Return what rounded coefficients can hide, in units of the objective."""
+        if self.exact:
+            return 0.0
+        num_times = 1 + sum(w != 0 for w in self.ends)
+        return 0.5 * (num_times * horizon + len(self.costs)) / self.scale
+
+
+def weigh(ticks: Ticks) -> Weights:
+    """Return the objective's coefficients per tick and per mode as whole numbers."""
+    problem = ticks.problem
+    per_tick = [problem.makespan_weight * ticks.tick_s, *(t.weight * ticks.tick_s for t in problem.tasks)]
+    costs = [[m.cost for m in t.modes] for t in problem.tasks]
+    values = [abs(v) for v in (*per_tick, *(c for row in costs for c in row)) if v != 0.0]
+    least, most = min(values, default=1.0), max(values, default=1.0)
+    exact = (
+        all(abs(v / least - round(v / least)) <= 1e-9 * v / least for v in values) and most / least < _LEVELS
+    )
+    scale = 1.0 / least if exact else _LEVELS / most
+    return Weights(
+        makespan=round(per_tick[0] * scale),
+        ends=tuple(round(v * scale) for v in per_tick[1:]),
+        costs=tuple(tuple(round(c * scale) for c in row) for row in costs),
+        scale=scale,
+        per_second=sum(abs(v) for v in per_tick) / ticks.tick_s,
+        exact=exact,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vars:
+    """Variables: starts, ends, presence literals by (task, mode), the makespan."""
+
+    starts: list[cp_model.IntVar]
+    ends: list[cp_model.LinearExprT]
+    chosen: list[list[cp_model.IntVar]]
+    makespan: cp_model.IntVar
+
+
+def build(
+    problem: SchedulingProblem, limits: Bounds, horizon: int, weights: Weights
+) -> tuple[cp_model.CpModel, Vars]:
+    """Return the model of a problem in ticks, with nothing ending after `horizon`."""
+    model = cp_model.CpModel()
+    variables = _variables(model, problem, limits, horizon)
+    _one_mode_each(model, variables)
+    _deadlines(model, problem, variables)
+    _lags(model, problem, variables)
+    _renewable(model, problem, variables)
+    _budgets(model, problem, variables)
+    _makespan(model, problem, variables, limits)
+    _loads(model, problem, variables, limits)
+    _objective(model, variables, weights)
+    return model, variables
+
+
+def _variables(model: cp_model.CpModel, problem: SchedulingProblem, limits: Bounds, horizon: int) -> Vars:
+    """s_t in [head, horizon - tail]; e_t = s_t + sum_m d_tm x_tm."""
+    starts: list[cp_model.IntVar] = []
+    ends: list[cp_model.LinearExprT] = []
+    chosen: list[list[cp_model.IntVar]] = []
+    for t, task in enumerate(problem.tasks):
+        start = model.new_int_var(limits.heads[t], max(horizon - limits.tails[t], limits.heads[t]), f"s{t}")
+        if len(task.modes) == 1:
+            literals = [model.new_constant(1)]
+        else:
+            literals = [model.new_bool_var(f"x{t}_{m}") for m in range(len(task.modes))]
+        durations = [int(m.duration_s) for m in task.modes]
+        same = len(set(durations)) == 1
+        length = durations[0] if same else _weighted(literals, durations)
+        starts.append(start)
+        ends.append(start + length)
+        chosen.append(literals)
+    makespan = model.new_int_var(limits.makespan, max(horizon, limits.makespan), "C")
+    return Vars(starts=starts, ends=ends, chosen=chosen, makespan=makespan)
+
+
+def _one_mode_each(model: cp_model.CpModel, v: Vars) -> None:
+    """sum_m x_tm = 1."""
+    for literals in v.chosen:
+        if len(literals) > 1:
+            model.add_exactly_one(literals)
+
+
+def _deadlines(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """e_t <= deadline_t."""
+    for task, end in zip(problem.tasks, v.ends, strict=True):
+        if task.deadline_s is not None:
+            model.add(end <= int(task.deadline_s))
+
+
+def _lags(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """point(after) >= point(before) + lag, plus the off-site time unless both run at one site."""
+    for lag in problem.lags:
+        before = v.ends[lag.before] if lag.kind.startswith("end") else v.starts[lag.before]
+        after = v.ends[lag.after] if lag.kind.endswith("end") else v.starts[lag.after]
+        model.add(after >= before + int(lag.lag_s))
+        if lag.off_site_s:
+            together = _together(model, problem, v, lag)
+            if together is None:
+                model.add(after >= before + int(lag.lag_s + lag.off_site_s))
+            else:
+                model.add(after >= before + int(lag.lag_s + lag.off_site_s)).only_enforce_if(  # pyright: ignore[reportUnknownMemberType] - untyped overload
+                    ~together
+                )
+
+
+def _together(
+    model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, lag: Lag
+) -> cp_model.IntVar | None:
+    """Return a literal that implies that both tasks run at one site; None if they never can."""
+    at: list[dict[str, list[cp_model.IntVar]]] = []
+    for t in (lag.before, lag.after):
+        by_site: dict[str, list[cp_model.IntVar]] = {}
+        for mode, literal in zip(problem.tasks[t].modes, v.chosen[t], strict=True):
+            by_site.setdefault(mode.site, []).append(literal)
+        at.append(by_site)
+    shared = [site for site in at[0] if site in at[1]]
+    if not shared:
+        return None
+    together = model.new_bool_var(f"same{lag.before}_{lag.after}")
+    for site in at[0]:
+        others = at[1].get(site, [])
+        for literal in at[0][site]:
+            model.add_bool_or([*others, ~together]).only_enforce_if(  # pyright: ignore[reportUnknownMemberType] - untyped overload
+                literal
+            )
+    return together
+
+
+def _renewable(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """NoOverlap where any two tasks exclude each other, Cumulative elsewhere."""
+    users: list[list[tuple[cp_model.IntervalVar, int]]] = [[] for _ in problem.resources]
+    for t, m, demand in problem.demands():
+        resource = problem.resources[demand.resource]
+        mode = problem.tasks[t].modes[m]
+        if not resource.renewable or demand.amount == 0:
+            continue
+        if demand.amount > resource.capacity:
+            model.add_bool_or([~v.chosen[t][m]])
+            continue
+        hold = int(mode.hold_s(demand))
+        if hold > 0:
+            interval = _interval(model, v, (t, m), hold)
+            users[demand.resource].append((interval, demand.amount))
+    for resource, group in zip(problem.resources, users, strict=True):
+        if len(group) < 2:
+            continue
+        if 2 * min(amount for _, amount in group) > resource.capacity:
+            model.add_no_overlap([interval for interval, _ in group])
+        else:
+            model.add_cumulative([i for i, _ in group], [a for _, a in group], resource.capacity)
+
+
+def _interval(model: cp_model.CpModel, v: Vars, key: tuple[int, int], hold: int) -> cp_model.IntervalVar:
+    t, m = key
+    if len(v.chosen[t]) == 1:
+        return model.new_fixed_size_interval_var(v.starts[t], hold, f"i{t}")
+    return model.new_optional_fixed_size_interval_var(v.starts[t], hold, v.chosen[t][m], f"i{t}_{m}")
+
+
+def _budgets(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """sum_tm amount_tmr x_tm <= capacity_r for every resource that is used up."""
+    used: dict[int, list[tuple[cp_model.IntVar, int]]] = {}
+    for t, m, demand in problem.demands():
+        if not problem.resources[demand.resource].renewable and demand.amount:
+            used.setdefault(demand.resource, []).append((v.chosen[t][m], demand.amount))
+    for index, terms in used.items():
+        total = _weighted([x for x, _ in terms], [a for _, a in terms])
+        model.add(total <= problem.resources[index].capacity)
+
+
+def _makespan(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, limits: Bounds) -> None:
+    """C >= s_t + tail_t for all t, and C >= e_t."""
+    for t, task in enumerate(problem.tasks):
+        model.add(v.makespan >= v.ends[t])
+        shortest = min(int(m.duration_s) for m in task.modes)
+        if limits.tails[t] > shortest:
+            model.add(v.makespan >= v.starts[t] + limits.tails[t])
+
+
+def _loads(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, limits: Bounds) -> None:
+    """Keep capacity (C - head - tail) >= sum energy_tm x_tm, per resource and window."""
+    for window in limits.windows:
+        if all(len(problem.tasks[t].modes) == 1 for t, _, _ in window.terms):
+            continue
+        energy = _weighted([v.chosen[t][m] for t, m, _ in window.terms], [e for _, _, e in window.terms])
+        model.add(window.capacity * (v.makespan - window.head - window.tail) >= energy)
+
+
+def _objective(model: cp_model.CpModel, v: Vars, weights: Weights) -> None:
+    """Minimise w_C C + sum w_t e_t + sum cost_tm x_tm."""
+    terms: list[cp_model.LinearExprT] = [weights.makespan * v.makespan] if weights.makespan else []
+    terms += [w * end for w, end in zip(weights.ends, v.ends, strict=True) if w]
+    for literals, costs in zip(v.chosen, weights.costs, strict=True):
+        terms += [c * x for c, x in zip(costs, literals, strict=True) if c]
+    model.minimize(_total(terms) if terms else 0)

@@ -1,0 +1,228 @@
+"""HEFT: a list schedule by upward rank with insertion; seed and baseline of the exact search.
+
+Source: Topcuoglu, Hariri, Wu, "Performance-effective and low-complexity task scheduling for
+heterogeneous computing", IEEE TPDS 13(3), 2002. Extended here to cumulative resources (a task
+goes to the first gap that is wide and free enough) and to budgets (a mode is taken only if the
+cheapest modes of the remaining tasks still fit).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+
+from planner.ir.scheduling_problem import Lag, Mode, Run, Schedule, SchedulingProblem, lag_s
+
+_FAR = float("inf")
+
+
+class _Profile:
+    """Units of one renewable resource in use over time, as steps."""
+
+    __slots__ = ("capacity", "times", "used")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.times: list[float] = [0.0]
+        self.used: list[int] = [0]
+
+    def earliest(self, start: float, hold: float, amount: int) -> float:
+        """Return the first time from `start` on at which `amount` is free for `hold`."""
+        step = bisect_right(self.times, start) - 1
+        limit = self.capacity - amount
+        while True:
+            end = start + hold
+            blocked = -1
+            index = step
+            while index < len(self.times) and (self.times[index] < end or index == step):
+                if self.used[index] > limit:
+                    blocked = index
+                index += 1
+            if blocked < 0 or hold <= 0.0:
+                return start
+            if blocked + 1 >= len(self.times):
+                return _FAR
+            step = blocked + 1
+            start = self.times[step]
+
+    def add(self, start: float, hold: float, amount: int) -> None:
+        """Take `amount` over [start, start + hold)."""
+        if hold <= 0.0:
+            return
+        first, last = self._split(start), self._split(start + hold)
+        for index in range(first, last):
+            self.used[index] += amount
+
+    def _split(self, time: float) -> int:
+        index = bisect_left(self.times, time)
+        if index == len(self.times) or self.times[index] != time:
+            self.times.insert(index, time)
+            self.used.insert(index, self.used[index - 1])
+        return index
+
+
+def upward_ranks(problem: SchedulingProblem) -> list[float] | None:
+    """Return each task's longest remaining time with mean durations; None if the lags are cyclic."""
+    order = topological_order(problem)
+    if order is None:
+        return None
+    mean = [sum(m.duration_s for m in t.modes) / max(len(t.modes), 1) for t in problem.tasks]
+    after: list[list[Lag]] = [[] for _ in problem.tasks]
+    for lag in problem.lags:
+        after[lag.before].append(lag)
+    ranks = list(mean)
+    for index in reversed(order):
+        for lag in after[index]:
+            wait = lag.lag_s + lag.off_site_s / 2
+            wait += mean[index] if lag.kind.startswith("end") else 0.0
+            wait -= mean[lag.after] if lag.kind.endswith("end") else 0.0
+            ranks[index] = max(ranks[index], wait + ranks[lag.after])
+    return ranks
+
+
+def topological_order(problem: SchedulingProblem) -> list[int] | None:
+    """Return the tasks so that no lag points backwards; None if the lags are cyclic."""
+    waiting = [0] * len(problem.tasks)
+    after: list[list[int]] = [[] for _ in problem.tasks]
+    for lag in problem.lags:
+        waiting[lag.after] += 1
+        after[lag.before].append(lag.after)
+    order = [i for i, count in enumerate(waiting) if count == 0]
+    for index in order:
+        for nxt in after[index]:
+            waiting[nxt] -= 1
+            if waiting[nxt] == 0:
+                order.append(nxt)
+    return order if len(order) == len(problem.tasks) else None
+
+
+def heft(problem: SchedulingProblem) -> Schedule | None:
+    """Return the HEFT schedule, or None where the list rule finds no feasible one."""
+    ranks = upward_ranks(problem)
+    return None if ranks is None else list_schedule(problem, ranks)
+
+
+def list_schedule(
+    problem: SchedulingProblem,
+    priorities: Sequence[float],
+    *,
+    better: Callable[[float, Mode], tuple[float, float]] | None = None,
+) -> Schedule | None:
+    """Schedule ready tasks by falling priority, each in the mode that ends first.
+
+    Parameters
+    ----------
+    problem
+        What to schedule.
+    priorities
+        One per task; among the tasks whose predecessors are placed the highest goes next.
+    better
+        Orders the choices of a task: (end in seconds, mode) to a key, smallest wins.
+
+    Returns
+    -------
+    The schedule, or None if a deadline or a budget is missed or the lags are cyclic.
+    """
+    placer = _Placer(problem, better or (lambda end, mode: (end, mode.cost)))
+    waiting = [len(lags) for lags in placer.lags_into]
+    ready = {i for i, count in enumerate(waiting) if count == 0}
+    while ready:
+        index = min(ready, key=lambda i: (-priorities[i], i))
+        ready.remove(index)
+        if not placer.place(index):
+            return None
+        for lag in placer.lags_from[index]:
+            waiting[lag.after] -= 1
+            if waiting[lag.after] == 0:
+                ready.add(lag.after)
+    runs = [run for run in placer.runs if run is not None]
+    return Schedule(runs=tuple(runs)) if len(runs) == len(problem.tasks) else None
+
+
+class _Placer:
+    """Places tasks one by one, keeping profiles and budgets."""
+
+    def __init__(
+        self, problem: SchedulingProblem, better: Callable[[float, Mode], tuple[float, float]]
+    ) -> None:
+        self.problem = problem
+        self.better = better
+        self.runs: list[Run | None] = [None] * len(problem.tasks)
+        self.lags_into: list[list[Lag]] = [[] for _ in problem.tasks]
+        self.lags_from: list[list[Lag]] = [[] for _ in problem.tasks]
+        for lag in problem.lags:
+            self.lags_into[lag.after].append(lag)
+            self.lags_from[lag.before].append(lag)
+        self.profiles = [_Profile(r.capacity) for r in problem.resources]
+        self.left = [r.capacity for r in problem.resources]
+        self.least = [
+            [_least(task.modes, r) for r in range(len(problem.resources))] for task in problem.tasks
+        ]
+        for least in self.least:
+            self.left = [left - amount for left, amount in zip(self.left, least, strict=True)]
+
+    def place(self, index: int) -> bool:
+        """Give the task its best mode and time; False if there is none."""
+        task = self.problem.tasks[index]
+        best: tuple[tuple[float, float], int, float] | None = None
+        for number, mode in enumerate(task.modes):
+            if not self._affordable(index, mode):
+                continue
+            start = self._earliest(index, number)
+            if start == _FAR or (task.deadline_s is not None and start + mode.duration_s > task.deadline_s):
+                continue
+            key = self.better(start + mode.duration_s, mode)
+            if best is None or key < best[0]:
+                best = (key, number, start)
+        if best is None:
+            return False
+        self._take(index, best[1], best[2])
+        return True
+
+    def _affordable(self, index: int, mode: Mode) -> bool:
+        """Whether the budgets left after the cheapest modes of the others allow this one."""
+        used = [0] * len(self.left)
+        for demand in mode.demands:
+            used[demand.resource] += demand.amount
+        return all(
+            r.renewable or used[i] - self.least[index][i] <= self.left[i]
+            for i, r in enumerate(self.problem.resources)
+        )
+
+    def _earliest(self, index: int, number: int) -> float:
+        mode = self.problem.tasks[index].modes[number]
+        start = self.problem.tasks[index].release_s
+        for lag in self.lags_into[index]:
+            run = self.runs[lag.before]
+            if run is None:
+                return _FAR
+            wait = lag_s(self.problem, lag, run.mode, number)
+            base = run.end_s if lag.kind.startswith("end") else run.start_s
+            start = max(start, base + wait - (mode.duration_s if lag.kind.endswith("end") else 0.0))
+        return self._first_gap(mode, max(start, 0.0))
+
+    def _first_gap(self, mode: Mode, start: float) -> float:
+        demands = [d for d in mode.demands if d.amount and self.problem.resources[d.resource].renewable]
+        while start < _FAR:
+            later = start
+            for demand in demands:
+                later = self.profiles[demand.resource].earliest(later, mode.hold_s(demand), demand.amount)
+            if later == start:
+                return start
+            start = later
+        return _FAR
+
+    def _take(self, index: int, number: int, start: float) -> None:
+        mode = self.problem.tasks[index].modes[number]
+        self.runs[index] = Run(mode=number, start_s=start, end_s=start + mode.duration_s)
+        for resource, amount in enumerate(self.least[index]):
+            self.left[resource] += amount
+        for demand in mode.demands:
+            if self.problem.resources[demand.resource].renewable:
+                self.profiles[demand.resource].add(start, mode.hold_s(demand), demand.amount)
+            else:
+                self.left[demand.resource] -= demand.amount
+
+
+def _least(modes: tuple[Mode, ...], resource: int) -> int:
+    return min((sum(d.amount for d in m.demands if d.resource == resource) for m in modes), default=0)

@@ -1,1 +1,0 @@
-"""Named pipeline schedules: one file per schedule, each exposing SCHEDULE."""

@@ -1,0 +1,75 @@
+"""Runs the rules on a plan, those first on which others rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
+from typing import Any, cast
+
+from planner.errors import InputError
+from planner.ir.parser import parse_ir
+from planner.ir.problem import Problem
+from planner.plan.schema import Plan
+from planner.registry import Registry
+from planner.verify.report import Finding, VerificationReport
+from planner.verify.rule import Case, Rule
+
+RULES: Registry[Rule] = Registry(what="verification rule", package="planner.verify.rules", attribute="RULE")
+"""Rules by name."""
+
+_SHOWN_VIOLATIONS = 3
+
+
+def verify_plan(plan: Plan, problem: Problem[Any]) -> VerificationReport:
+    """Check a plan against its problem with every rule that knows its kind.
+
+    Never raises for a wrong plan: what is wrong with it stands in the report.
+    """
+    case = Case(plan=plan, problem=problem)
+    rules = dict(RULES.items())
+    findings: dict[str, Finding] = {}
+    for name in _ordered(rules):
+        rule = rules[name]
+        if rule.applies(case):
+            findings[name] = _finding(name, rule, case, findings)
+    return VerificationReport(findings=tuple(findings.values()))
+
+
+def problem_of(plan: Plan, file: str | None = None) -> Problem[Any]:
+    """Return the problem that a plan carries in the text form of the IR.
+
+    Raises
+    ------
+    InputError
+        If the plan carries none, or the text is no problem.
+    """
+    if not plan.problem:
+        raise InputError("the plan does not say which problem it solves", file=file, key="problem")
+    root = parse_ir(plan.problem, file=file)
+    if not isinstance(root, Problem):
+        raise InputError(
+            "this is no problem", file=file, key="problem", value=type(root).__name__, allowed="Problem"
+        )
+    return cast("Problem[Any]", root)
+
+
+def _ordered(rules: Mapping[str, Rule]) -> list[str]:
+    graph = {name: sorted(rule.requires) for name, rule in sorted(rules.items())}
+    return list(TopologicalSorter(graph).static_order())
+
+
+def _finding(name: str, rule: Rule, case: Case, findings: Mapping[str, Finding]) -> Finding:
+    broken = [r for r in rule.requires if r in findings and not findings[r].passed]
+    if broken:
+        return Finding(rule=name, outcome="skipped", message=f"rests on {', '.join(broken)}")
+    violations = list(rule.check(case))
+    if not violations:
+        return Finding(rule=name, outcome="passed", message=rule.says)
+    shown = "; ".join(v.message for v in violations[:_SHOWN_VIOLATIONS])
+    more = len(violations) - _SHOWN_VIOLATIONS
+    return Finding(
+        rule=name,
+        outcome="failed",
+        message=shown + (f"; and {more} more" if more > 0 else ""),
+        numbers=tuple(n for v in violations[:_SHOWN_VIOLATIONS] for n in v.numbers),
+    )

@@ -1,0 +1,56 @@
+"""Every decision is one that the user left open: model, engine, mode, formats, pinned degrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from planner.ir.serving import ServingProblem
+from planner.plan.schema import Pool
+from planner.verify.report import Violation
+from planner.verify.rule import SERVING, Case, Rule
+
+_DEGREE_NAMES = {"prefill_cp": "cp"}
+
+
+def _check(case: Case) -> Iterator[Violation]:
+    payload = cast("ServingProblem", case.problem.payload)
+    choices = payload.choices
+    for pool in case.plan.pools:
+        for what, value, allowed in (
+            ("model", pool.model, (payload.model.name,)),
+            ("engine", pool.engine, choices.engines),
+            ("weight format", pool.weight_dtype, choices.weight_fmts),
+            ("KV format", pool.kv_dtype, choices.kv_fmts),
+        ):
+            if allowed and value not in allowed:
+                yield Violation(
+                    message=f"pool {pool.name!r}: {what} {value!r} is not among {', '.join(allowed)}"
+                )
+        yield from _pinned(pool, choices.fixed)
+    yield from _mode({pool.role for pool in case.plan.pools}, choices.modes)
+
+
+def _mode(roles: set[str], modes: tuple[str, ...]) -> Iterator[Violation]:
+    if roles == {"aggregated"}:
+        mode = "aggregated"
+    elif roles == {"prefill", "decode"}:
+        mode = "disaggregated"
+    else:
+        yield Violation(message=f"pools of roles {', '.join(sorted(roles))} serve no request")
+        return
+    if modes and mode not in modes:
+        yield Violation(message=f"the plan is {mode}, allowed is {', '.join(modes)}")
+
+
+def _pinned(pool: Pool, fixed: tuple[tuple[str, int], ...]) -> Iterator[Violation]:
+    degrees = pool.strategy.model_dump()
+    for name, value in fixed:
+        found = degrees.get(_DEGREE_NAMES.get(name, name), value)
+        if found != value:
+            yield Violation(message=f"pool {pool.name!r} has {name}={found}, pinned is {value}")
+
+
+RULE = Rule(
+    says="every decision was open to the plan", check=_check, kinds=SERVING, requires=("well-formed",)
+)

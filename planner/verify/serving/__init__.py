@@ -1,0 +1,1 @@
+"""The checker's own view of a served model: sizes, step times and loads in plain scalar arithmetic."""

@@ -1,0 +1,242 @@
+"""How long an engine step takes: every operator of every stage priced for one given batch.
+
+A step of an attention rank carries `decode` sequences of `context` cached tokens each and one piece of
+a prompt: `prompt` tokens that follow `before` cached ones. Nothing is tabulated or interpolated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import ceil
+
+from cost_models.formats import executed_format
+from cost_models.library import DeviceCostModel
+from cost_models.work import (
+    Attention,
+    Collective,
+    CollectiveOp,
+    ExpertGemm,
+    Gemm,
+    Span,
+    StateScan,
+    Stream,
+    Work,
+)
+from hardware_profiles.schema import SoftwareProfile
+from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelGraph, Op, StateCore
+from planner.plan.schema import Pool
+from planner.verify.serving.shards import cache_format, linear_shape
+from planner.verify.serving.spans import ReplicaSpans
+
+_HALF = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What is in a step of one attention rank."""
+
+    decode: float
+    context: float
+    prompt: float = 0.0
+    before: float = 0.0
+
+    @property
+    def tokens(self) -> float:
+        """Tokens that pass through the linear maps."""
+        return self.decode + self.prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPricer:
+    """Prices steps of one replica."""
+
+    model: ModelGraph
+    pool: Pool
+    spans: ReplicaSpans
+    costs: DeviceCostModel
+    software: SoftwareProfile
+    routing_skew: float = 1.0
+    _known: dict[Batch, tuple[float, ...]] = field(default_factory=dict[Batch, tuple[float, ...]])
+
+    def stage_seconds(self, batch: Batch) -> tuple[float, ...]:
+        """Return the seconds of a step on each stage."""
+        if batch not in self._known:
+            self._known[batch] = tuple(self._stage(i, batch) for i in range(self.pool.strategy.pp))
+        return self._known[batch]
+
+    def slot_seconds(self, batch: Batch) -> float:
+        """Return the seconds of the slowest stage."""
+        return max(self.stage_seconds(batch))
+
+    def _stage(self, stage: int, batch: Batch) -> float:
+        counts = self.pool.layers_per_stage
+        start = sum(counts[:stage])
+        layers = Counter(self.model.layers[start : start + counts[stage]])
+        software = self.software
+        total = software.per_step_s.value + software.per_layer_s.value * counts[stage]
+        for layer, count in layers.items():
+            total += count * self._sum(self._layer(layer, batch))
+        if stage == 0:
+            total += self._sum(self._embedding(batch))
+        if stage == len(counts) - 1:
+            total += self._sum(self._head(batch)) + software.per_sequence_s.value * batch.decode
+        if self.spans.next_stage is not None:
+            total += self._sum(self._send(batch, self.spans.next_stage))
+        return total
+
+    def _sum(self, pieces: Iterator[Work]) -> float:
+        exposed = 1.0 - self.software.overlap.value
+        total = 0.0
+        for work in pieces:
+            seconds = float(self.costs.price(work).time_s)
+            total += seconds * (exposed if isinstance(work, Collective) else 1.0)
+        return total
+
+    def _fmt(self, op: Linear | Experts) -> str:
+        stored = self.model.weight_fmt(op, self.pool.weight_dtype)
+        return executed_format(self.costs.facts.peaks_flops_per_s, stored) or stored
+
+    def _layer(self, layer: Layer, batch: Batch) -> Iterator[Work]:
+        yield from self._maps(layer.ops, batch.tokens)
+        for op in layer.ops:
+            if isinstance(op, AttentionCore) and not op.cross:
+                yield from self._attention(op, batch)
+            elif isinstance(op, StateCore):
+                yield from self._state(op, batch)
+            elif isinstance(op, Experts):
+                yield from self._experts(op, batch.tokens)
+        yield from self._elementwise(layer, batch.tokens)
+        ends = {op.slot for op in layer.ops if isinstance(op, Linear) and op.shard == "row"}
+        if self.pool.strategy.attention_dp == 1 and any(isinstance(op, Experts) for op in layer.ops):
+            ends.discard("shared_expert")
+        for _ in ends:
+            yield self._hidden("all_reduce", batch.tokens, self.spans.tensor)
+
+    def _maps(self, ops: tuple[Op, ...], tokens: float) -> Iterator[Work]:
+        """Yield one GEMM per group of maps with the same input."""
+        widths: dict[tuple[str, str, int, float], int] = {}
+        for number, op in enumerate(ops):
+            if isinstance(op, Linear) and op.per_token > 0 and tokens > 0:
+                rows, columns = linear_shape(op, self.pool.strategy.tp)
+                key = (op.gemm or str(number), self._fmt(op), rows, op.per_token)
+                widths[key] = widths.get(key, 0) + columns
+        for (_, fmt, rows, share), columns in widths.items():
+            yield Gemm(m=tokens * share, n=float(columns), k=float(rows), fmt=fmt)
+
+    def _attention(self, core: AttentionCore, batch: Batch) -> Iterator[Work]:
+        tp, split = self.pool.strategy.tp, self.pool.strategy.decode_cp
+        heads = ceil(core.num_heads / tp)
+        mla = core.kind == "mla"
+        kv_heads = max(1, ceil(core.num_kv_heads / tp))
+        fmt = cache_format(self.model, self.pool.kv_dtype)
+        if batch.decode > 0:
+            width = core.latent_dim + core.rope_dim if mla else core.head_dim
+            v_width = core.latent_dim if mla else core.v_head_dim
+            yield Attention(
+                phase="decode",
+                batch=batch.decode,
+                q_len=1.0,
+                kv_len=max(1.0, _read(core, batch.context) / split),
+                num_heads=float(heads * split),
+                num_kv_heads=1.0 if mla else float(kv_heads),
+                head_dim=float(width),
+                v_head_dim=float(v_width),
+                kv_fmt=fmt,
+                kind="mla_absorbed" if mla else "gqa",
+            )
+            if core.index_topk:
+                yield Stream(num_bytes=batch.decode * batch.context * core.index_dim * _HALF)
+        if batch.prompt > 0:
+            end = batch.before + batch.prompt
+            reach = max(1.0, min(end, core.index_topk) if core.index_topk else end)
+            query = max(1.0, batch.prompt / self.pool.strategy.cp)
+            yield Attention(
+                phase="prefill",
+                batch=1.0,
+                q_len=min(query, reach),
+                kv_len=reach,
+                num_heads=float(heads),
+                num_kv_heads=float(heads if mla else kv_heads),
+                head_dim=float(core.head_dim),
+                v_head_dim=float(core.v_head_dim),
+                window=float(core.window),
+                kv_fmt=fmt,
+                kind="mla_expanded" if mla else "gqa",
+            )
+
+    def _state(self, core: StateCore, batch: Batch) -> Iterator[Work]:
+        elements = float(ceil(core.recurrent_elems / self.pool.strategy.tp))
+        if batch.decode > 0:
+            yield StateScan(phase="decode", num_tokens=batch.decode, batch=batch.decode, state_elems=elements)
+        if batch.prompt > 0:
+            yield StateScan(phase="prefill", num_tokens=batch.prompt, batch=1.0, state_elems=elements)
+
+    def _experts(self, op: Experts, tokens: float) -> Iterator[Work]:
+        """Yield the experts and what carries tokens to them and back."""
+        s = self.pool.strategy
+        others = s.attention_dp * s.cp
+        yield ExpertGemm(
+            num_tokens=tokens * others,
+            hidden=float(op.hidden),
+            inter=float(op.inter),
+            top_k=float(op.top_k),
+            num_experts=float(op.num_experts),
+            tp=float(s.moe_tp),
+            ep=float(s.ep),
+            skew=self.routing_skew if s.ep > 1 else 1.0,
+            gated=op.gated,
+            fmt=self._fmt(op),
+        )
+        row = op.hidden * _HALF
+        copies = min(op.top_k, s.ep) * s.moe_tp
+        if others == 1:
+            yield Collective(op="all_reduce", num_bytes=tokens * row, span=self.spans.stage)
+        elif copies < others * s.tp:
+            for _ in range(2):
+                yield Collective(
+                    op="all_to_all", num_bytes=tokens / s.tp * copies * row, span=self.spans.stage
+                )
+        else:
+            yield Collective(op="all_gather", num_bytes=tokens * others * row, span=self.spans.ranks)
+            yield Collective(op="reduce_scatter", num_bytes=tokens * others * row, span=self.spans.ranks)
+            if s.tp > 1:
+                yield Collective(op="all_reduce", num_bytes=tokens * row, span=self.spans.tensor)
+
+    def _elementwise(self, layer: Layer, tokens: float) -> Iterator[Work]:
+        yield Stream(num_bytes=tokens * self.model.hidden_size * 8.0 * _HALF, num_kernels=2.0)
+        width = sum(
+            linear_shape(op, self.pool.strategy.tp)[1]
+            for op in layer.ops
+            if isinstance(op, Linear) and op.shard == "column" and op.slot in ("dense_ffn", "shared_expert")
+        )
+        if width:
+            yield Stream(num_bytes=tokens * width * 1.5 * _HALF)
+
+    def _embedding(self, batch: Batch) -> Iterator[Work]:
+        yield Stream(num_bytes=batch.tokens * self.model.hidden_size * _HALF * 2.0)
+        yield self._hidden("all_reduce", batch.tokens, self.spans.tensor)
+
+    def _head(self, batch: Batch) -> Iterator[Work]:
+        rows = max(1.0, batch.decode)
+        yield from self._maps(self.model.head, rows)
+        logits = rows * self.model.vocab_size
+        yield Collective(op="all_gather", num_bytes=logits * _HALF, span=self.spans.tensor)
+        yield Stream(num_bytes=logits * 8.0, num_kernels=2.0)
+
+    def _send(self, batch: Batch, span: Span) -> Iterator[Work]:
+        part = batch.tokens / self.pool.strategy.tp
+        yield self._hidden("p2p", part, span)
+        yield self._hidden("all_gather", batch.tokens, self.spans.tensor)
+
+    def _hidden(self, op: CollectiveOp, tokens: float, span: Span) -> Work:
+        return Collective(op=op, num_bytes=tokens * self.model.hidden_size * _HALF, span=span)
+
+
+def _read(core: AttentionCore, context: float) -> float:
+    """Return the cache entries that one query reads."""
+    kept = min(context, core.window) if core.window else context
+    if core.compress_ratio:
+        kept += context / core.compress_ratio
+    return min(kept, core.index_topk) if core.index_topk else kept

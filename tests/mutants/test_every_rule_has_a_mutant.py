@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from planner.verify import RULES
+
+
+def test_every_rule_is_named_by_a_mutant_test() -> None:
+    text = "".join(p.read_text() for p in Path(__file__).parent.glob("test_*.py") if p != Path(__file__))
+    named = set(re.findall(r'"([a-z]+(?:-[a-z]+)*)"', text))
+    assert set(RULES.names()) - named == set()
