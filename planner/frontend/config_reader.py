@@ -17,17 +17,18 @@ MAX_LAYERS = 4096
 MAX_LIST = 65536
 
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
-    "hidden_size": ("n_embd", "d_model", "model_dim"),
+    "hidden_size": ("n_embd", "n_embed", "d_model", "model_dim"),
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("n_head", "n_heads"),
     "num_key_value_heads": ("num_kv_heads",),
     "max_position_embeddings": ("n_positions", "max_seq_len", "seq_length"),
     "intermediate_size": ("n_inner", "ffn_dim", "ffn_hidden_size"),
-    "num_experts_per_tok": ("experts_per_token", "moe_top_k", "num_experts_per_token"),
+    "num_experts_per_tok": ("experts_per_token", "moe_top_k", "num_experts_per_token", "top_k_experts"),
     "num_experts": ("num_local_experts", "n_routed_experts"),
     "num_local_experts": ("num_experts", "n_routed_experts"),
     "n_routed_experts": ("num_experts", "num_local_experts"),
     "num_nextn_predict_layers": ("num_mtp_layers", "mtp_num_hidden_layers", "mtp_num_layers"),
+    "moe_intermediate_size": ("expert_intermediate_size",),
     "conv_kernel": ("d_conv", "mamba_d_conv", "conv_kernel_size"),
     "state_size": ("d_state", "mamba_d_state"),
 }
@@ -38,12 +39,17 @@ _LOOSE = frozenset({"max_position_embeddings"})
 
 @dataclass(slots=True, kw_only=True)
 class ConfigReader:
-    """Reads one JSON object; `defaults_used` collects what the file left to its family's default."""
+    """Reads one JSON object.
+
+    `defaults_used` collects what the file left to its family's default, `remarks` what the model
+    built from it leaves out.
+    """
 
     values: Mapping[str, object]
     file: str
     path: str = ""
     defaults_used: list[str] = field(default_factory=list[str])
+    remarks: list[str] = field(default_factory=list[str])
 
     def has(self, key: str) -> bool:
         """Return whether the key, under any spelling, is stated and not null."""
@@ -80,6 +86,16 @@ class ConfigReader:
         """Return a positive integer, or None where the key is absent or null."""
         return self.count(key) if self.has(key) else None
 
+    def number(self, key: str, *, maximum: float = 1e6) -> float:
+        """Return a positive finite number."""
+        found = self._find(key)
+        if found is None:
+            raise self._missing(key)
+        name, value = found
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= maximum:
+            raise self._wrong(name, value, f"a number above 0 and up to {maximum:g}")
+        return float(value)
+
     def flag(self, key: str, default: bool) -> bool:
         """Return a boolean."""
         found = self._find(key)
@@ -115,24 +131,14 @@ class ConfigReader:
         name, value = found
         if not isinstance(value, dict):
             raise self._wrong(name, value, "an object")
-        return ConfigReader(
-            values=cast("Mapping[str, object]", value),
-            file=self.file,
-            path=self._dotted(name) + ".",
-            defaults_used=self.defaults_used,
-        )
+        return self._nested(cast("Mapping[str, object]", value), self._dotted(name) + ".")
 
     def filled(self, defaults: Mapping[str, int]) -> ConfigReader:
         """Return a reader in which absent keys have a family's defaults; each one is recorded."""
         absent = {key: value for key, value in defaults.items() if not self.has(key)}
         for key, value in absent.items():
             self._note_default(key, value)
-        return ConfigReader(
-            values={**self.values, **absent},
-            file=self.file,
-            path=self.path,
-            defaults_used=self.defaults_used,
-        )
+        return self._nested({**self.values, **absent}, self.path)
 
     def counts(self, key: str, *, minimum: int = 0) -> tuple[int, ...] | None:
         """Return a list of integers, or None where absent."""
@@ -151,6 +157,11 @@ class ConfigReader:
                 raise self._wrong(f"{key}[{i}]", item, "a string")
         return tuple(cast("list[str]", items))
 
+    def num_items(self, key: str, default: int) -> int:
+        """Return the length of a list, whatever its items are."""
+        items = self._list(key)
+        return default if items is None else len(items)
+
     def sections(self, key: str) -> tuple[ConfigReader, ...] | None:
         """Return a list of objects, or None where absent."""
         items = self._list(key)
@@ -160,15 +171,13 @@ class ConfigReader:
         for i, item in enumerate(items):
             if not isinstance(item, dict):
                 raise self._wrong(f"{key}[{i}]", item, "an object")
-            nested.append(
-                ConfigReader(
-                    values=cast("Mapping[str, object]", item),
-                    file=self.file,
-                    path=f"{self._dotted(key)}[{i}].",
-                    defaults_used=self.defaults_used,
-                )
-            )
+            nested.append(self._nested(cast("Mapping[str, object]", item), f"{self._dotted(key)}[{i}]."))
         return tuple(nested)
+
+    def remark(self, text: str) -> None:
+        """Record something that the model built from this config leaves out."""
+        if text not in self.remarks:
+            self.remarks.append(text)
 
     def refuse(self, key: str, message: str, *, allowed: str | None = None) -> InputError:
         """Return the error for a key whose value makes no sense; the caller raises it."""
@@ -182,6 +191,15 @@ class ConfigReader:
         if whole % parts:
             raise self.refuse(key, f"is not a multiple of {by} ({parts})")
         return whole // parts
+
+    def _nested(self, values: Mapping[str, object], path: str) -> ConfigReader:
+        return ConfigReader(
+            values=values,
+            file=self.file,
+            path=path,
+            defaults_used=self.defaults_used,
+            remarks=self.remarks,
+        )
 
     def _find(self, key: str) -> tuple[str, object] | None:
         stated = [

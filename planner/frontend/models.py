@@ -94,6 +94,8 @@ def model_from_config(
     if config.defaults_used:
         stated = ", ".join(config.defaults_used)
         diagnostics.note("model-default", f"{name}: not stated, so the family's default is used: {stated}")
+    for remark in config.remarks:
+        diagnostics.warn("model-part", f"{name}: {remark}")
     return ModelGraph(
         name=name,
         family=family_name,

@@ -390,9 +390,13 @@ class ModelGraph:
 
 
 def op_params(op: Op) -> int:
-    """Return the parameters that an operator adds to a total (0 for cores, tied maps and buffers)."""
+    """Return the parameters that an operator adds to a total: none for cores and buffers.
+
+    A tied map adds its bias alone.
+    """
     if isinstance(op, Linear):
-        return 0 if op.tied else op.num_params
+        shared = op.in_features * op.out_features if op.tied else 0
+        return op.num_params - shared
     if isinstance(op, Small):
         return 0 if op.buffer else op.num_params
     return op.num_params if isinstance(op, Experts) else 0

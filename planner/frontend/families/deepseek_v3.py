@@ -20,7 +20,7 @@ def _build(config: ConfigReader) -> ModelParts:
 
 
 FAMILY = Family(
-    model_types=("deepseek_v3", "kimi_k2"),
-    architectures=("DeepseekV3ForCausalLM",),
+    model_types=("deepseek_v3", "kimi_k2", "glm4_moe_lite", "mistral4"),
+    architectures=("DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM", "Mistral4ForCausalLM"),
     build=_build,
 )

@@ -1,6 +1,7 @@
 """DeepSeek-V4: compressed attention of two strengths, hyper-connections, experts.
 
-Source: transformers DeepseekV4ForCausalLM (compress_ratios 0 window only, 4 sparse, 128 heavy).
+Source: transformers DeepseekV4ForCausalLM (compress_ratios 0 window only, 4 sparse,
+128 heavy; always one shared expert).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family
 from planner.frontend.model_blocks.compressed_attention import HyperConnection, read_compressed_attention
 from planner.frontend.model_blocks.decoder import CausalLm, ModelParts, stack, tied
-from planner.frontend.model_blocks.deepseek import deepseek_mtp, read_deepseek_moe
+from planner.frontend.model_blocks.deepseek import deepseek_mtp
+from planner.frontend.model_blocks.ffn import read_moe
 from planner.frontend.model_blocks.transformer import block_layer
 from planner.ir.model_graph import Layer
 
@@ -30,7 +32,8 @@ def _build(config: ConfigReader) -> ModelParts:
     blocks = {ratio: replace(attention, ratio=ratio).ops() for ratio in sorted(set(ratios))}
     streams = HyperConnection(hidden=hidden, num_streams=config.count("hc_mult"))
     num_hashed = _num_hashed(config, num_layers)
-    moe = replace(read_deepseek_moe(config), prefix="ffn")
+    moe = read_moe(config)
+    moe = replace(moe, shared_inter=moe.inter, prefix="ffn")
 
     def layer(index: int) -> Layer:
         experts = replace(moe, router_buffer=index >= num_hashed).ops()

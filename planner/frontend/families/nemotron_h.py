@@ -62,14 +62,12 @@ def _mixer(config: ConfigReader, kind: str) -> tuple[Op, ...]:
     bias = config.flag("mlp_bias", False)
     if kind == "mlp":
         return replace(read_ffn(config, bias=bias), gated=False, prefix="mixer").ops()
-    shared = config.size("n_shared_experts", 1) * config.count("moe_shared_expert_intermediate_size")
     moe = replace(
         read_moe(config),
         gated=False,
         router_buffer=True,
-        expert_bias=bias,
         shared_bias=bias,
-        shared_inter=shared,
+        shared_inter=config.count("moe_shared_expert_intermediate_size"),
         latent=config.optional_count("moe_latent_size") or 0,
         prefix="mixer",
     )
@@ -77,13 +75,12 @@ def _mixer(config: ConfigReader, kind: str) -> tuple[Op, ...]:
 
 
 def _attention(config: ConfigReader) -> GqaAttention:
-    bias = config.flag("attention_bias", False)
     old = config.optional_count("attention_head_dim")
     attention = read_gqa(config)
     if old is not None and not config.has("head_dim"):
         attention = replace(attention, head_dim=old)
     window = config.optional_count("sliding_window") or 0
-    return replace(attention, qkv_bias=bias, out_bias=bias, window=window, prefix="mixer")
+    return replace(attention, window=window, prefix="mixer")
 
 
 def _mamba(config: ConfigReader) -> Mamba2:
@@ -94,7 +91,7 @@ def _mamba(config: ConfigReader) -> Mamba2:
         num_groups=config.count("n_groups"),
         state=config.count("ssm_state_size"),
         conv_kernel=config.count("conv_kernel", 4),
-        bias=config.flag("mamba_proj_bias", False),
+        bias=config.flag("use_bias", False),
         conv_bias=config.flag("use_conv_bias", True),
     )
 

@@ -257,7 +257,15 @@ class MlaAttention:
 
 
 def read_mla(config: ConfigReader) -> MlaAttention:
-    """Read the dimensions of latent attention; a null q_lora_rank means an uncompressed query."""
+    """Read the dimensions of latent attention; a null q_lora_rank means an uncompressed query.
+
+    Raises
+    ------
+    InputError
+        If a dimension is missing; q_lora_rank must be stated, be it as null.
+    """
+    if "q_lora_rank" not in config.values:
+        config.count("q_lora_rank")
     return MlaAttention(
         hidden=config.count("hidden_size"),
         num_heads=config.count("num_attention_heads"),
