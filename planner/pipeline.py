@@ -1,16 +1,211 @@
-"""The spine: the ordered phases from a spec to a checked plan, and the only module that knows them all."""
+"""The spine: the ordered phases from a spec to a checked plan, and the only module that knows them all.
+
+spec -> frontend -> problem -> passes -> search -> passes undone -> plan -> verify
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
 
+from planner.backends import BACKENDS, ExportOptions, write_folder
 from planner.diagnostics import Diagnostics
+from planner.errors import UnknownNameError, VerificationError
+from planner.frontend.spec_tree import Override
+from planner.frontend.specs import load_spec, read_problem
 from planner.ir.candidates import SearchResult
+from planner.ir.printer import print_ir
 from planner.ir.problem import Problem
+from planner.ir.verifier import verify_ir
+from planner.plan.schema import Plan
+from planner.plan.serialize import plan_from_result
 from planner.registry import Registry
+from planner.verify import VerificationReport, problem_of, verify_plan
 
-Search = Callable[[Problem[Any], Diagnostics], SearchResult]
+AnyProblem = Problem[Any]
+Search = Callable[[AnyProblem, Diagnostics], SearchResult]
+Details = Callable[[AnyProblem], dict[str, object]]
+SpecSource = str | Path | Mapping[str, object] | None
+
+
+class Pass(Protocol):
+    """A rewriting of problems with a way back for results."""
+
+    @property
+    def name(self) -> str:
+        """Name for ``--print-ir-after``."""
+        ...
+
+    def apply(self, problem: AnyProblem) -> AnyProblem:
+        """Return the rewritten problem (the same object where there is nothing to do)."""
+        ...
+
+    def invert(self, problem: AnyProblem, result: SearchResult) -> SearchResult:
+        """Return the result of the rewritten problem in terms of `problem`, which it was made from."""
+        ...
+
 
 SEARCHES: Registry[Search] = Registry(what="kind", package="planner.search.kinds", attribute="search")
 """Searches by kind of problem."""
+
+DETAILS: Registry[Details] = Registry(what="kind", package="planner.plan.kinds", attribute="details")
+"""Facts that plans of a kind state beyond the common schema."""
+
+PASSES: tuple[Pass, ...] = ()
+"""Passes in the order in which they are applied."""
+
+FRONTEND = "frontend"
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """How to run the pipeline, and what it took.
+
+    Parameters
+    ----------
+    diagnostics
+        Collects remarks and passes progress on.
+    print_after
+        Phases after which the IR is shown: ``frontend``, names of passes, ``all``.
+    show_ir
+        Receives (phase, text) for each of them.
+    verify_between
+        Whether the IR is verified after every phase.
+    record_time
+        Whether the plan states the wall time (which makes its bytes differ from run to run).
+    """
+
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+    print_after: Sequence[str] = ()
+    show_ir: Callable[[str, str], None] | None = None
+    verify_between: bool = False
+    record_time: bool = False
+    times_s: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def phase(self, name: str) -> Generator[None]:
+        """Time a phase and tell that it runs."""
+        self.diagnostics.progress(f"{name} ...")
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.times_s[name] = self.times_s.get(name, 0.0) + perf_counter() - start
+            self.diagnostics.progress("")
+
+
+def read(source: SpecSource, run: Run, changes: Sequence[Override] = ()) -> AnyProblem:
+    """Return the problem that a spec states: a file, a mapping, or nothing but `changes`.
+
+    Raises
+    ------
+    InputError
+        If anything in the spec is wrong.
+    """
+    _check_phases(run.print_after)
+    with run.phase(FRONTEND):
+        problem = read_problem(load_spec(source, changes), run.diagnostics)
+    _inspect(problem, FRONTEND, run)
+    return problem
+
+
+def search(problem: AnyProblem, run: Run) -> SearchResult:
+    """Return the best answer to a problem: passes, search, and the passes undone.
+
+    Raises
+    ------
+    InputError
+        If no search knows the kind, or the search refuses the problem.
+    """
+    find = SEARCHES.get(problem.kind)
+    steps: list[tuple[Pass, AnyProblem]] = []
+    rewritten = problem
+    for step in PASSES:
+        with run.phase(step.name):
+            steps.append((step, rewritten))
+            rewritten = step.apply(rewritten)
+        _inspect(rewritten, step.name, run)
+    with run.phase("search"):
+        result = find(rewritten, run.diagnostics)
+    for step, before in reversed(steps):
+        result = step.invert(before, result)
+    return result
+
+
+def solve(problem: AnyProblem, run: Run) -> Plan:
+    """Return the checked plan for a problem; an infeasible problem has a plan that says so.
+
+    Raises
+    ------
+    NothingFoundError
+        If the time limit passed before anything was found.
+    VerificationError
+        If the plan does not pass the independent checker, which is a bug of ours.
+    """
+    start = perf_counter()
+    result = search(problem, run)
+    wall_time_s = perf_counter() - start if run.record_time else None
+    details = DETAILS.get(problem.kind)(problem)
+    details["objective_robust"] = problem.objective.robust
+    plan = plan_from_result(problem, result, run.diagnostics, details=details, wall_time_s=wall_time_s)
+    with run.phase("verify"):
+        report = verify_plan(plan, problem)
+    if not report.passed:
+        found = "; ".join(f"{f.rule}: {f.message}" for f in report.findings if f.outcome == "failed")
+        raise VerificationError(
+            f"the plan that was found does not pass the checker, so it is not written ({found}). "
+            "This is a bug in newel: please report it with the spec."
+        )
+    return plan
+
+
+def make_plan(source: SpecSource, run: Run, changes: Sequence[Override] = ()) -> Plan:
+    """Return the checked plan for a spec (see `read` and `solve`)."""
+    return solve(read(source, run, changes), run)
+
+
+def check(plan: Plan, *, file: str | None = None) -> VerificationReport:
+    """Return what the independent checker says about a plan.
+
+    Raises
+    ------
+    InputError
+        If the plan carries no problem that can be read.
+    """
+    return verify_plan(plan, problem_of(plan, file))
+
+
+def export_plan(
+    plan: Plan, backend: str, out: Path, options: ExportOptions, *, force: bool = False
+) -> list[Path]:
+    """Write the files that launch a plan on a runtime; return their paths.
+
+    Raises
+    ------
+    InputError
+        If there is no such backend, it cannot express the plan, or the folder cannot be written.
+    """
+    files = BACKENDS.get(backend).export(plan, options)
+    write_folder(out, files, force=force)
+    return [out / file.path for file in files]
+
+
+def _check_phases(names: Sequence[str]) -> None:
+    known = [FRONTEND, *(step.name for step in PASSES), "all"]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("phase", name, known)
+
+
+def _inspect(problem: AnyProblem, phase: str, run: Run) -> None:
+    """Verify and show the IR after a phase, where that is asked for."""
+    if run.verify_between:
+        problems = verify_ir(problem)
+        if problems:
+            raise RuntimeError(f"the IR is broken after {phase}: {'; '.join(problems[:5])}")
+    if run.show_ir is not None and ({phase, "all"} & set(run.print_after)):
+        run.show_ir(phase, print_ir(problem))

@@ -11,10 +11,7 @@ from planner.cli.terminal import emit_json, say
 from planner.errors import InputError
 
 if TYPE_CHECKING:
-    from planner.backends import ExportedFile
-
-_MARK = ".newel-export"
-"""A file that marks a folder as ours, so that --force never removes anything else."""
+    pass
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +41,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     as_json: Annotated[bool, typer.Option("--json", help="Print the list of files as JSON.")] = False,
 ) -> None:
     """Write the files that launch a plan, checked against the rules of the runtime."""
-    from planner.backends import BACKENDS, ExportOptions
+    from planner.backends import BACKENDS, ExportOptions, write_folder
     from planner.plan.serialize import read_plan
 
     backend = BACKENDS.get(to)
@@ -75,51 +72,3 @@ def _pair(text: str, option: str, alone: list[str]) -> tuple[str, str]:
     if not equals and len(alone) == 1 and text:
         return alone[0], text
     raise InputError("this is not NAME=VALUE", key=option, value=text)
-
-
-def write_folder(folder: Path, files: tuple[ExportedFile, ...], *, force: bool) -> None:
-    """Write `files` into a new folder beside `folder`, then move it into place.
-
-    Raises
-    ------
-    InputError
-        If the folder exists and `force` is not set, is no export of ours, or cannot be written.
-    """
-    import shutil
-    import tempfile
-
-    _check_target(folder, force=force)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            for file in files:
-                path = beside / file.path
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(file.text, encoding="utf-8")
-                path.chmod(file.mode)
-            (beside / _MARK).touch()
-            beside.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            beside.rename(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write the export: {error.strerror}", key="--out", value=str(folder)
-        ) from error
-
-
-def _check_target(folder: Path, *, force: bool) -> None:
-    if not folder.exists():
-        return
-    if not force:
-        raise InputError(
-            "the folder exists already", key="--out", value=str(folder), hint="Use --force to replace it."
-        )
-    is_export = folder.is_dir() and ((folder / _MARK).is_file() or not any(folder.iterdir()))
-    if not is_export or folder.is_symlink():
-        raise InputError(
-            "this is no folder that an export wrote, so it is not replaced", key="--out", value=str(folder)
-        )

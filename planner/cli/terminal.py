@@ -43,7 +43,7 @@ def console() -> Console:
     from rich.console import Console
 
     width = None if sys.stderr.isatty() else 120
-    return Console(stderr=True, highlight=False, width=width, soft_wrap=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, width=width)
 
 
 def stdout_console() -> Console:
@@ -51,7 +51,7 @@ def stdout_console() -> Console:
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else 120
-    return Console(highlight=False, width=width, soft_wrap=False)
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def new_diagnostics() -> Diagnostics:
@@ -68,5 +68,5 @@ def show_diagnostics(diagnostics: Diagnostics) -> None:
 
 
 def _show_progress(message: str) -> None:
-    sys.stderr.write(f"\r\x1b[2K{message}\r")
+    sys.stderr.write(f"\r\x1b[2K{message}\r" if message else "\r\x1b[2K")
     sys.stderr.flush()

@@ -1,0 +1,112 @@
+"""The sections of a serving spec, as users write them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field
+
+from cost_models.formats import ALIASES, FORMATS
+from planner.errors import InputError, UnknownNameError
+from planner.frontend.distributions import distribution, tokens, weight
+from planner.frontend.specs import (
+    CommonSpec,
+    Count,
+    Percentile,
+    RateRps,
+    Section,
+    Share,
+    Text,
+    TimeS,
+    Words,
+    checked,
+)
+
+KV_FORMATS = ("bf16", "fp16", "fp8", "int8", "nvfp4")
+DEGREES = ("tp", "pp", "ep", "attention_dp", "moe_tp", "prefill_cp", "decode_cp", "replicas")
+GOALS = ("max_throughput", "min_devices", "min_cost", "min_power", "min_latency", "min_cost_per_token")
+
+Length = Annotated[Any, checked(distribution)]
+Weight = Annotated[Any, checked(weight)]
+Tokens = Annotated[int, checked(tokens)]
+Modes = Annotated[list[Literal["aggregated", "disaggregated"]], Field(min_length=1)]
+
+
+def _format(names: tuple[str, ...]) -> BeforeValidator:
+    """Return a validator that reads names of formats, under any of their spellings."""
+
+    def read(value: object) -> object:
+        listed = cast("list[object]", value) if isinstance(value, list) else [value]
+        return list(dict.fromkeys(_one_format(item, names) for item in listed))
+
+    return checked(read)
+
+
+def _one_format(value: object, names: tuple[str, ...]) -> str:
+    if not isinstance(value, str):
+        raise InputError("not the name of a format", value=value, allowed=", ".join(names))
+    name = ALIASES.get(value.strip().lower(), value.strip().lower())
+    if name not in names:
+        raise UnknownNameError("number format", value, names)
+    return name
+
+
+class ComponentSection(Section):
+    """A part of the traffic: requests of one sort, with their share."""
+
+    weight: Weight = 1.0
+    input_tokens: Length = Field(description="Prompt length in tokens: a number or a distribution.")
+    output_tokens: Length = Field(description="Output length in tokens: a number or a distribution.")
+
+
+class WorkloadSection(Section):
+    """Requests: how long they are (one of input/output_tokens, lengths, trace) and how often they come."""
+
+    input_tokens: Length = None
+    output_tokens: Length = None
+    lengths: Annotated[list[ComponentSection], Field(min_length=1, max_length=1000)] | None = None
+    trace: Text | None = None
+    rate: RateRps | None = None
+    concurrency: Count | None = None
+    burstiness: Annotated[float, Field(ge=0.0, le=1000.0)] | None = None
+    prefix_hit: Share = 0.0
+
+
+class SloSection(Section):
+    """Upper limits on latency, at a percentile of the requests (mean if none is stated)."""
+
+    ttft: TimeS | None = None
+    tpot: TimeS | None = None
+    e2e: TimeS | None = None
+    percentile: Percentile = 0.0
+
+
+class FormatsSection(Section):
+    """Formats that the user allows; more than one makes the format a choice of the planner."""
+
+    weights: Annotated[list[str], Field(min_length=1), _format(tuple(FORMATS))] | None = None
+    kv: Annotated[list[str], Field(min_length=1), _format(KV_FORMATS)] | None = None
+
+
+class ServingSpec(CommonSpec):
+    """A spec of ``kind: serving``."""
+
+    model: Any = Field(
+        description="Give a config.json, a directory that holds one, or a bundled model's name."
+    )
+    cluster: Any = Field(
+        description="Give a shorthand such as 8xh200, a mapping, or the path of a cluster file."
+    )
+    workload: WorkloadSection = Field(
+        description="State input_tokens and output_tokens (--isl, --osl), lengths, or a trace."
+    )
+    slo: SloSection = SloSection()
+    formats: FormatsSection = FormatsSection()
+    engine: Words = Field(default=["vllm"])
+    modes: Modes = Field(default=["aggregated", "disaggregated"])
+    fix: dict[str, Count] = Field(default={})
+    max_num_seqs: Count = 1024
+    token_budgets: list[Tokens] = Field(default=[])
+    routing_skew: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
+    memory_fraction: Share | None = None
+    assume_family: Text | None = None

@@ -1,0 +1,150 @@
+"""A plan as tables for people: what was decided, where it sits, what it will do, and the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from planner.plan.schema import Alternative, DeviceMemory, Plan, Pool, StrategyModel
+from planner.report.figures import figure, interval, percent, printable
+from planner.report.placement_map import placement_lines
+
+_BAR_WIDTH = 30
+_STATUS_STYLE = {"optimal": "bold green", "feasible": "bold yellow", "infeasible": "bold red"}
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print a plan."""
+    console.print(_title(plan))
+    console.print(_proof(plan))
+    if plan.infeasibility is not None:
+        _show_infeasibility(plan, console)
+    if plan.pools:
+        for table in (_pools(plan), _predictions(plan), _memory(plan.pools)):
+            console.print()
+            console.print(table)
+        console.print()
+        console.print(Text("placement", style="bold"))
+        for line in placement_lines(plan):
+            console.print(Text(printable(f"  {line}")))
+    if plan.alternatives:
+        console.print()
+        console.print(_alternatives(plan))
+    if plan.diagnostics:
+        console.print()
+    for entry in plan.diagnostics:
+        console.print(
+            Text(f"{entry.severity}: {entry.message}", style="yellow" if entry.severity == "warning" else "")
+        )
+
+
+def strategy_words(strategy: StrategyModel) -> str:
+    """Return the degrees above 1, e.g. ``tp8 pp2``; ``tp1`` where there is none."""
+    degrees = {name: value for name, value in strategy.model_dump().items() if value > 1}
+    return " ".join(f"{name}{value}" for name, value in degrees.items()) or "tp1"
+
+
+def pool_words(pool: Pool) -> str:
+    """Return a pool in one line, e.g. ``2 x tp4 on h200 (fp8 weights, fp8 kv)``."""
+    return (
+        f"{pool.replicas} x {strategy_words(pool.strategy)} on {pool.device} "
+        f"({pool.weight_dtype} weights, {pool.kv_dtype} kv)"
+    )
+
+
+def _title(plan: Plan) -> Text:
+    status = (plan.status, _STATUS_STYLE.get(plan.status, ""))
+    return Text.assemble((printable(plan.name), "bold"), f"  [{printable(plan.kind)}]  ", status)
+
+
+def _proof(plan: Plan) -> Text:
+    goal = plan.objective
+    text = f"{goal.name}: {figure(goal.value, goal.unit)}"
+    if goal.bound is not None:
+        text += f"   bound {figure(goal.bound, goal.unit)}   gap {percent(goal.gap)}"
+    return Text(printable(f"{text}   ({plan.solver.method})"))
+
+
+def _show_infeasibility(plan: Plan, console: Console) -> None:
+    assert plan.infeasibility is not None
+    console.print(Text("no plan exists. What stands in the way:", style="bold"))
+    for limit in plan.infeasibility.binding:
+        console.print(Text(printable(f"  - {limit.name}: {limit.message}")))
+    console.print(
+        Text(printable(f"nearest feasible change: {plan.infeasibility.nearest_relaxation}"), style="bold")
+    )
+
+
+def _pools(plan: Plan) -> Table:
+    table = _table("pool", "role", "replicas", "device", "strategy", "weights", "kv", "engine", "limits")
+    for pool in plan.pools:
+        limits = " ".join(f"{name}={value:g}" for name, value in pool.limits.items())
+        _add(
+            table,
+            pool.name,
+            pool.role,
+            str(pool.replicas),
+            pool.device,
+            strategy_words(pool.strategy),
+            pool.weight_dtype,
+            pool.kv_dtype,
+            pool.engine,
+            limits,
+        )
+    return table
+
+
+def _predictions(plan: Plan) -> Table:
+    table = _table("predicted", "value", "90 % interval", "from")
+    for name, quantity in plan.predicted.items():
+        _add(table, name, figure(quantity.value, quantity.unit), interval(quantity), quantity.provenance)
+    return table
+
+
+def _memory(pools: Iterable[Pool]) -> Table:
+    table = _table("memory of the fullest device", "used", "of", "", "parts")
+    for pool in pools:
+        for stage in pool.memory:
+            share = stage.used_bytes / stage.capacity_bytes if stage.capacity_bytes else 0.0
+            name = pool.name if len(pool.memory) == 1 else f"{pool.name} stage {stage.stage}"
+            used, capacity = figure(stage.used_bytes, "B"), figure(stage.capacity_bytes, "B")
+            _add(table, name, used, capacity, _bar(share), _parts(stage))
+    return table
+
+
+def _parts(stage: DeviceMemory) -> str:
+    parts = sorted((part for part in stage.parts if part.num_bytes > 0), key=lambda part: -part.num_bytes)
+    return ", ".join(f"{part.name} {figure(part.num_bytes, 'B')}" for part in parts)
+
+
+def _bar(share: float) -> str:
+    filled = round(min(max(share, 0.0), 1.0) * _BAR_WIDTH)
+    return f"{'#' * filled}{'.' * (_BAR_WIDTH - filled)} {share * 100:3.0f} %"
+
+
+def _alternatives(plan: Plan) -> Table:
+    table = _table("alternative", plan.objective.name, "against the plan", "why not")
+    for choice in plan.alternatives:
+        value = figure(choice.objective_value, plan.objective.unit)
+        _add(table, choice.summary, value, _against(choice), choice.reason)
+    return table
+
+
+def _against(choice: Alternative) -> str:
+    if choice.tie:
+        return "tie"
+    return "-" if choice.relative is None else percent(choice.relative - 1, signed=True)
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(printable(cell)) for cell in cells))
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
