@@ -18,6 +18,7 @@ from typing import Literal, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
+from hardware_profiles.cluster_file import ClusterFile
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.profile_file import KeyPath, ProfileFile, read_profile_file
 from hardware_profiles.schema import DeviceProfile, LinkProfile, NodeProfile, PriceList
@@ -106,6 +107,17 @@ def load_price_list(name: str, *, folders: Sequence[Path] = ()) -> PriceList:
     return _load("prices", name, PriceList, folders)
 
 
+def load_cluster_file(name: str, *, folders: Sequence[Path] = ()) -> ClusterFile:
+    """Return the cluster called `name`, as it is written in its file.
+
+    Raises
+    ------
+    ProfileError
+        If no cluster has that name or its file is wrong.
+    """
+    return _load("clusters", name, ClusterFile, folders)
+
+
 def profile_names(kind: ProfileKind, *, folders: Sequence[Path] = ()) -> tuple[str, ...]:
     """Return the names (not the aliases) of all profiles of a kind, sorted."""
     return tuple(sorted({path.stem for path in profile_paths(kind, folders=folders)}))
@@ -150,7 +162,7 @@ def validate_profile(model: type[ModelT], document: ProfileFile) -> ModelT:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        raise _first_mistake(error, document) from None
+        raise _first_mistake(error, model, document) from None
 
 
 def _load(kind: ProfileKind, name: str, model: type[ModelT], folders: Sequence[Path]) -> ModelT:
@@ -199,12 +211,64 @@ def _scanned_aliases(path: Path) -> Iterator[str]:
                 yield alias
 
 
-def _first_mistake(error: ValidationError, document: ProfileFile) -> ProfileError:
-    first = error.errors(include_url=False)[0]
-    path: KeyPath = tuple(first["loc"])
+_SAID = {
+    "missing": "key is missing",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a finite number",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "tuple_type": "expected a list",
+    "dict_type": "expected a table of keys",
+    "model_type": "expected a table of keys",
+    "model_attributes_type": "expected a table of keys",
+    "extra_forbidden": "unknown key",
+}
+
+
+def _first_mistake(error: ValidationError, model: type[BaseModel], document: ProfileFile) -> ProfileError:
+    """Return the first mistake in the order of the file's lines, in words."""
+    found = error.errors(include_url=False)
+    first = min(found, key=lambda mistake: _line(mistake["loc"], document) or 0)
+    message = _SAID.get(first["type"], str(first["msg"]).removeprefix("Value error, "))
+    hint = ""
+    if first["type"] == "extra_forbidden":
+        close = get_close_matches(str(first["loc"][-1]), sorted(_keys(model)), n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else ""
+    shown = isinstance(first["input"], str | int | float) and first["type"] != "extra_forbidden"
+    return ProfileError(
+        message,
+        file=document.file or None,
+        line=_line(first["loc"], document),
+        key=_dotted(first["loc"]),
+        value=first["input"] if shown and "; got " not in message else ...,
+        hint=hint,
+    )
+
+
+def _line(loc: KeyPath, document: ProfileFile) -> int | None:
+    path = loc
     while path and path not in document.lines:
         path = path[:-1]
-    key = ".".join(str(part) for part in first["loc"])
-    message = str(first["msg"]).removeprefix("Value error, ")
-    given = first["input"] if isinstance(first["input"], str | int | float) else ...
-    return ProfileError(message, file=document.file, line=document.lines.get(path), key=key, value=given)
+    return document.lines.get(path)
+
+
+def _dotted(loc: KeyPath) -> str:
+    text = ""
+    for part in loc:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+@cache
+def _keys(model: type[BaseModel]) -> frozenset[str]:
+    """Return every key that a model and the models inside it know."""
+    schema = model.model_json_schema()
+    tables = (schema, *cast("dict[str, dict[str, object]]", schema.get("$defs", {})).values())
+    return frozenset(
+        key for table in tables for key in cast("dict[str, object]", table.get("properties", {}))
+    )

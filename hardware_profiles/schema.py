@@ -38,13 +38,14 @@ _PROVENANCE: Mapping[str, Provenance] = {
     "measurement": Provenance.MEASURED,
     "assumption": Provenance.ASSUMED,
 }
-_DATE = re.compile(r"[12][0-9]{3}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?\Z")
+_DATE = re.compile(r"given\Z|[12][0-9]{3}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?\Z")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}\Z")
 
 
 class Source(_Strict):
-    """Where a number was read, and when it was published or read (`date`: year[-month[-day]]).
+    """Where a number was read, and when it was published or read.
 
+    `date` is year[-month[-day]], or the word given for what the user stated with the request.
     `kind`: vendor (data sheet, documentation), publication (others wrote it), measurement, derived
     (computed from other facts, the title says how), assumption (a judgement; the title says whose basis).
     """

@@ -39,9 +39,10 @@ class Level:
 class NodeGroup:
     """Interchangeable nodes of one device kind.
 
-    `levels` go from the innermost (the NVLink / xGMI domain) outwards; each level's
-    num_devices divides the next one's or exceeds the group. `devices_per_node` counts
-    devices that share a host. Prices are None where unknown.
+    `levels` go from the innermost (the NVLink / xGMI domain, or the node where there is no such
+    domain) outwards; each level's num_devices divides the next one's and the last is the whole group.
+    `devices_per_node` counts devices that share a host. The price is None where unknown;
+    `price_source` says whose it is. `node_kind` names the profile of the server.
     """
 
     name: str
@@ -53,6 +54,8 @@ class NodeGroup:
     host_link: Link
     node_power_overhead_w: float
     usd_per_device_hour: float | None
+    price_source: str = ""
+    node_kind: str = ""
     node_names: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
 
@@ -63,7 +66,7 @@ class NodeGroup:
 
     @property
     def domain_size(self) -> int:
-        """Devices in one scale-up domain (NVLink, xGMI), at most the group."""
+        """Devices joined by the innermost link, at most the group."""
         return min(self.levels[0].num_devices, self.num_devices)
 
 
