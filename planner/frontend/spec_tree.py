@@ -54,7 +54,7 @@ class SpecTree:
     def located(self, error: InputError, path: KeyPath) -> InputError:
         """Return an error with the place of `path` filled in where it names none."""
         if error.file is not None and error.file != self.file:
-            return error
+            return error if error.line is not None else error.located(key=dotted(path) or None)
         origin = self._nearest(path, self.origins)
         if origin is not None:
             return error.located(key=origin if not path[1:] else f"{origin} ({dotted(path)})")
@@ -64,6 +64,14 @@ class SpecTree:
         """Return a file that the spec names: relative to its folder, or from a flag to the current one."""
         from_flag = self._nearest(path, self.origins) is not None
         return Path(text) if from_flag else self.base_dir / text
+
+    def source_of(self, path: KeyPath) -> str | None:
+        """Return the file that the value at `path` stands in; None where it is from a flag or from data."""
+        return self.file if self._nearest(path, self.origins) is None else None
+
+    def lines_below(self, path: KeyPath) -> dict[KeyPath, int]:
+        """Return the lines of the values below `path`, by their path from there."""
+        return {key[len(path) :]: line for key, line in self.lines.items() if key[: len(path)] == path}
 
     def add_file_digest(self, role: str, path: Path) -> None:
         """Record that the answer rests on a file.

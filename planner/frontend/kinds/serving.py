@@ -1,0 +1,214 @@
+"""``kind: serving``: one model on one cluster under one workload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import cast
+
+from planner.diagnostics import Diagnostics
+from planner.errors import InputError, UnknownNameError
+from planner.frontend.clusters import parse_cluster
+from planner.frontend.lengths import from_trace, joint
+from planner.frontend.models import CONFIG_FOLDER, load_model, model_from_config
+from planner.frontend.serving_spec import DEGREES, GOALS, ServingSpec, WorkloadSection
+from planner.frontend.spec_tree import SpecTree
+from planner.frontend.specs import validated
+from planner.frontend.traces import arrival_rate_rps, burstiness, read_trace
+from planner.ir.cluster import Cluster
+from planner.ir.model_graph import ModelGraph
+from planner.ir.objective import Objective
+from planner.ir.problem import Problem
+from planner.ir.serving import ServingChoices, ServingProblem
+from planner.ir.workload import Lengths, ServingWorkload, Slo
+
+SPEC = ServingSpec
+
+
+def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
+    """Return the serving problem that a spec states.
+
+    Raises
+    ------
+    InputError
+        If anything in the spec is wrong.
+    """
+    spec = validated(tree, ServingSpec)
+    model = _model(tree, spec, diagnostics)
+    cluster = _cluster(tree, spec, diagnostics)
+    workload = _workload(tree, spec, diagnostics)
+    payload = ServingProblem(
+        model=model,
+        workload=workload,
+        choices=_choices(tree, spec, model, diagnostics),
+        routing_skew=spec.routing_skew,
+        memory_fraction=spec.memory_fraction,
+        assumptions=(f"read as {model.assumed_family}",) if model.assumed_family else (),
+    )
+    return Problem(
+        kind="serving",
+        name=spec.name or f"{model.name} on {cluster.name}",
+        cluster=cluster,
+        objective=_objective(tree, spec, workload, cluster, diagnostics),
+        budget=spec.budget.lowered(),
+        options=spec.search.lowered(),
+        payload=payload,
+        inputs=tuple(tree.digests),
+    )
+
+
+def _model(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> ModelGraph:
+    """Return the model: a config given in place, a file or directory, or a bundled name."""
+    source = cast("object", spec.model)
+    path = ("model",)
+    try:
+        if isinstance(source, Mapping):
+            config = cast("Mapping[str, object]", source)
+            tree.add_data_digest("model", "inline", config)
+            return model_from_config(
+                config, name="inline", file="model", assume_family=spec.assume_family, diagnostics=diagnostics
+            )
+        if not isinstance(source, str) or not source.strip() or "\0" in source:
+            raise InputError("must name a model", allowed="a path or a bundled model's name")
+        file = tree.path_of(source, path)
+        if file.exists():
+            config_file = file / "config.json" if file.is_dir() else file
+            model = load_model(file, assume_family=spec.assume_family, diagnostics=diagnostics)
+        else:
+            model = load_model(source, assume_family=spec.assume_family, diagnostics=diagnostics)
+            config_file = CONFIG_FOLDER / "bundled"
+    except OSError as error:
+        raise tree.error(f"cannot be read: {error.strerror}", path) from None
+    except InputError as error:
+        raise tree.located(error, path) from None
+    if config_file.is_file():
+        tree.add_file_digest("model", config_file)
+    else:
+        tree.add_data_digest("model", source, source)
+    return model
+
+
+def _cluster(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> Cluster:
+    """Return the cluster: a shorthand, a mapping, or a cluster file."""
+    source = cast("object", spec.cluster)
+    path = ("cluster",)
+    try:
+        if isinstance(source, str) and source.strip().lower().endswith((".yaml", ".yml", ".json")):
+            file = tree.path_of(source.strip(), path)
+            cluster = parse_cluster(str(file), source=None, diagnostics=diagnostics)
+            tree.add_file_digest("cluster", file)
+            return cluster
+        lines = tree.lines_below(path)
+        cluster = parse_cluster(source, source=tree.source_of(path), diagnostics=diagnostics, lines=lines)
+    except InputError as error:
+        raise tree.located(error, path) from None
+    tree.add_data_digest("cluster", cluster.name, source)
+    return cluster
+
+
+def _workload(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> ServingWorkload:
+    section = spec.workload
+    if section.rate is not None and section.concurrency is not None:
+        raise tree.error("state either rate or concurrency, not both", ("workload", "concurrency"))
+    if section.rate == 0:
+        raise tree.error("a rate of zero needs no plan", ("workload", "rate"), value=section.rate)
+    slo = Slo(ttft_s=spec.slo.ttft, tpot_s=spec.slo.tpot, e2e_s=spec.slo.e2e, percentile=spec.slo.percentile)
+    for name in ("ttft", "tpot", "e2e"):
+        if getattr(spec.slo, name) == 0:
+            raise tree.error("no request can take no time", ("slo", name), value=0)
+    workload = ServingWorkload(
+        lengths=Lengths(samples=()),
+        slo=slo,
+        rate_rps=section.rate,
+        concurrency=section.concurrency,
+        burstiness=1.0 if section.burstiness is None else section.burstiness,
+        prefix_hit_share=section.prefix_hit,
+    )
+    if section.trace is not None:
+        return _from_trace(tree, spec, workload, diagnostics)
+    return replace(workload, lengths=_lengths(tree, section))
+
+
+def _lengths(tree: SpecTree, section: WorkloadSection) -> Lengths:
+    path = ("workload", "lengths")
+    plain = [section.input_tokens, section.output_tokens]
+    if section.lengths is not None:
+        if plain != [None, None]:
+            raise tree.error("state either lengths or input_tokens and output_tokens, not both", path)
+        parts = [(part.weight, part.input_tokens, part.output_tokens) for part in section.lengths]
+        if sum(part[0] for part in parts) <= 0:
+            raise tree.error("at least one weight must be positive", path)
+        return joint([part for part in parts if part[0] > 0], "mixture")
+    for name, points in zip(("input_tokens", "output_tokens"), plain, strict=True):
+        if points is None:
+            hint = "State it (--isl, --osl), or give lengths or a trace (--trace)."
+            raise tree.error("is missing", ("workload", name), hint=hint)
+    single = len(section.input_tokens) == len(section.output_tokens) == 1
+    return joint([(1.0, section.input_tokens, section.output_tokens)], "fixed" if single else "distribution")
+
+
+def _from_trace(
+    tree: SpecTree, spec: ServingSpec, workload: ServingWorkload, diagnostics: Diagnostics
+) -> ServingWorkload:
+    """Return the workload with lengths, rate and burstiness of the trace, where they are not stated."""
+    section, path = spec.workload, ("workload", "trace")
+    if section.lengths is not None or section.input_tokens is not None or section.output_tokens is not None:
+        raise tree.error("state either a trace or lengths, not both", path)
+    file = tree.path_of(section.trace or "", path)
+    try:
+        trace = read_trace(file, diagnostics)
+    except InputError as error:
+        raise tree.located(error, path) from None
+    tree.add_file_digest("trace", file)
+    lengths = replace(from_trace(trace), source=f"trace {file.name}")
+    if trace.prefix_share is not None and "prefix_hit" not in section.model_fields_set:
+        diagnostics.note(
+            "trace-prefixes",
+            f"{trace.prefix_share:.0%} of the prompt tokens of the trace repeat an earlier prefix (with an "
+            "unbounded cache); none is assumed to be cached unless workload.prefix_hit says so",
+        )
+    timed = len(trace.arrival_s) > 1
+    spread = burstiness(trace, diagnostics) if timed and section.burstiness is None else workload.burstiness
+    rate = workload.rate_rps
+    if rate is None and section.concurrency is None and spec.objective.name != "max_throughput" and timed:
+        rate = arrival_rate_rps(trace)
+        diagnostics.note("trace-rate", f"{file.name}: {rate:.4g} requests/s, burstiness {spread:.3g}")
+    return replace(workload, lengths=lengths, rate_rps=rate, burstiness=spread)
+
+
+def _choices(
+    tree: SpecTree, spec: ServingSpec, model: ModelGraph, diagnostics: Diagnostics
+) -> ServingChoices:
+    for name in spec.fix:
+        if name not in DEGREES:
+            raise tree.located(UnknownNameError("degree", name, DEGREES), ("fix", name))
+    kv_default = model.checkpoint_kv_fmt if model.checkpoint_kv_fmt != "auto" else model.checkpoint_dtype
+    if spec.formats.weights is None:
+        diagnostics.note(
+            "format-default", f"weights stay in the checkpoint's format, {model.checkpoint_weight_fmt}"
+        )
+    return ServingChoices(
+        weight_fmts=tuple(spec.formats.weights or (model.checkpoint_weight_fmt,)),
+        kv_fmts=tuple(spec.formats.kv or (kv_default,)),
+        engines=tuple(spec.engine),
+        modes=tuple(dict.fromkeys(spec.modes)),
+        max_num_seqs=spec.max_num_seqs,
+        token_budgets=tuple(sorted(set(spec.token_budgets))),
+        fixed=tuple(sorted(spec.fix.items())),
+    )
+
+
+def _objective(
+    tree: SpecTree, spec: ServingSpec, workload: ServingWorkload, cluster: Cluster, diagnostics: Diagnostics
+) -> Objective:
+    """Return the objective; where none is stated, the cheapest plan that carries the load, or the fastest."""
+    name = spec.objective.name
+    if name is not None:
+        if name not in GOALS:
+            raise tree.located(UnknownNameError("objective", name, GOALS), ("objective",))
+        return Objective(name=name, robust=spec.objective.robust)
+    loaded = workload.rate_rps is not None or workload.concurrency is not None
+    priced = all(group.usd_per_device_hour is not None for group in cluster.groups)
+    name = ("min_cost" if priced else "min_devices") if loaded else "max_throughput"
+    diagnostics.note("objective-default", f"no objective is stated, so it is {name}")
+    return Objective(name=name, robust=spec.objective.robust)
