@@ -6,6 +6,7 @@ is decided from the class data alone: `model_type` first, then `architectures`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,12 +25,14 @@ class Family:
     build: Callable[[ConfigReader], ModelParts]
 
 
+_STEM = re.compile(r"[A-Za-z0-9]*[A-Za-z]")
+
 FAMILIES: Registry[Family] = Registry(
     what="model family", package="planner.frontend.families", attribute="FAMILY"
 )
 
 
-def find_family(model_type: str, architectures: tuple[str, ...], file: str) -> tuple[str, Family]:
+def find_family(config: ConfigReader) -> tuple[str, Family]:
     """Return (name, family) for a config.
 
     Raises
@@ -37,6 +40,7 @@ def find_family(model_type: str, architectures: tuple[str, ...], file: str) -> t
     InputError
         If no family claims the model type or an architecture; the nearest relative is named.
     """
+    model_type, architectures = config.text("model_type", ""), config.strings("architectures") or ()
     families = list(FAMILIES.items())
     for name, family in families:
         if model_type in family.model_types:
@@ -44,12 +48,14 @@ def find_family(model_type: str, architectures: tuple[str, ...], file: str) -> t
     for name, family in families:
         if not set(architectures).isdisjoint(family.architectures):
             return name, family
+    relative = _relative(families, config, (model_type, *architectures))
     raise InputError(
         "is an architecture that no family describes",
-        file=file,
+        file=config.file,
         key="model_type" if model_type else "architectures",
         value=model_type or list(architectures),
-        hint=_relative_hint(families, model_type, architectures),
+        hint=f"The nearest relative is {relative!r}; if the model is built like it, "
+        f"add --assume-family {relative}.",
     )
 
 
@@ -66,15 +72,29 @@ def named_family(name: str) -> Family:
     return FAMILIES.get(name)
 
 
-def _relative_hint(
-    families: list[tuple[str, Family]], model_type: str, architectures: tuple[str, ...]
-) -> str:
+_RELATIVE_BY_KEY = (
+    ("kv_lora_rank", "deepseek-v3"),
+    ("linear_num_value_heads", "qwen3-next"),
+    ("mamba_num_heads", "nemotron-h"),
+    ("mamba_d_state", "jamba"),
+    ("state_size", "mamba"),
+    ("shared_expert_intermediate_size", "qwen2-moe"),
+    ("n_shared_experts", "glm4-moe"),
+    ("num_experts", "qwen3-moe"),
+    ("num_local_experts", "mixtral"),
+)
+"""What an unknown config most likely is, by a key that it states; a plain decoder otherwise."""
+
+
+def _relative(families: list[tuple[str, Family]], config: ConfigReader, labels: tuple[str, ...]) -> str:
     owner = {label: name for name, family in families for label in (name, *family.model_types)}
     owner |= {label: name for name, family in families for label in family.architectures}
-    found = next((n for n in (nearest(t, owner) for t in (model_type, *architectures) if t) if n), None)
-    if found is None:
-        return "Name a family that it equals with --assume-family: " + ", ".join(FAMILIES.names()) + "."
-    return (
-        f"The nearest relative is {owner[found]!r}; if the model is built like it, "
-        f"add --assume-family {owner[found]}."
-    )
+    for label in labels:
+        stem = _STEM.match(label)
+        if stem and stem.group().lower() in owner:
+            return owner[stem.group().lower()]
+    for key, name in _RELATIVE_BY_KEY:
+        if config.has(key):
+            return name
+    close = next((n for n in (nearest(label, owner) for label in labels if label) if n), None)
+    return owner[close] if close else "llama"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 from planner.diagnostics import Diagnostics
-from planner.errors import InputError, UnknownNameError
+from planner.errors import InputError, UnknownNameError, nearest
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family, find_family, named_family
 from planner.frontend.quantisation import apply_quantisation, read_quantisation
@@ -37,12 +38,19 @@ def load_model(
 ) -> ModelGraph:
     """Return the model graph of a config file, a directory that holds one, or a bundled name.
 
+    ``-`` reads the config from stdin.
+
     Raises
     ------
     InputError
         If there is no such file or name, the file is no model config, or no family describes it.
     """
     text = str(path_or_name)
+    if text == "-":
+        values = parse_json(_limited(sys.stdin.buffer, "stdin"), file="stdin")
+        return model_from_config(
+            values, name="model", file="stdin", assume_family=assume_family, diagnostics=diagnostics
+        )
     if "\0" in text:
         raise InputError("a model's path holds a null character", value=text)
     path = Path(text)
@@ -126,13 +134,18 @@ def read_json(file: Path) -> Mapping[str, object]:
     """
     try:
         with file.open("rb") as stream:
-            raw = stream.read(MAX_CONFIG_BYTES + 1)
+            raw = _limited(stream, str(file))
     except OSError as error:
         hint = "Name a config.json or a directory that holds one."
         raise InputError(f"cannot be read ({error.strerror or error})", file=str(file), hint=hint) from error
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise InputError(f"is larger than {MAX_CONFIG_BYTES // 2**20} MiB", file=str(file))
     return parse_json(raw, file=str(file))
+
+
+def _limited(stream: BinaryIO, file: str) -> bytes:
+    raw = stream.read(MAX_CONFIG_BYTES + 1)
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise InputError(f"is larger than {MAX_CONFIG_BYTES // 2**20} MiB", file=file)
+    return raw
 
 
 def parse_json(raw: bytes, *, file: str) -> Mapping[str, object]:
@@ -176,11 +189,13 @@ def _bundled(name: str) -> BundledConfig:
     entry = by_name.get(name.strip().lower())
     if entry is None:
         names = [e.name for e in bundled_configs()]
+        close = nearest(name, by_name)
         raise UnknownNameError(
             "model: neither a file, a directory nor a bundled config",
             name,
             names,
-            hint="Give the path of the model's config.json to plan any other model.",
+            hint=f"{f'Did you mean {close!r}? ' if close else ''}"
+            "Give the path of the model's config.json to plan any other model.",
         )
     return entry
 
@@ -210,7 +225,7 @@ def _choose_family(
             "states neither model_type nor architectures, so it is no model config", file=config.file
         )
     try:
-        name, family = find_family(model_type, architectures, config.file)
+        name, family = find_family(config)
     except InputError:
         if assume_family is None:
             raise

@@ -470,3 +470,18 @@ def test_caches(family: str) -> None:
         graph.recurrent_elems_per_seq,
         graph.conv_elems_per_seq,
     ), config
+
+
+if (
+    __name__ == "__main__"
+):  # python tests/differential/test_transformers.py > tests/data/models/small_configs.jsonl
+    import json
+    import warnings
+
+    warnings.simplefilter("ignore")
+    for name in FAMILIES:
+        for number in (0, 1):
+            drawing = drawn(name, number)
+            config = {k: v for k, v in drawing.items() if v is not None or k == "q_lora_rank"}
+            total = num_hf_params(built(drawing, name))
+            print(json.dumps({"config": {"model_type": name, **config}, "num_params": total}))  # noqa: T201
