@@ -91,7 +91,7 @@ def model_from_config(
     config = ConfigReader(values=values, file=file)
     architectures = config.strings("architectures") or ()
     family_name, family, assumed = _choose_family(config, architectures, assume_family, diagnostics)
-    parts = family.build(config)
+    parts = family.build(_decoder_of(config) if assumed else config)
     separate = ConfigReader(values=quant_config, file="hf_quant_config.json") if quant_config else None
     quantisation = read_quantisation(config, separate, diagnostics)
     dtype = _dtype(config)
@@ -243,6 +243,14 @@ def _choose_family(
             f"{config.file} is known as {name!r}; the assumed family {assume_family!r:.80} is not needed",
         )
     return name, family, False
+
+
+def _decoder_of(config: ConfigReader) -> ConfigReader:
+    """Return the text part of an unknown composite config, saying what is left out."""
+    if config.has("hidden_size") or not config.has("text_config"):
+        return config
+    config.remark("only the text decoder is read; other towers are not counted")
+    return config.section("text_config")
 
 
 def _dtype(config: ConfigReader) -> str:

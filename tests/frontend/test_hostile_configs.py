@@ -98,6 +98,18 @@ def test_an_assumed_family_is_marked() -> None:
         model(LLAMA | {"model_type": "llama5"}, assume_family="no such family")
 
 
+def test_an_assumed_family_reads_the_text_part_of_a_composite_config() -> None:
+    diagnostics = Diagnostics()
+    graph = model_from_config(
+        {"model_type": "llama5_vl", "text_config": LLAMA, "vision_config": {}},
+        name="m",
+        assume_family="llama",
+        diagnostics=diagnostics,
+    )
+    assert graph.num_params == model(LLAMA).num_params
+    assert any(e.code == "model-part" for e in diagnostics.entries)
+
+
 def test_a_known_architecture_is_not_overruled() -> None:
     assert model(LLAMA, assume_family="mixtral").assumed_family == ""
 
