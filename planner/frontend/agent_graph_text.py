@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import yaml
 
 from planner.ir.agent_graph import (
@@ -28,7 +31,21 @@ Plain = dict[str, object]
 def agent_graph_text(graph: AgentGraph) -> str:
     """Return the graph as YAML, ending in a newline."""
     content: Plain = {"kind": "agents", **_graph(graph)}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+    return yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes small mappings on one line and lists of edges and guesses one entry a line."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Iterable[Any], flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
+        """Write a list in block style if an entry is a longer text."""
+        items = list(sequence)
+        long = any(isinstance(item, str) and (" " in item) for item in items)
+        return super().represent_sequence(tag, items, flow_style=False if long else flow_style)
 
 
 def _graph(graph: AgentGraph) -> Plain:
@@ -149,7 +166,9 @@ def _call(call: LlmCall) -> Plain:
     return plain
 
 
-def _part(part: PromptPart) -> Plain:
+def _part(part: PromptPart) -> Plain | str:
+    if part == PromptPart(kind="input"):
+        return "input"
     size = None if part.tokens is None else _tokens(part.tokens)
     plain: Plain = {"from": part.source} if part.kind == "node" else {part.kind: size}
     if part.kind == "node" and size is not None:

@@ -1,0 +1,1 @@
+"""Commands of ``newel import``: each module exposes ``register(group)``."""
