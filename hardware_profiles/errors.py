@@ -42,11 +42,15 @@ class ProfileError(ValueError):
         self.hint = hint
         super().__init__(self._rendered())
 
-    def _rendered(self) -> str:
-        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
-        text = ": ".join(part for part in (place, self.key, self.message) if part)
+    def without_place(self) -> str:
+        """Return the message without file, line and key."""
+        text = self.message
         if self.value is not ...:
             text += f"; got {repr(self.value)[:120]}"
         if self.allowed:
             text += f"; allowed: {self.allowed}"
         return f"{text}. {self.hint}" if self.hint else text
+
+    def _rendered(self) -> str:
+        place = ":".join(str(part) for part in (self.file, self.line) if part is not None)
+        return ": ".join(part for part in (place, self.key, self.without_place()) if part)

@@ -38,6 +38,12 @@ class _Scale:
     units: Mapping[str, Fraction]
     printed: tuple[str, ...]
     examples: str
+    binary: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> str:
+        """The printed unit of size 1, "" if there is none."""
+        return next((unit for unit in self.printed if self.units[unit] == 1), "")
 
 
 def _prefixed(*names: str, binary: bool = False, size: Fraction = Fraction(1)) -> dict[str, Fraction]:
@@ -105,7 +111,10 @@ _ENERGY = _prefixed("J") | {"Wh": Fraction(3600), "kWh": Fraction(3_600_000), "M
 @cache
 def _scales() -> dict[Dimension, _Scale]:
     def scale(noun: str, units: Mapping[str, Fraction], printed: str, examples: str) -> _Scale:
-        return _Scale(noun=noun, units=units, printed=tuple(printed.split()), examples=examples)
+        binary = ("TiB", "GiB", "MiB", "KiB") if "GiB" in units else ()
+        return _Scale(
+            noun=noun, units=units, printed=tuple(printed.split()), examples=examples, binary=binary
+        )
 
     bandwidth = "PB/s TB/s GB/s MB/s kB/s B/s"
     compute = "EFLOP/s PFLOP/s TFLOP/s GFLOP/s MFLOP/s FLOP/s"
@@ -214,7 +223,7 @@ def format_quantity(value: float, dimension: Dimension) -> str:
     """Return text that `parse_quantity` reads back as exactly `value`.
 
     The largest unit is chosen in which the number is at least 1 and its shortest decimal form
-    still gives the value back; else base units with all digits.
+    still gives the value back (a binary unit where that is shorter); else base units with all digits.
 
     Raises
     ------
@@ -224,15 +233,20 @@ def format_quantity(value: float, dimension: Dimension) -> str:
     scale = _scales()[dimension]
     if not math.isfinite(value) or value < 0:
         raise ProfileError(f"{scale.noun} must be finite and not negative", value=value)
-    for unit in scale.printed:
+    texts = [_in_largest_unit(value, scale, scale.printed), _in_largest_unit(value, scale, scale.binary)]
+    written = [text for text in texts if text is not None]
+    return min(written, key=len) if written else f"{_plain(value)} {scale.base}".rstrip()
+
+
+def _in_largest_unit(value: float, scale: _Scale, units: tuple[str, ...]) -> str | None:
+    for unit in units:
         amount = float(Fraction(value) / scale.units[unit])
-        if amount < 1.0 and unit != scale.printed[-1]:
+        if amount < 1.0 and unit != units[-1]:
             continue
-        text = _shortest(amount, Fraction(scale.units[unit]), value)
+        text = _shortest(amount, scale.units[unit], value)
         if text is not None:
             return f"{text}{unit}" if unit.startswith("/") else f"{text} {unit}"
-    base = next((unit for unit in scale.printed if scale.units[unit] == 1), "")
-    return f"{_plain(value)} {base}".rstrip()
+    return None
 
 
 def _shortest(amount: float, size: Fraction, value: float) -> str | None:
