@@ -57,9 +57,10 @@ def kv_row_bytes(work: Attention) -> FloatArray:
 def prefill_time_s(work: Attention, constants: Mapping[str, float], facts: DeviceFacts) -> FloatArray:
     """Return seconds of a prefill call.
 
-    t = launch + F / (peak eff) + tail F_longest S / (peak eff) + bytes / (bandwidth memory_eff) with
-    F = 2 b h (d + dv) (pairs + q s0 / 2) and F_longest the 128-row block that sees most keys, on S
-    multiprocessors.
+    t = launch + F / (peak eff) + tail F_longest S / (peak eff) + blocks block_s / S
+    + bytes / (bandwidth memory_eff) with F = 2 b h (d + dv + d0) (pairs + q s0 / 2), where d0 stands for the
+    exponentials of a pair, F_longest the 128-row block that sees most keys, blocks = b h ceil(q / 128), on
+    S multiprocessors.
 
     Source: the saturating form of public prefill tables, with its wave factor replaced by the bound of
     list scheduling (total / S + longest), which is monotone.
@@ -67,9 +68,11 @@ def prefill_time_s(work: Attention, constants: Mapping[str, float], facts: Devic
     b, q, kv, h, d, dv, window = _arrays(work)
     peak = facts.peak(number_format(work.q_fmt)) * constants["eff"]
     pairs = attended_pairs(q, kv, window) + q * constants["extra_tokens"] / 2.0
-    flops = 2.0 * b * h * (d + dv) * pairs
-    longest = 2.0 * (d + dv) * np.minimum(q, _BLOCK_ROWS) * visible_keys(kv, window)
+    width = d + dv + constants["softmax_width"]
+    flops = 2.0 * b * h * width * pairs
+    longest = 2.0 * width * np.minimum(q, _BLOCK_ROWS) * visible_keys(kv, window)
     compute_s = (flops + constants["tail"] * longest * facts.num_sms) / peak
+    compute_s = compute_s + b * h * np.ceil(q / _BLOCK_ROWS) * constants["block_s"] / facts.num_sms
     elem_bytes = number_format(work.q_fmt).activation_bytes
     seen = np.where(window > 0, np.minimum(kv, window + q), kv)
     num_bytes = b * q * h * (d * elem_bytes + 2.0 * dv) + b * (seen + q) * kv_row_bytes(work)
@@ -97,9 +100,9 @@ def decode_time_s(
     ramp_bytes = max(constants["ramp_bytes"], 1.0)
     ramp_s = ramp_bytes / bandwidth * -np.expm1(-num_bytes / ramp_bytes)
     if replay:
-        hot = num_bytes <= facts.l2_bytes * constants.get("hot_share", 1.0)
-        memory_s = np.where(hot, memory_s / (1.0 + constants["hot_gain"]), memory_s)
-        ramp_s = np.where(hot, 0.0, ramp_s)
+        hot = 1.0 / (1.0 + (num_bytes / max(facts.l2_bytes * constants.get("hot_share", 1.0), 1.0)) ** 6)
+        memory_s = memory_s / (1.0 + constants["hot_gain"] * hot)
+        ramp_s = ramp_s * (1.0 - hot)
     units = np.asarray(h / 64.0 if work.kind == "mla_absorbed" else work.num_kv_heads, dtype=np.float64)
     unit_s = b * units / facts.num_sms * constants["unit_s"]
     peak = facts.peak(number_format(work.q_fmt)) * constants["eff"]

@@ -47,7 +47,7 @@ def gemm_time_s(
     bandwidth = facts.memory_bandwidth_bytes_per_s
     memory_s = num_bytes / (bandwidth * constants["memory_eff"])
     if setting.replay:
-        memory_s = memory_s / (1.0 + constants.get("hot_gain", 0.0) * _hot_share(weight_bytes, facts))
+        memory_s = memory_s / (1.0 + constants.get("hot_gain", 0.0) * _hot_share(weight_bytes, constants, facts))
     sharpness = constants["sharpness"]
     total = constants["launch_s"] + (compute_s**sharpness + memory_s**sharpness) ** (1.0 / sharpness)
     if fmt.quantises and setting.dynamic_quant:
@@ -80,6 +80,10 @@ def _tile_time_s(
     return best
 
 
-def _hot_share(weight_bytes: FloatArray, facts: DeviceFacts) -> FloatArray:
-    """Share of weights that stay in L2 when a benchmark replays six copies of one layer."""
-    return np.clip(facts.l2_bytes / np.maximum(6.0 * weight_bytes, 1.0), 0.0, 1.0)
+def _hot_share(weight_bytes: FloatArray, constants: Mapping[str, float], facts: DeviceFacts) -> FloatArray:
+    """Share of weights that stay in L2 when a benchmark replays six copies of one layer.
+
+    Copies that are read in a circle either all fit or evict each other, hence the steep edge.
+    """
+    reach = max(facts.l2_bytes * constants.get("hot_share", 1.0), 1.0)
+    return 1.0 / (1.0 + (6.0 * weight_bytes / reach) ** 6)

@@ -1,0 +1,1 @@
+"""Calibration: fitting the constants of the forms to measured kernels."""
