@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,35 @@ class Cost:
         Variance of the prediction error, seconds squared (from held-out residuals).
     provenance
         Worst provenance among the terms.
+    origin
+        Which fitted curve priced it, in words; empty for a sum.
     """
 
     time_s: FloatArray
     variance_s2: FloatArray
     provenance: Provenance
+    origin: str = ""
+
+    def interval_s(self, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Return the bounds of the central interval, seconds.
+
+        The error is taken as log-normal about the prediction (its median) with this variance.
+
+        Raises
+        ------
+        ValueError
+            If `level` is not between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"an interval's level lies between 0 and 1, got {level}")
+        width = NormalDist().inv_cdf(0.5 + level / 2.0) * self.sigma_log
+        return self.time_s * np.exp(-width), self.time_s * np.exp(width)
+
+    @property
+    def sigma_log(self) -> FloatArray:
+        """Standard deviation of the log of measured over predicted."""
+        square = np.maximum(np.square(self.time_s), np.finfo(np.float64).tiny)
+        return np.sqrt(np.log1p(self.variance_s2 / square))
 
     def __add__(self, other: Cost) -> Cost:
         """Return the cost of doing both, one after the other.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -39,7 +40,10 @@ from cost_models.work import (
 from hardware_profiles.provenance import Provenance
 from hardware_profiles.schema import DeviceProfile, SoftwareProfile
 
-SMALL_MESSAGE = "custom_all_reduce"
+SCALE_UP = "scale_up"
+HOST_LAUNCH_S = 15e-6
+"""Median of eager less graph latency of engines' all-reduce kernels (public kernel tables, 2026-08)."""
+ENGINE_ALL_REDUCE = {"custom": "custom_all_reduce", "custom_eager": "custom_all_reduce_eager"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +51,14 @@ class Pricing:
     """What is being predicted.
 
     `replay` predicts a microbenchmark that replays one kernel with L2-hot data; serving leaves it off.
-    `dynamic_quant` pays the activation quantisation pass of quantised layers. `small_messages` lets
-    all-reduce use the engine's own kernel where it is faster.
+    `dynamic_quant` pays the activation quantisation pass of quantised layers. `all_reduce` says which
+    kernel reduces inside one level: the faster one, the library's, or the engine's own; eager ones pay the
+    host's launch, which graphs do not.
     """
 
     replay: bool = False
     dynamic_quant: bool = True
-    small_messages: bool = True
+    all_reduce: Literal["best", "library", "library_eager", "custom", "custom_eager"] = "best"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,7 @@ class DeviceCostModel:
     facts: DeviceFacts
     curves: CurveSet
     pricing: Pricing
+    scale_up_link: str = ""
     host_link: LinkSpec | None = None
     _handlers: dict[type, Callable[..., Cost]] = field(default_factory=dict[type, Callable[..., Cost]])
 
@@ -141,21 +147,38 @@ class DeviceCostModel:
         time_s = collective_time_s(work, partial(self._level, used))
         if not used:
             return Cost(time_s=time_s, variance_s2=np.zeros_like(time_s), provenance=Provenance.MEASURED)
+        if self.pricing.all_reduce == "library_eager":
+            time_s = time_s + self._host_launch_s()
         worst = max(used, key=lambda c: (c.provenance, c.sigma_log))
         return _cost(time_s, worst)
 
+    def _host_launch_s(self) -> float:
+        """Return what an eager collective costs more than one in a graph, from the engine's own kernel."""
+        graph, eager = (ENGINE_ALL_REDUCE[name] for name in ("custom", "custom_eager"))
+        if not (self.curves.has_own(graph, SCALE_UP) and self.curves.has_own(eager, SCALE_UP)):
+            return HOST_LAUNCH_S
+        slow, quick = (self.curves.choose(name, SCALE_UP).constants for name in (eager, graph))
+        shared = [key for key in slow if key.startswith("alpha_s_n") and key in quick]
+        return float(np.median([max(0.0, slow[key] - quick[key]) for key in shared] or [HOST_LAUNCH_S]))
+
     def _level(self, used: list[Chosen], operation: str, link: LinkSpec) -> LevelConstants:
-        name = link.calibration or link.name
+        name = self._link_key(link)
+        if operation == "all_reduce" and self.pricing.all_reduce in ENGINE_ALL_REDUCE:
+            operation = ENGINE_ALL_REDUCE[self.pricing.all_reduce]
+            if not self.curves.has_own(operation, name):
+                raise NoCurveError(f"{self.facts.name} has no measured {operation} over {link.name}")
         main = self.curves.choose(operation, name)
         used.append(main)
-        small = None
-        if (
-            operation == "all_reduce"
-            and self.pricing.small_messages
-            and self.curves.has_own(SMALL_MESSAGE, name)
-        ):
-            small = self.curves.choose(SMALL_MESSAGE, name).constants
-        return LevelConstants(main=main.constants, small=small)
+        custom = ENGINE_ALL_REDUCE["custom"]
+        with_small = (operation, self.pricing.all_reduce) == ("all_reduce", "best")
+        small = self.curves.choose(custom, name) if with_small and self.curves.has_own(custom, name) else None
+        return LevelConstants(main=main.constants, small=small.constants if small else None)
+
+    def _link_key(self, link: LinkSpec) -> str:
+        """Return the format key of a link's curves: measured ones belong to the device's scale-up link."""
+        if link.calibration:
+            return link.calibration
+        return SCALE_UP if _plain(link.name) == _plain(self.scale_up_link) else link.name
 
     def _kv_transfer(self, work: KvTransfer) -> Cost:
         chosen = self.curves.choose("kv_transfer", "any")
@@ -205,13 +228,18 @@ def device_cost_model(
         facts=DeviceFacts.of(device),
         curves=CurveSet.of(device, preferred),
         pricing=pricing,
+        scale_up_link=device.scale_up_link,
         host_link=host_link,
     )
 
 
 def _cost(time_s: FloatArray, chosen: Chosen) -> Cost:
     variance = np.square(time_s) * np.expm1(chosen.sigma_log**2)
-    return Cost(time_s=time_s, variance_s2=variance, provenance=chosen.provenance)
+    return Cost(time_s=time_s, variance_s2=variance, provenance=chosen.provenance, origin=chosen.origin)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def _refuse_negative(work: Work) -> None:

@@ -62,6 +62,7 @@ class ExpertGemm:
     `num_experts`. This device holds num_experts / ep experts, each `inter` / tp wide.
     `skew` is the ratio of the busiest device's load to the mean (1 is balanced). `routing` says which
     experts get work when tokens are few: independent choices (real traffic) or an even deal (benchmarks).
+    `all_tokens_present` says that tokens were gathered to every rank, not dispatched to those that need them.
     """
 
     num_tokens: Number
@@ -74,6 +75,7 @@ class ExpertGemm:
     skew: Number = 1.0
     gated: bool = True
     routing: Literal["random", "balanced"] = "random"
+    all_tokens_present: bool = False
     fmt: str = "bf16"
 
 

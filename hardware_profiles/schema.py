@@ -153,6 +153,8 @@ class FittedCurve(_Strict):
     mla_prefill, mla_decode, moe, or a collective; `fmt` the number format (and KV format after a slash), or
     for a collective the link. `sigma_log` is the standard deviation of the log of measured over predicted on
     rows that were not fitted, such that 90 % intervals cover 90 % of them; `fitted` says what was held out.
+    `transfer_*` is the error on kernels of other engines, 0 where there were none: what to expect where
+    the engine is not known.
     """
 
     operation: str
@@ -168,6 +170,8 @@ class FittedCurve(_Strict):
     source: str
     sigma_log: Positive = 0.3
     fitted: str = ""
+    transfer_mape: float = 0.0
+    transfer_sigma_log: float = 0.0
 
 
 class DeviceProfile(_Sourced):

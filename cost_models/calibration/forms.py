@@ -62,6 +62,7 @@ _MOE = {
     "tile_rows": Constant(start=32.0, low=1.0, high=256.0),
     "sharpness": Constant(start=2.0, low=1.0, high=10.0),
     "activation_eff": Constant(start=0.3, low=0.01, high=5.0),
+    "absent_eff": Constant(start=0.5, low=0.003, high=30.0),
 }
 
 

@@ -19,7 +19,7 @@ Predict = Callable[[Mapping[str, float]], FloatArray]
 _ROBUST_SCALE = 0.1
 _STEP = 1e-4
 _MAX_LOG_STEP = 1.0
-_CLIP = 3.0
+_CLIP = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def fit(
         robust = 2.0 * (np.sqrt(1.0 + (r / _ROBUST_SCALE) ** 2) - 1.0)
         return float(robust.sum() + (((theta - start) * pull) ** 2).sum())
 
-    theta = start.copy()
+    theta: FloatArray = start.copy()
     r = residuals(theta)
     value, damping = objective(theta, r), 1e-2
     for _ in range(max_steps):
@@ -71,7 +71,8 @@ def fit(
         improved = False
         while damping < 1e8:
             step = np.linalg.solve(gram + damping * np.diag(np.diag(gram) + 1e-9), -slope)
-            trial = np.clip(theta + np.clip(step, -_MAX_LOG_STEP, _MAX_LOG_STEP), low, high)
+            bounded = np.clip(step, -_MAX_LOG_STEP, _MAX_LOG_STEP)
+            trial: FloatArray = np.asarray(np.clip(theta + bounded, low, high), dtype=np.float64)
             trial_r = residuals(trial)
             trial_value = objective(trial, trial_r)
             if trial_value < value:

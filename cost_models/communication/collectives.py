@@ -30,8 +30,9 @@ class LevelConstants:
 def collective_time_s(work: Collective, constants: Callable[[str, LinkSpec], LevelConstants]) -> FloatArray:
     """Return seconds of a collective; `constants(op, link)` gives what was fitted on a link.
 
-    all_reduce over levels is reduce-scatter inwards, all_reduce of the shard outside, all-gather back; the
-    shard outside is the buffer over the ranks inside. all_to_all sends over level l what leaves the group
+    all_reduce over levels reduces inside (in two halves, before and after; together they move what one
+    all_reduce of the level moves, and use the same switch reduction) and outside on a shard of the buffer
+    over the ranks inside. all_to_all sends over level l what leaves the group
     below it. p2p and broadcast run at the slowest level in between.
 
     Source: standard hierarchical algorithms (NCCL); alpha-beta with a mid-size term per level.
@@ -69,22 +70,9 @@ def _reducing(
 ) -> list[LevelTerms]:
     terms: list[LevelTerms] = []
     inside = 1
-    last = len(levels) - 1
-    for index, (ranks, link) in enumerate(levels):
+    for ranks, link in levels:
         shard = num_bytes / inside
-        if work.op == "all_reduce" and index < last:
-            parts = [
-                fitted_terms(op, shard, ranks, link, constants(op, link).main)
-                for op in ("reduce_scatter", "all_gather")
-            ]
-            terms.append(
-                LevelTerms(
-                    latency_s=parts[0].latency_s + parts[1].latency_s,
-                    wire_s=parts[0].wire_s + parts[1].wire_s,
-                )
-            )
-        else:
-            terms.append(fitted_terms(work.op, shard, ranks, link, constants(work.op, link).main))
+        terms.append(fitted_terms(work.op, shard, ranks, link, constants(work.op, link).main))
         inside *= ranks
     return terms
 

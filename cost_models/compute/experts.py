@@ -35,9 +35,12 @@ def expert_time_s(
 
     t = launch + (Tc^p + Tm^p)^(1/p) + Ta with Tc = 2 (pairs + active tile / 2) H I g / (peak eff),
     Tm = active g H I weight bytes / (bandwidth memory_eff), Ta = pairs (4 H + 6 I) / (bandwidth
-    activation_eff); pairs = T k skew / ep, g = 3 matrices when gated, else 2, I = inter / tp.
+    activation_eff); pairs = T k skew / ep, g = 3 matrices when gated, else 2, I = inter / tp. Where every
+    rank holds all tokens (`all_tokens_present`), pairs of other ranks are skipped at a price:
+    + T k (1 - 1 / ep) 4 H / (bandwidth absent_eff).
 
-    Source: the tile form of public expert-kernel tables; constants as the curve's source says.
+    Source: the tile form of public expert-kernel tables with a term for absent pairs, which those tables
+    show at high EP; constants as the curve's source says.
     """
     tokens, hidden, top_k, experts, ep, skew = (
         np.asarray(x, dtype=np.float64)
@@ -56,4 +59,7 @@ def expert_time_s(
     body_s = (compute_s**sharpness + memory_s**sharpness) ** (1.0 / sharpness)
     moved_s = pairs * (4.0 * hidden + 6.0 * inter) / (bandwidth * constants["activation_eff"])
     total = constants["launch_s"] + body_s + moved_s
+    if work.all_tokens_present:
+        absent = tokens * top_k * (1.0 - 1.0 / ep)
+        total = total + absent * 4.0 * hidden / (bandwidth * constants["absent_eff"])
     return np.where(tokens > 0, total, 0.0)

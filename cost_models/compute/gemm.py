@@ -47,7 +47,9 @@ def gemm_time_s(
     bandwidth = facts.memory_bandwidth_bytes_per_s
     memory_s = num_bytes / (bandwidth * constants["memory_eff"])
     if setting.replay:
-        memory_s = memory_s / (1.0 + constants.get("hot_gain", 0.0) * _hot_share(weight_bytes, constants, facts))
+        memory_s = memory_s / (
+            1.0 + constants.get("hot_gain", 0.0) * _hot_share(weight_bytes, constants, facts)
+        )
     sharpness = constants["sharpness"]
     total = constants["launch_s"] + (compute_s**sharpness + memory_s**sharpness) ** (1.0 / sharpness)
     if fmt.quantises and setting.dynamic_quant:

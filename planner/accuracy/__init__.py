@@ -1,0 +1,1 @@
+"""Accuracy: cost models scored against measurements, and fitted to them."""

@@ -1,0 +1,158 @@
+"""From a group of measured rows to the work that a cost model prices."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from cost_models.formats import number_format
+from cost_models.work import Attention, Collective, CollectiveOp, ExpertGemm, Gemm, LinkSpec, Span, Work
+from planner.accuracy.kernels import KernelGroup
+from planner.accuracy.table import FloatArray
+
+_LATENT = re.compile(r"mla_(absorbed|mha)_(\d+)_(\d+)$")
+_POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)$")
+COLLECTIVE_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast")
+
+SKEW_PER_DOUBLING = {1.01: 0.05, 1.2: 0.06}
+"""Growth of the busiest rank's load per doubling of EP for power-law routing; fitted, see ACCURACY.md."""
+
+
+class CannotPriceError(ValueError):
+    """A group of rows means nothing that a cost model prices; the message is the reason."""
+
+
+def work_of(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
+    """Return the work that the rows of a group measured.
+
+    `links` holds the device's ``scale_up`` link and, where known, its ``network`` link.
+
+    Raises
+    ------
+    CannotPriceError
+        If a category is unknown; the message says which.
+    """
+    builders = {"gemm": _gemm, "attention": _attention, "moe": _experts}
+    if group.kind == "collective":
+        return _collective(group, links)
+    return builders[group.kind](group)
+
+
+def is_bare_kernel(group: KernelGroup) -> bool:
+    """Return whether a quantised GEMM was timed without quantising its activations.
+
+    Rows of serving layers (``aic:``) include it; library benchmarks time the product alone.
+    """
+    return group.kind == "gemm" and not group.category["source"].startswith("aic:")
+
+
+def _format(group: KernelGroup, column: str, default: str) -> str:
+    text = group.category[column] or default
+    try:
+        return number_format(text).name
+    except ValueError as error:
+        raise CannotPriceError(f"{column} {text!r} is no known format") from error
+
+
+def _gemm(group: KernelGroup) -> Work:
+    sizes = group.sizes
+    return Gemm(m=sizes["m"], n=sizes["n"], k=sizes["k"], fmt=_format(group, "dtype", "bf16"))
+
+
+def _attention(group: KernelGroup) -> Work:
+    sizes, text = group.sizes, group.category
+    if text["phase"] not in ("prefill", "decode"):
+        raise CannotPriceError(f"phase {text['phase']!r} is neither prefill nor decode")
+    decode = text["phase"] == "decode"
+    latent = _LATENT.match(text["kind"])
+    if not latent and text["kind"] not in ("", "gqa", "mha", "mqa"):
+        raise CannotPriceError(f"kind {text['kind']!r} is no known attention")
+    q_fmt = _format(group, "q_dtype", "bf16")
+    kind = "gqa" if latent is None else "mla_absorbed" if latent[1] == "absorbed" else "mla_expanded"
+    head_dim = float(latent[2]) if latent else sizes["head_dim"]
+    q_len = _filled(sizes["q_len"], np.ones_like(sizes["kv_len"]) if decode else sizes["kv_len"])
+    kv_len = sizes["kv_len"]
+    return Attention(
+        phase="decode" if decode else "prefill",
+        batch=sizes["batch"],
+        q_len=q_len,
+        kv_len=np.maximum(kv_len, q_len),
+        num_heads=sizes["heads"],
+        num_kv_heads=_filled(sizes["kv_heads"], sizes["heads"]),
+        head_dim=head_dim,
+        v_head_dim=float(latent[3]) if latent else sizes["head_dim"],
+        window=_filled(sizes["window"], np.zeros_like(kv_len)),
+        kv_fmt=_format(group, "kv_dtype", q_fmt),
+        q_fmt=q_fmt,
+        kind=kind,
+    )
+
+
+def _experts(group: KernelGroup) -> Work:
+    sizes = group.sizes
+    ones = np.ones_like(sizes["tokens"])
+    ep = _filled(sizes["ep"], ones)
+    return ExpertGemm(
+        num_tokens=sizes["tokens"],
+        hidden=sizes["hidden"],
+        inter=sizes["inter"],
+        top_k=sizes["topk"],
+        num_experts=sizes["experts"],
+        tp=_filled(sizes["tp"], ones),
+        ep=ep,
+        skew=_skew(group.category["routing"], ep),
+        gated="nongated" not in group.category["kernel"],
+        routing="balanced",
+        all_tokens_present=True,
+        fmt=_format(group, "dtype", "bf16"),
+    )
+
+
+def _skew(routing: str, ep: FloatArray) -> FloatArray:
+    if routing in ("", "balanced", "uniform"):
+        return np.ones_like(ep)
+    law = _POWER_LAW.match(routing)
+    if law is None:
+        raise CannotPriceError(f"routing {routing!r} is no known distribution")
+    exponents = sorted(SKEW_PER_DOUBLING)
+    per_doubling = np.interp(float(law[1]), exponents, [SKEW_PER_DOUBLING[x] for x in exponents])
+    return 1.0 + float(per_doubling) * np.log2(np.maximum(ep, 1.0))
+
+
+def _collective(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
+    text = group.category
+    if text["op"] not in COLLECTIVE_OPS:
+        raise CannotPriceError(f"op {text['op']!r} is no known collective")
+    try:
+        ranks, nodes = int(float(text["n_gpus"])), int(float(text["nodes"] or 1))
+    except ValueError as error:
+        raise CannotPriceError("n_gpus or nodes is not a whole number") from error
+    if ranks < 2 or nodes < 1 or ranks % nodes:
+        raise CannotPriceError(f"{ranks} devices on {nodes} nodes is no group")
+    scale_up = links.get("scale_up")
+    if scale_up is None:
+        raise CannotPriceError("the device has no scale-up link profile")
+    if nodes == 1:
+        span = Span(ranks_per_level=(ranks,), links=(scale_up,))
+    else:
+        network = links.get("network")
+        if network is None:
+            raise CannotPriceError("the network between nodes of this device is not known")
+        span = _two_level(text["system"], ranks, nodes, scale_up, network)
+    op: CollectiveOp = text["op"]  # pyright: ignore[reportAssignmentType] - checked above
+    return Collective(op=op, num_bytes=group.sizes["message_bytes"], span=span)
+
+
+def _two_level(system: str, ranks: int, nodes: int, scale_up: LinkSpec, network: LinkSpec) -> Span:
+    """Return the span of a multi-node run; an NVL72 rack joins 18 nodes by its scale-up link."""
+    inner = ranks // nodes
+    if "nvl72" in system:
+        inner = min(72, ranks)
+    if ranks == inner:
+        return Span(ranks_per_level=(inner,), links=(scale_up,))
+    return Span(ranks_per_level=(inner, ranks // inner), links=(scale_up, network))
+
+
+def _filled(column: FloatArray, default: FloatArray) -> FloatArray:
+    return np.where(np.isnan(column), default, column)

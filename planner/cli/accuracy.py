@@ -1,0 +1,95 @@
+"""``newel accuracy``: score the cost models against measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.terminal import emit_json, say, stdout_console
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from planner.accuracy.score import Errors, Score
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("accuracy")(accuracy)
+
+
+def accuracy(
+    kernels: Annotated[
+        list[Path] | None,
+        typer.Option("--kernels", help="CSV of measured GEMM, attention, MoE or collective kernels."),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Calibration file to use for its device.")
+    ] = None,
+    scoreboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--scoreboard", help="Folder of kernel tables; rewrites cost_models/ACCURACY.md and .json."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Score the cost models against measurements, per source, device and operation.
+
+    Rows that cannot be priced are counted as refusals with their reasons. Beside the model stand the naive
+    roofline and the best constant: the roofline times the one factor that fits these very rows best.
+    """
+    if scoreboard is not None:
+        from planner.accuracy.scoreboard import write_scoreboard
+
+        for path in write_scoreboard(scoreboard):
+            say(f"wrote {path}")
+        return
+    if not kernels:
+        raise InputError(
+            "nothing to score", key="--kernels", hint="Give a CSV: newel accuracy --kernels gemm.csv"
+        )
+    from planner.accuracy.calibrate import load_calibration
+    from planner.accuracy.kernels import read_kernels
+    from planner.accuracy.score import score_kernels
+
+    own = load_calibration(calibration) if calibration is not None else None
+    scores = [score for path in kernels for score in score_kernels(read_kernels(path), own)]
+    if as_json:
+        from planner.accuracy.score import scores_as_data
+
+        emit_json(scores_as_data(scores))
+    else:
+        _print(scores)
+
+
+def _print(scores: list[Score]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("source", "device", "operation", "format"):
+        table.add_column(name, overflow="fold")
+    for name in ("rows", "refused", "MAPE", "p50", "p90", "bias", "in 90%", "roofline", "constant"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for score in scores:
+        table.add_row(
+            *(escape(text) for text in (score.source, score.device, score.operation, score.fmt)),
+            str(score.num_rows),
+            str(score.num_refused),
+            *_cells(score.model),
+            "-" if score.coverage_90 is None else f"{score.coverage_90:.0f}",
+            "-" if score.roofline is None else f"{score.roofline.mape:.1f}",
+            "-" if score.constant is None else f"{score.constant.mape:.1f}",
+        )
+    stdout_console().print(table)
+    for score in scores:
+        for reason, count in score.refusals.items():
+            say(f"refused: {count} rows of {score.source} on {score.device}, {score.operation}: {reason}")
+
+
+def _cells(errors: Errors | None) -> tuple[str, str, str, str]:
+    if errors is None:
+        return ("-", "-", "-", "-")
+    return (f"{errors.mape:.1f}", f"{errors.p50:.1f}", f"{errors.p90:.1f}", f"{errors.bias:+.1f}")
