@@ -21,9 +21,9 @@ from pydantic import BaseModel, ValidationError
 from hardware_profiles.cluster_file import ClusterFile
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.profile_file import KeyPath, ProfileFile, read_profile_file
-from hardware_profiles.schema import DeviceProfile, LinkProfile, NodeProfile, PriceList
+from hardware_profiles.schema import DeviceProfile, LinkProfile, NodeProfile, PriceList, SoftwareProfile
 
-ProfileKind = Literal["devices", "links", "nodes", "clusters", "prices"]
+ProfileKind = Literal["devices", "links", "nodes", "clusters", "prices", "software"]
 
 ENVIRONMENT_VARIABLE = "NEWEL_PROFILES"
 _SHIPPED = Path(__file__).parent
@@ -36,6 +36,7 @@ _NOUNS = {
     "nodes": "node",
     "clusters": "cluster",
     "prices": "price list",
+    "software": "engine",
 }
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -105,6 +106,17 @@ def load_price_list(name: str, *, folders: Sequence[Path] = ()) -> PriceList:
         If no price list has that name or its file is wrong.
     """
     return _load("prices", name, PriceList, folders)
+
+
+def load_software(name: str, *, folders: Sequence[Path] = ()) -> SoftwareProfile:
+    """Return the engine called `name`.
+
+    Raises
+    ------
+    ProfileError
+        If no engine has that name or its file is wrong.
+    """
+    return _load("software", name, SoftwareProfile, folders)
 
 
 def load_cluster_file(name: str, *, folders: Sequence[Path] = ()) -> ClusterFile:

@@ -101,7 +101,7 @@ class ObjectiveValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlternativeChoice:
-    """The best plan of another kind of choice. `relative`: its value over the plan's, None if infeasible."""
+    """The best plan of another kind; `relative` is the share by which it is worse, None if there is none."""
 
     label: str
     summary: str

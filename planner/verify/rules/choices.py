@@ -32,15 +32,15 @@ def _check(case: Case) -> Iterator[Violation]:
 
 
 def _mode(roles: set[str], modes: tuple[str, ...]) -> Iterator[Violation]:
-    if roles == {"aggregated"}:
-        mode = "aggregated"
-    elif roles == {"prefill", "decode"}:
-        mode = "disaggregated"
-    else:
+    if not roles <= {"aggregated", "prefill", "decode"} or ("prefill" in roles) != ("decode" in roles):
         yield Violation(message=f"pools of roles {', '.join(sorted(roles))} serve no request")
         return
-    if modes and mode not in modes:
-        yield Violation(message=f"the plan is {mode}, allowed is {', '.join(modes)}")
+    used = [
+        mode for mode, role in (("aggregated", "aggregated"), ("disaggregated", "decode")) if role in roles
+    ]
+    for mode in used:
+        if modes and mode not in modes:
+            yield Violation(message=f"the plan is {mode}, allowed is {', '.join(modes)}")
 
 
 def _pinned(pool: Pool, fixed: tuple[tuple[str, int], ...]) -> Iterator[Violation]:

@@ -1,0 +1,266 @@
+"""Latency of pools at a load, and the highest load at which they meet their limits.
+
+Many shapes are evaluated at once: curves are stacked, and an entry is one shape with one replica count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models.cost import FloatArray
+from cost_models.serving.queueing import Arrivals, Waiting, waiting_time
+from cost_models.serving.requests import Requests
+from cost_models.serving.steady_state import LoadCurve
+
+IntArray = NDArray[np.intp]
+BoolArray = NDArray[np.bool_]
+_BISECTIONS = 30
+_CLOSED_LOOP_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyLimits:
+    """Upper limits, seconds, at `percentile` (0: the mean); infinite is no limit."""
+
+    ttft_s: float = np.inf
+    tpot_s: float = np.inf
+    e2e_s: float = np.inf
+    percentile: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pools:
+    """Stacked curves of shapes of one role, [shapes, points]; `own_ttft_s` has a last axis of samples.
+
+    `elsewhere_step_s` is what a decode step takes in another pool: it counts for the end-to-end time of a
+    pool that does not decode itself. Requests go to the least loaded replica, so a pool is one queue with
+    as many servers as it has attention ranks.
+    """
+
+    requests: Requests
+    arrivals: Arrivals
+    rate_rps: FloatArray
+    step_s: FloatArray
+    tpot_s: FloatArray
+    tpot_high_s: FloatArray
+    service_s: FloatArray
+    service_scv: FloatArray
+    own_ttft_s: FloatArray
+    sequences: FloatArray
+    mixed_share: FloatArray
+    num_ranks: FloatArray
+    elsewhere_step_s: float = 0.0
+
+    @staticmethod
+    def stack(
+        curves: Sequence[LoadCurve],
+        requests: Requests,
+        arrivals: Arrivals,
+        extra_ttft_s: FloatArray | float = 0.0,
+        elsewhere_step_s: float = 0.0,
+    ) -> Pools:
+        """Stack curves of equal length; `extra_ttft_s` [shapes, samples] is added to every first token."""
+
+        def stacked(name: str) -> FloatArray:
+            return np.array([getattr(curve, name) for curve in curves], dtype=np.float64)
+
+        extra = np.asarray(extra_ttft_s, dtype=np.float64)
+        own = stacked("own_ttft_s") + (extra[:, None, :] if extra.ndim == 2 else extra)
+        return Pools(
+            requests=requests,
+            arrivals=arrivals,
+            rate_rps=stacked("rate_rps"),
+            step_s=stacked("step_s"),
+            tpot_s=stacked("tpot_s"),
+            tpot_high_s=stacked("tpot_high_s"),
+            service_s=stacked("service_s"),
+            service_scv=stacked("service_scv"),
+            own_ttft_s=own,
+            sequences=stacked("sequences"),
+            mixed_share=stacked("mixed_share"),
+            num_ranks=np.array([curve.num_ranks for curve in curves], dtype=np.float64),
+            elsewhere_step_s=elsewhere_step_s,
+        )
+
+    @property
+    def num_points(self) -> int:
+        """Points per curve."""
+        return int(self.rate_rps.shape[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entries:
+    """Which shapes with how many replicas: two arrays of equal length."""
+
+    shape: IntArray
+    replicas: FloatArray
+
+    @staticmethod
+    def one(shape: int, replicas: int) -> Entries:
+        """Return a single entry."""
+        return Entries(shape=np.array([shape], dtype=np.intp), replicas=np.array([float(replicas)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolState:
+    """Pools at a load, one value per entry; `rate_rps` is that of the whole pool."""
+
+    rate_rps: FloatArray
+    ttft_s: FloatArray
+    tpot_s: FloatArray
+    tpot_high_s: FloatArray
+    e2e_s: FloatArray
+    waiting: Waiting
+    own_ttft_s: FloatArray
+    sequences: FloatArray
+    utilisation: FloatArray
+    mixed_share: FloatArray
+
+
+def state_at(pools: Pools, entries: Entries, position: FloatArray) -> PoolState:
+    """Return the pools at a fractional index into their curves."""
+    left = np.minimum(position.astype(np.intp), pools.num_points - 2)
+    share = position - left
+    rows = entries.shape
+
+    def at(values: FloatArray) -> FloatArray:
+        low, high = values[rows, left], values[rows, left + 1]
+        weight = share if low.ndim == 1 else share[:, None]
+        return low + weight * (high - low)
+
+    rate, service, own = at(pools.rate_rps), at(pools.service_s), at(pools.own_ttft_s)
+    tpot = at(pools.tpot_s)
+    ranks = entries.replicas * pools.num_ranks[rows]
+    own_mean = own @ pools.requests.weights
+    rest_s = (tpot + pools.elsewhere_step_s) * pools.requests.mean_steps
+    waiting = _waiting(pools, (rate, service, at(pools.service_scv)), ranks, own_mean + rest_s)
+    ttft = waiting.mean_s + own_mean
+    return PoolState(
+        rate_rps=rate * ranks,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        tpot_high_s=at(pools.tpot_high_s),
+        e2e_s=ttft + rest_s,
+        waiting=waiting,
+        own_ttft_s=own,
+        sequences=at(pools.sequences),
+        utilisation=rate * service,
+        mixed_share=at(pools.mixed_share),
+    )
+
+
+def _waiting(
+    pools: Pools, load: tuple[FloatArray, FloatArray, FloatArray], ranks: FloatArray, busy_s: FloatArray
+) -> Waiting:
+    """Return the waiting time; in a closed loop the population follows from it by Little's law."""
+    rate, service, scv = load
+    if not pools.arrivals.closed:
+        return waiting_time(rate, service, scv, ranks, pools.arrivals.scv)
+    population = rate * busy_s
+    waiting = waiting_time(rate, service, scv, ranks, population=population)
+    for _ in range(_CLOSED_LOOP_ROUNDS):
+        population = rate * (busy_s + np.minimum(waiting.mean_s, 1e6))
+        waiting = waiting_time(rate, service, scv, ranks, population=population)
+    return waiting
+
+
+def meets(pools: Pools, state: PoolState, limits: LatencyLimits) -> BoolArray:
+    """Return whether each entry meets every limit.
+
+    At a percentile: P(wait > limit - own time), averaged over the samples, is at most 1 - percentile.
+    """
+    if limits.percentile <= 0.0:
+        return (
+            (state.ttft_s <= limits.ttft_s) & (state.e2e_s <= limits.e2e_s) & (state.tpot_s <= limits.tpot_s)
+        )
+    allowed = 1.0 - limits.percentile / 100.0 + 1e-12
+    fine = state.tpot_high_s <= limits.tpot_s
+    if np.isfinite(limits.ttft_s):
+        fine &= _late_share(pools, state, limits.ttft_s - state.own_ttft_s) <= allowed
+    if np.isfinite(limits.e2e_s):
+        steps_s = (state.tpot_high_s[:, None] + pools.elsewhere_step_s) * pools.requests.steps
+        fine &= _late_share(pools, state, limits.e2e_s - state.own_ttft_s - steps_s) <= allowed
+    return fine
+
+
+def _late_share(pools: Pools, state: PoolState, slack_s: FloatArray) -> FloatArray:
+    spread = Waiting(
+        probability=state.waiting.probability[:, None], mean_if_s=state.waiting.mean_if_s[:, None]
+    )
+    return spread.exceeds(slack_s) @ pools.requests.weights
+
+
+def capacity_position(pools: Pools, entries: Entries, limits: LatencyLimits) -> FloatArray:
+    """Return the highest position that meets the limits, per entry; -1 where none does.
+
+    All latencies rise with the load, so bisection finds it.
+    """
+    low = np.zeros(entries.shape.size)
+    possible = meets(pools, state_at(pools, entries, low), limits)
+    top = np.full(entries.shape.size, float(pools.num_points - 1))
+    low = np.where(meets(pools, state_at(pools, entries, top), limits), top, low)
+    high = top
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        fine = meets(pools, state_at(pools, entries, middle), limits)
+        low = np.where(fine, middle, low)
+        high = np.where(fine, high, middle)
+    return np.where(possible, low, -1.0)
+
+
+def position_at_rate(pools: Pools, entries: Entries, rate_rps: FloatArray | float) -> FloatArray:
+    """Return the position at which each pool carries `rate_rps` in all; -1 where it cannot."""
+    per_rank = np.broadcast_to(
+        rate_rps / (entries.replicas * pools.num_ranks[entries.shape]), entries.shape.shape
+    )
+    rates = pools.rate_rps[entries.shape]
+    below = (rates <= per_rank[:, None]).sum(axis=1, dtype=np.intp)
+    left = np.minimum(np.maximum(below - 1, 0), pools.num_points - 2)
+    rows = np.arange(entries.shape.size)
+    low, high = rates[rows, left], rates[rows, left + 1]
+    share = np.clip((per_rank - low) / np.maximum(high - low, 1e-300), 0.0, 1.0)
+    return np.where(per_rank <= rates[:, -1] * (1.0 + 1e-9), left + share, -1.0)
+
+
+def position_at_concurrency(pools: Pools, entries: Entries, concurrency: float) -> FloatArray:
+    """Return the position at which `concurrency` requests circulate in each pool (Little's law).
+
+    More requests than a pool can run wait outside: the position is then the last one.
+    """
+    low = np.zeros(entries.shape.size)
+    high = np.full(entries.shape.size, float(pools.num_points - 1))
+    for _ in range(2 * _BISECTIONS):
+        middle = 0.5 * (low + high)
+        state = state_at(pools, entries, middle)
+        fits = state.rate_rps * state.e2e_s <= concurrency
+        low = np.where(fits, middle, low)
+        high = np.where(fits, high, middle)
+    return low
+
+
+def ttft_percentile(pools: Pools, state: PoolState, index: int, percentile: float) -> float:
+    """Return TTFT at a percentile, seconds, for one entry of a state."""
+    return _percentile(pools, state, index, percentile, np.zeros_like(pools.requests.steps))
+
+
+def e2e_percentile(pools: Pools, state: PoolState, index: int, percentile: float, step_s: float) -> float:
+    """Return end-to-end latency at a percentile, seconds, each decode step taking `step_s`."""
+    return _percentile(pools, state, index, percentile, step_s * pools.requests.steps)
+
+
+def _percentile(pools: Pools, state: PoolState, index: int, percentile: float, steps_s: FloatArray) -> float:
+    allowed = 1.0 - percentile / 100.0
+    base = state.own_ttft_s[index] + steps_s
+    waiting = Waiting(probability=state.waiting.probability[index], mean_if_s=state.waiting.mean_if_s[index])
+    if not np.isfinite(waiting.mean_if_s):
+        return float("inf")
+    low, high = 0.0, float(base.max()) + 50.0 * float(waiting.mean_if_s) + 1e-9
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        late = float(np.dot(waiting.exceeds(middle - base), pools.requests.weights))
+        low, high = (middle, high) if late > allowed else (low, middle)
+    return high

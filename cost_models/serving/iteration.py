@@ -1,0 +1,49 @@
+"""What one engine iteration costs: the only place that turns the contents of a step into time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost_models.cost import FloatArray
+from cost_models.serving.tables import TimeTables, interpolate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """Time of a step: on the slowest stage (what a pipeline repeats) and through all stages (its latency)."""
+
+    slot_s: FloatArray
+    through_s: FloatArray
+
+    @property
+    def fill_s(self) -> FloatArray:
+        """Extra latency of passing the other stages, seconds."""
+        return self.through_s - self.slot_s
+
+
+def step_time(
+    tables: TimeTables,
+    num_decode: FloatArray,
+    num_prompt_tokens: FloatArray,
+    prompt_attention_s: FloatArray | float = 0.0,
+) -> StepTime:
+    """Return the time of a step with `num_decode` decode sequences and `num_prompt_tokens` prompt tokens.
+
+    Prefill, decode, chunked prefill and mixed batches all go through here. `prompt_attention_s` has
+    the leading axis of the tables' rows: the attention of just these prompt tokens. With several
+    stages a step occupies each stage in turn and the next micro-batch follows one `slot_s` later.
+
+    Source: iteration-level scheduling of Orca (OSDI 2022) and chunked prefill of Sarathi-Serve (OSDI 2024).
+    """
+    decode, prompt = np.broadcast_arrays(
+        np.asarray(num_decode, dtype=np.float64), np.asarray(num_prompt_tokens, dtype=np.float64)
+    )
+    per_stage = (
+        interpolate(tables.token_grid, tables.token_time_s, decode + prompt)
+        + interpolate(tables.sequence_grid, tables.sequence_time_s, decode)
+        + prompt_attention_s
+    )
+    counts = tables.stage_counts.reshape((-1,) + (1,) * (per_stage.ndim - 1))
+    return StepTime(slot_s=per_stage.max(axis=0), through_s=(per_stage * counts).sum(axis=0))

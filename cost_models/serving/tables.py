@@ -1,0 +1,81 @@
+"""Priced time tables of one replica: all that the serving model knows about a model and its strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost_models.cost import FloatArray
+from hardware_profiles.provenance import Provenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeTables:
+    """Time per micro-batch step on each kind of pipeline stage, by what is in the step.
+
+    Equal stages are one row; `stage_counts` says how often a row occurs, so a replica without
+    pipeline has one row of count 1. A step of m tokens, d of which are decode tokens, takes on row s
+    token_time_s[s](m) + sequence_time_s[s](d) + the attention of the prompt tokens in it. Between grid
+    points times are linear; grids start at 0 with the cost of a step with nothing in it.
+
+    Parameters
+    ----------
+    token_grid, token_time_s
+        Tokens per step (of one attention rank), and seconds, [rows, grid].
+    sequence_grid, sequence_time_s
+        Decode sequences per step, and seconds of decode attention, states, logits and sampling.
+    prompt_attention_s
+        Attention of a whole prompt, summed over its chunks, seconds, [rows, samples].
+    num_attention_ranks
+        Attention data-parallel ranks; grids count what one rank does.
+    sigma
+        Standard deviation of the relative error of a step.
+    """
+
+    token_grid: FloatArray
+    token_time_s: FloatArray
+    sequence_grid: FloatArray
+    sequence_time_s: FloatArray
+    prompt_attention_s: FloatArray
+    stage_counts: FloatArray
+    num_attention_ranks: int
+    per_request_s: float
+    sigma: float
+    provenance: Provenance
+
+    @property
+    def num_stages(self) -> int:
+        """Pipeline stages, which is also the number of micro-batches in flight."""
+        return int(self.stage_counts.sum())
+
+    def scaled(self, factor: float) -> TimeTables:
+        """Return the tables with every time multiplied by `factor` (planning against a quantile)."""
+        return TimeTables(
+            token_grid=self.token_grid,
+            token_time_s=self.token_time_s * factor,
+            sequence_grid=self.sequence_grid,
+            sequence_time_s=self.sequence_time_s * factor,
+            prompt_attention_s=self.prompt_attention_s * factor,
+            stage_counts=self.stage_counts,
+            num_attention_ranks=self.num_attention_ranks,
+            per_request_s=self.per_request_s * factor,
+            sigma=self.sigma,
+            provenance=self.provenance,
+        )
+
+
+def interpolate(grid: FloatArray, rows: FloatArray, at: FloatArray) -> FloatArray:
+    """Return rows[s](at) for every row s: shape [rows, *at.shape], linear between grid points.
+
+    Raises
+    ------
+    ValueError
+        If `at` leaves the grid: tables are never extrapolated.
+    """
+    if at.size and (float(at.max()) > grid[-1] * (1.0 + 1e-9) or float(at.min()) < grid[0]):
+        raise ValueError(f"{float(at.max()):g} lies outside the priced range {grid[0]:g} to {grid[-1]:g}")
+    left = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, grid.size - 2)
+    share = np.minimum((at - grid[left]) / (grid[left + 1] - grid[left]), 1.0)
+    low = rows[:, left]
+    return low + share * (rows[:, left + 1] - low)

@@ -1,0 +1,135 @@
+"""Search for kind ``serving``: price every replica shape, then combine pools exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+
+from planner.diagnostics import Diagnostics
+from planner.ir.candidates import ObjectiveValue, SearchResult
+from planner.ir.problem import Problem
+from planner.ir.serving import ServingProblem
+from planner.search.serving_alternatives import alternatives
+from planner.search.serving_answer import plan_predictions
+from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
+from planner.search.serving_infeasible import explain_infeasible
+from planner.search.serving_optimum import Optimum, optimum
+from planner.search.serving_pools import PoolTables
+from planner.search.serving_question import GOALS, Question, question_of
+from planner.space.engine import CostSource, cached, installed_costs
+
+METHOD = "enumeration of replica shapes, knapsack over pools, merge of groups without dominated choices"
+SPACE = (
+    "replica shapes: every valid tp, pp (stages balanced for decode and for prefill), attention_dp, "
+    "ep x moe_tp, cp, format, engine and token budget; pools: equal replicas behind one queue of at "
+    "most 64; traffic is shared in fixed parts; at most one kind of prefill-decode pairing per group "
+    "and one between groups"
+)
+
+
+def search(
+    problem: Problem[ServingProblem],
+    diagnostics: Diagnostics,
+    *,
+    costs: CostSource = installed_costs,
+    stop: Callable[[], bool] | None = None,
+) -> SearchResult:
+    """Return the optimal serving plan, or why there is none.
+
+    The time limit, `stop` and Ctrl-C end the pricing of shapes early; the best plan of the shapes priced
+    so far is then returned as feasible, without a bound.
+
+    Raises
+    ------
+    InputError
+        If the objective is unknown or a price is needed and unknown.
+    """
+    question = question_of(problem)
+    catalogue = _catalogue(problem, costs, diagnostics, _deadline(problem, stop))
+    tables = PoolTables(catalogue=catalogue)
+    diagnostics.progress(f"combining pools of {len(catalogue.offers)} replica shapes")
+    best = optimum(tables, question) if catalogue.offers else None
+    if best is None:
+        return _infeasible(tables, question, diagnostics)
+    diagnostics.progress("comparing with runners-up")
+    return _result(tables, question, best)
+
+
+def _deadline(problem: Problem[ServingProblem], stop: Callable[[], bool] | None) -> Stop:
+    end = monotonic() + problem.options.time_limit_s
+    return lambda: monotonic() > end or (stop is not None and stop())
+
+
+def _catalogue(
+    problem: Problem[ServingProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
+) -> Catalogue:
+    return build_catalogue(problem, cached(costs), diagnostics, stop)
+
+
+def _result(tables: PoolTables, question: Question, best: Optimum) -> SearchResult:
+    options = tables.catalogue.problem.options
+    solution = best.solution
+    proved = tables.catalogue.complete
+    gap = abs(solution.value - solution.bound) / max(abs(solution.value), 1e-300)
+    runners = (
+        alternatives(tables, question, best, options.tie_tolerance, options.num_alternatives)
+        if proved
+        else ()
+    )
+    return SearchResult(
+        status="optimal" if proved and gap <= 1e-9 else "feasible",
+        objective=_objective(question, solution.value, solution.bound if proved else None, gap),
+        pools=best.pools,
+        placement=best.placement,
+        predicted=plan_predictions(tables, best.plan, solution, question),
+        alternatives=runners,
+        infeasibility=None,
+        method=METHOD,
+        work=_work(tables),
+        space=SPACE,
+    )
+
+
+def _objective(
+    question: Question, value: float | None, bound: float | None, gap: float | None
+) -> ObjectiveValue:
+    sense, unit = GOALS[question.goal]
+    return ObjectiveValue(
+        name=question.goal,
+        unit=unit,
+        sense=sense,
+        value=value,
+        bound=bound,
+        gap=gap if bound is not None else None,
+    )
+
+
+def _work(tables: PoolTables) -> tuple[tuple[str, float | int], ...]:
+    catalogue = tables.catalogue
+    priced = sum(builder.pricer.num_priced for builder in catalogue.builders.values())
+    return (
+        ("shapes", catalogue.num_shapes),
+        ("shapes_that_fit", catalogue.num_fitting),
+        ("layer_parts_priced", priced),
+        ("pools_evaluated", tables.num_evaluations),
+    )
+
+
+def _infeasible(tables: PoolTables, question: Question, diagnostics: Diagnostics) -> SearchResult:
+    complete = tables.catalogue.complete
+    report = None
+    if complete:
+        diagnostics.progress("finding the nearest limits that can be met")
+        report = explain_infeasible(tables, question)
+    return SearchResult(
+        status="infeasible" if complete else "nothing_found",
+        objective=_objective(question, None, None, None),
+        pools=(),
+        placement=(),
+        predicted=(),
+        alternatives=(),
+        infeasibility=report,
+        method=METHOD,
+        work=_work(tables),
+        space=SPACE,
+    )

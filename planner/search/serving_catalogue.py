@@ -1,0 +1,147 @@
+"""The catalogue: every replica shape that fits, priced once, on every node group and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cost_models.cost import FloatArray
+from cost_models.serving.requests import Requests
+from planner.diagnostics import Diagnostics
+from planner.ir.cluster import NodeGroup
+from planner.ir.problem import Problem
+from planner.ir.serving import Role, ServingProblem
+from planner.space.compose import ReplicaShape, shapes
+from planner.space.dimension import SpaceFacts
+from planner.space.engine import CostSource, executed_on
+from planner.space.replica import Replica, ReplicaBuilder, requests_of
+
+Stop = Callable[[], bool]
+_ROLES_OF_MODE: dict[str, tuple[Role, ...]] = {
+    "aggregated": ("aggregated",),
+    "disaggregated": ("prefill", "decode"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A priced replica and the group it runs on."""
+
+    replica: Replica
+    group: int
+
+    @property
+    def role(self) -> Role:
+        """Role of the replica."""
+        return self.replica.shape.role
+
+    @property
+    def cache_lanes(self) -> int:
+        """Devices that hold distinct parts of one request's cache, so that they can move it side by side."""
+        return self.replica.cache_lanes
+
+
+@dataclass(slots=True, kw_only=True)
+class Catalogue:
+    """All offers of a problem, in a fixed order, and what it took to make them."""
+
+    problem: Problem[ServingProblem]
+    requests: Requests
+    builders: dict[tuple[int, str], ReplicaBuilder]
+    offers: list[Offer] = field(default_factory=list[Offer])
+    num_shapes: int = 0
+    num_fitting: int = 0
+    smallest_misfit_bytes: float = np.inf
+    complete: bool = True
+
+    @property
+    def groups(self) -> tuple[NodeGroup, ...]:
+        """Node groups of the cluster."""
+        return self.problem.cluster.groups
+
+    def by_role(self, role: Role) -> list[int]:
+        """Return the indices of the offers of one role."""
+        return [index for index, offer in enumerate(self.offers) if offer.role == role]
+
+    def cache_bytes(self, offer: Offer) -> FloatArray:
+        """Return the cache of each sample's prompt over the whole replica, bytes."""
+        return self.builders[offer.group, offer.replica.shape.engine].prompt_cache_bytes(offer.replica.shape)
+
+
+def build_catalogue(
+    problem: Problem[ServingProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
+) -> Catalogue:
+    """Return every offer of the problem; `complete` is False if `stop` cut it short."""
+    payload = problem.payload
+    catalogue = Catalogue(
+        problem=problem,
+        requests=requests_of(payload.workload.lengths, payload.workload.prefix_hit_share),
+        builders={},
+    )
+    roles = _roles(catalogue)
+    for index, group in enumerate(problem.cluster.groups):
+        for engine in payload.choices.engines:
+            builder = ReplicaBuilder(
+                problem=payload,
+                group=group,
+                costs=costs(group, engine),
+                robust_quantile=problem.objective.robust,
+            )
+            catalogue.builders[index, engine] = builder
+            _note_formats(group, payload, diagnostics)
+            for role in roles:
+                diagnostics.progress(f"pricing {role} replicas on {group.name} under {engine}")
+                _fill(catalogue, index, builder, role, stop)
+    return catalogue
+
+
+def _roles(catalogue: Catalogue) -> tuple[Role, ...]:
+    """Return the roles to price; without decode steps there is nothing to separate."""
+    modes = catalogue.problem.payload.choices.modes
+    if catalogue.requests.mean_steps <= 0.0:
+        return ("aggregated",)
+    return tuple(role for mode in modes for role in _ROLES_OF_MODE[mode])
+
+
+def _fill(catalogue: Catalogue, index: int, builder: ReplicaBuilder, role: Role, stop: Stop) -> None:
+    for shape in _candidates(catalogue, index, builder, role):
+        if stop():
+            catalogue.complete = False
+            return
+        catalogue.num_shapes += 1
+        if not builder.fits_roughly(shape):
+            continue
+        for replica in builder.build(shape):
+            catalogue.num_fitting += 1
+            catalogue.offers.append(Offer(replica=replica, group=index))
+
+
+def _candidates(
+    catalogue: Catalogue, index: int, builder: ReplicaBuilder, role: Role
+) -> Iterator[ReplicaShape]:
+    budget = catalogue.problem.budget.num_devices
+    most = catalogue.groups[index].num_devices
+    facts = SpaceFacts(
+        model=builder.model,
+        group=catalogue.groups[index],
+        engine=builder.costs,
+        choices=catalogue.problem.payload.choices,
+        requests=catalogue.requests,
+        role=role,
+        max_devices=most if budget is None else min(most, budget),
+    )
+    return shapes(facts)
+
+
+def _note_formats(group: NodeGroup, payload: ServingProblem, diagnostics: Diagnostics) -> None:
+    """Say which allowed formats the devices run as something else, or not at all."""
+    for fmt in payload.choices.weight_fmts:
+        executed = executed_on(group, fmt)
+        if executed is None:
+            diagnostics.warn("format-not-executable", f"{group.device.name} cannot run weights in {fmt}")
+        elif executed != fmt:
+            diagnostics.note(
+                "format-fallback", f"{group.device.name} stores {fmt} weights but multiplies as {executed}"
+            )

@@ -1,0 +1,285 @@
+"""Tables of pools: what the best pool of one role can carry with n devices of one group.
+
+A pool is k equal replicas behind one queue. A table's `best[n]` is the most that pools of one role carry
+together on at most n devices, which a knapsack over single pools gives exactly; each pool takes a fixed
+share of the traffic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cost_models.cost import FloatArray
+from cost_models.serving.capacity import (
+    Entries,
+    LatencyLimits,
+    Pools,
+    PoolState,
+    capacity_position,
+    position_at_rate,
+    state_at,
+)
+from cost_models.serving.queueing import Arrivals
+from cost_models.work import KvTransfer, LinkSpec
+from planner.ir.serving import Role
+from planner.search.serving_catalogue import Catalogue, Offer
+from planner.search.serving_question import Question
+
+MAX_REPLICAS_PER_QUEUE = 64
+"""A router keeps one queue for at most so many replicas; larger pools are several queues."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Under what a disaggregated pair is priced: the link its cache crosses, and a cap on decode steps.
+
+    `lanes` bounds the parallel transfers by what the decode side can take: decode offers have at least so
+    many. `max_devices` limits the pair to one scale-up domain. `step_s` is the decode step that the
+    end-to-end limit reserves (infinite: no such limit).
+    """
+
+    link: LinkSpec
+    lanes: int
+    max_devices: int
+    step_s: float = np.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolPick:
+    """One pool of a solution: `replicas` of an offer, and the context if it is half of a pair."""
+
+    role: Role
+    offer: int
+    replicas: int
+    context: Context | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleTable:
+    """Capacity by devices for one role on one group.
+
+    `best[n]` uses at most n devices; `taken[n]` is the size of the last pool of that optimum (0: device n
+    stays unused); `offer[w]` and `replicas[w]` are the best single pool of exactly w devices.
+    """
+
+    role: Role
+    context: Context | None
+    best: FloatArray
+    taken: np.ndarray[tuple[int], np.dtype[np.intp]]
+    offer: np.ndarray[tuple[int], np.dtype[np.intp]]
+    replicas: np.ndarray[tuple[int], np.dtype[np.intp]]
+
+    def picks(self, num_devices: int) -> list[PoolPick]:
+        """Return the pools behind `best[num_devices]`."""
+        pools: list[PoolPick] = []
+        left = num_devices
+        while left > 0:
+            size = int(self.taken[left])
+            if size == 0:
+                left -= 1
+                continue
+            pools.append(
+                PoolPick(
+                    role=self.role,
+                    offer=int(self.offer[size]),
+                    replicas=int(self.replicas[size]),
+                    context=self.context,
+                )
+            )
+            left -= size
+        return pools
+
+    def steps(self, limit: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """Return 0 and the device counts at which the capacity rises, up to `limit`."""
+        rises = np.flatnonzero(np.diff(self.best) > 0.0) + 1
+        points = np.concatenate(([0], rises)).astype(np.intp)
+        return points if limit is None else points[points <= limit]
+
+
+@dataclass(slots=True, kw_only=True)
+class PoolTables:
+    """Makes tables for questions to one catalogue; capacities are kept across questions."""
+
+    catalogue: Catalogue
+    num_evaluations: int = 0
+    _pools: dict[tuple[Role, Context | None], Pools] = field(
+        default_factory=dict[tuple[Role, Context | None], Pools]
+    )
+    _entries: dict[tuple[Role, tuple[int, ...]], Entries] = field(
+        default_factory=dict[tuple[Role, tuple[int, ...]], Entries]
+    )
+    _capacity: dict[tuple[object, ...], tuple[FloatArray, FloatArray]] = field(
+        default_factory=dict[tuple[object, ...], tuple[FloatArray, FloatArray]]
+    )
+
+    def pools(self, role: Role, context: Context | None) -> Pools:
+        """Return the stacked curves of a role, with the transfer of the context on every first token."""
+        key = (role, context if role == "prefill" else None)
+        if key not in self._pools:
+            offers = [self.catalogue.offers[i] for i in self.catalogue.by_role(role)]
+            workload = self.catalogue.problem.payload.workload
+            extra: FloatArray | float = 0.0
+            if role == "prefill" and context is not None:
+                extra = np.array([self._transfer_s(offer, context) for offer in offers])
+            self._pools[key] = Pools.stack(
+                [offer.replica.curve for offer in offers],
+                self.catalogue.requests,
+                Arrivals(
+                    scv=workload.burstiness,
+                    closed=workload.concurrency is not None and role == "aggregated",
+                ),
+                extra,
+                _finite(context.step_s) if role == "prefill" and context is not None else 0.0,
+            )
+        return self._pools[key]
+
+    def entries(self, role: Role, question: Question) -> Entries:
+        """Return every (offer, replica count) of a role that the device limits allow; shape is a row."""
+        limits = tuple(
+            count if question.budget.num_devices is None else min(count, question.budget.num_devices)
+            for count in question.resources.num_devices
+        )
+        if (role, limits) not in self._entries:
+            rows: list[int] = []
+            counts: list[int] = []
+            for row, index in enumerate(self.catalogue.by_role(role)):
+                offer = self.catalogue.offers[index]
+                most = min(limits[offer.group] // offer.replica.num_devices, MAX_REPLICAS_PER_QUEUE)
+                rows.extend([row] * most)
+                counts.extend(range(1, most + 1))
+            self._entries[role, limits] = Entries(
+                shape=np.array(rows, dtype=np.intp), replicas=np.array(counts, dtype=np.float64)
+            )
+        return self._entries[role, limits]
+
+    def capacity(
+        self, role: Role, context: Context | None, question: Question
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the highest rate within the limits per entry (0: none), and the requests then inside."""
+        limits = role_limits(role, context, question.limits)
+        key = (role, context, limits, question.resources.num_devices, question.budget.num_devices)
+        if key not in self._capacity:
+            pools, entries = self.pools(role, context), self.entries(role, question)
+            position = capacity_position(pools, entries, limits)
+            state = state_at(pools, entries, np.maximum(position, 0.0))
+            self.num_evaluations += entries.shape.size
+            fits = position >= 0.0
+            inside = state.rate_rps * state.e2e_s
+            self._capacity[key] = (np.where(fits, state.rate_rps, 0.0), np.where(fits, inside, 0.0))
+        return self._capacity[key]
+
+    def accepted(self, role: Role, context: Context | None, group: int, question: Question) -> FloatArray:
+        """Return 1 for entries of a group that the question and the context allow, else 0."""
+        entries = self.entries(role, question)
+        indices = self.catalogue.by_role(role)
+        fine = np.array(
+            [
+                offer.group == group
+                and question.accept(offer)
+                and (role != "decode" or context is None or offer.cache_lanes >= context.lanes)
+                for offer in (self.catalogue.offers[i] for i in indices)
+            ],
+            dtype=np.float64,
+        )
+        return fine[entries.shape] if indices else np.zeros(0)
+
+    def table(self, role: Role, context: Context | None, group: int, question: Question) -> RoleTable:
+        """Return capacity by devices of one role on one group; in a closed loop, capacity in requests."""
+        size = question.resources.num_devices[group]
+        if question.budget.num_devices is not None:
+            size = min(size, question.budget.num_devices)
+        single = np.zeros(size + 1)
+        offer = np.zeros(size + 1, dtype=np.intp)
+        replicas = np.zeros(size + 1, dtype=np.intp)
+        indices = np.array(self.catalogue.by_role(role), dtype=np.intp)
+        if indices.size:
+            entries = self.entries(role, question)
+            rate, inside = self.capacity(role, context, question)
+            carried = inside if question.concurrency is not None and role == "aggregated" else rate
+            carried = carried * self.accepted(role, context, group, question)
+            widths = self._widths(role)[entries.shape] * entries.replicas.astype(np.intp)
+            order = np.argsort(-carried, kind="stable")
+            order = order[(carried[order] > 0.0) & (widths[order] <= size)]
+            found, first = np.unique(widths[order], return_index=True)
+            chosen = order[first]
+            single[found] = carried[chosen]
+            offer[found] = indices[entries.shape[chosen]]
+            replicas[found] = entries.replicas[chosen].astype(np.intp)
+        best, taken = _knapsack(
+            single, one_pool=question.one_pool_per_role or question.concurrency is not None
+        )
+        return RoleTable(role=role, context=context, best=best, taken=taken, offer=offer, replicas=replicas)
+
+    def states_at_rate(
+        self, role: Role, context: Context | None, question: Question, rate_rps: FloatArray | float
+    ) -> tuple[PoolState, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        """Return the state of every entry at a rate, and which can carry it."""
+        pools, entries = self.pools(role, context), self.entries(role, question)
+        position = position_at_rate(pools, entries, rate_rps)
+        self.num_evaluations += entries.shape.size
+        return state_at(pools, entries, np.maximum(position, 0.0)), position >= 0.0
+
+    def row_of(self, pick: PoolPick) -> int:
+        """Return the row of a pick's offer in the stacked curves of its role."""
+        return self.catalogue.by_role(pick.role).index(pick.offer)
+
+    def transfer_s(self, pick: PoolPick) -> FloatArray:
+        """Return the cache transfer of each sample from a prefill pick, seconds."""
+        if pick.context is None or pick.role != "prefill":
+            return np.zeros(self.catalogue.requests.weights.size)
+        return self._transfer_s(self.catalogue.offers[pick.offer], pick.context)
+
+    def _transfer_s(self, offer: Offer, context: Context) -> FloatArray:
+        builder = self.catalogue.builders[offer.group, offer.replica.shape.engine]
+        work = KvTransfer(
+            num_bytes=self.catalogue.cache_bytes(offer),
+            link=context.link,
+            num_lanes=float(min(context.lanes, offer.cache_lanes)),
+        )
+        return builder.costs.model.price(work).time_s
+
+    def _widths(self, role: Role) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        offers = (self.catalogue.offers[i] for i in self.catalogue.by_role(role))
+        return np.array([offer.replica.num_devices for offer in offers], dtype=np.intp)
+
+
+def role_limits(role: Role, context: Context | None, limits: LatencyLimits) -> LatencyLimits:
+    """Return what a role must meet: prefill answers for the first token, decode for the steps."""
+    if role == "prefill":
+        return replace(limits, tpot_s=np.inf)
+    if role == "decode":
+        step_s = np.inf if context is None else context.step_s
+        return replace(limits, ttft_s=np.inf, e2e_s=np.inf, tpot_s=min(limits.tpot_s, step_s))
+    return limits
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else 0.0
+
+
+def _knapsack(
+    single: FloatArray, *, one_pool: bool
+) -> tuple[FloatArray, np.ndarray[tuple[int], np.dtype[np.intp]]]:
+    """Return the best sum of pools within n devices, and the pool taken last.
+
+    best[n] = max(best[n - 1], max over w of single[w] + best[n - w]); a single pool wins ties.
+    """
+    size = single.size
+    best = np.zeros(size)
+    taken = np.zeros(size, dtype=np.intp)
+    for n in range(1, size):
+        if one_pool:
+            value, width = single[n], n
+        else:
+            sums = single[1 : n + 1] + best[n - 1 :: -1][:n]
+            width = int(np.argmax(sums)) + 1
+            value = sums[width - 1]
+            if single[n] >= value * (1.0 - 1e-12):
+                value, width = single[n], n
+        if value > best[n - 1] * (1.0 + 1e-12):
+            best[n], taken[n] = value, width
+        else:
+            best[n] = best[n - 1]
+    return best, taken

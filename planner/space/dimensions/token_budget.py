@@ -1,0 +1,24 @@
+"""Tokens per step: the chunk size of prefill, shared with decode tokens in an aggregated replica."""
+
+from __future__ import annotations
+
+from planner.space.dimension import Chosen, Dimension, SpaceFacts, Value
+
+DEFAULT = (512, 1024, 2048, 4096, 8192, 16384)
+
+
+def values(facts: SpaceFacts, chosen: Chosen) -> tuple[Value, ...]:  # noqa: ARG001 - protocol
+    """Return the budgets to try; a pure decode replica needs no more than its sequences."""
+    limit = facts.choices.max_num_seqs
+    if facts.role == "decode":
+        return (limit,)
+    pinned = facts.pinned("token_budget")
+    if pinned is not None:
+        return (pinned,)
+    budgets = facts.choices.token_budgets or DEFAULT
+    longest = float(facts.requests.new_tokens.max())
+    enough = next((b for b in sorted(budgets) if b >= longest + limit), max(budgets))
+    return tuple(b for b in sorted(budgets) if b <= enough)
+
+
+dimension = Dimension(name="token_budget", order=9, values=values)

@@ -1,0 +1,85 @@
+"""What prices a replica: the cost model and software facts of one engine on one node group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cost_models.base import CostModel
+from cost_models.formats import executed_format, number_format
+from hardware_profiles.schema import SoftwareProfile
+from planner.ir.cluster import NodeGroup
+from planner.ir.model_graph import ModelGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCosts:
+    """An engine on one kind of device.
+
+    `hybrid_experts` says whether experts may be split by expert and by tensor at once.
+    """
+
+    engine: str
+    software: SoftwareProfile
+    model: CostModel
+    hybrid_experts: bool
+
+
+CostSource = Callable[[NodeGroup, str], EngineCosts]
+
+HYBRID_EXPERT_ENGINES = frozenset({"trtllm", "sglang"})
+"""Engines that take an expert degree of their own; vLLM spreads experts over all ranks or over none.
+
+Source: engine argument references (moe_expert_parallel_size, --ep-size, --enable-expert-parallel), 2026.
+"""
+
+
+def installed_costs(group: NodeGroup, engine: str) -> EngineCosts:
+    """Return the costs of an engine from the shipped profiles.
+
+    Raises
+    ------
+    InputError
+        If no software profile has that name.
+    """
+    from cost_models.library import device_cost_model
+    from hardware_profiles.loader import load_software
+
+    software = load_software(engine)
+    return EngineCosts(
+        engine=engine,
+        software=software,
+        model=device_cost_model(group.device, software),
+        hybrid_experts=software.engine in HYBRID_EXPERT_ENGINES,
+    )
+
+
+def cached(source: CostSource) -> CostSource:
+    """Return a source that asks `source` once per device and engine."""
+    seen: dict[tuple[str, str], EngineCosts] = {}
+
+    def lookup(group: NodeGroup, engine: str) -> EngineCosts:
+        key = (group.name, engine)
+        if key not in seen:
+            seen[key] = source(group, engine)
+        return seen[key]
+
+    return lookup
+
+
+def executed_on(group: NodeGroup, fmt: str) -> str | None:
+    """Return the format that a group's devices execute for weights stored as `fmt`; None if they cannot."""
+    peaks = {key: fact.value for key, fact in group.device.peak_flops_per_s.items()}
+    return executed_format(peaks, fmt)
+
+
+def kv_format(model: ModelGraph, kv_fmt: str) -> str:
+    """Return the concrete cache format: ``auto`` is the checkpoint's, or its 16-bit type."""
+    if kv_fmt != "auto":
+        return kv_fmt
+    return model.checkpoint_kv_fmt if model.checkpoint_kv_fmt != "auto" else model.checkpoint_dtype
+
+
+def bytes_per_element(fmt: str) -> float:
+    """Return stored bytes per element of a format, scales included."""
+    return number_format(fmt).weight_bytes

@@ -1,0 +1,340 @@
+"""The bridge: a layer under a strategy becomes pieces of work.
+
+Work comes in three families because a step is their sum: what depends on the tokens of the step
+(linear maps, experts, norms, collectives), what depends on the running sequences and their
+caches (decode attention, states), and what depends on the prompts (prefill attention, scans).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cost_models.cost import FloatArray
+from cost_models.serving.requests import Requests
+from cost_models.work import (
+    Attention,
+    Collective,
+    CollectiveOp,
+    ExpertGemm,
+    Gemm,
+    Span,
+    StateScan,
+    Stream,
+    Work,
+)
+from planner.ir.model_graph import (
+    AttentionCore,
+    Experts,
+    Layer,
+    Linear,
+    ModelGraph,
+    Op,
+    StateCore,
+    units_per_rank,
+)
+from planner.ir.strategy import ServingStrategy
+
+Family = Literal["tokens", "sequences", "prompts"]
+HALF_BYTES = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowering:
+    """Everything besides the layer that decides its work.
+
+    `executed` maps a stored format to the one the device runs. Spans are those of the tensor group,
+    of the whole stage (experts), of the data-parallel ranks (stride tp) and of the context-parallel ranks.
+    """
+
+    model: ModelGraph
+    strategy: ServingStrategy
+    weight_fmt: str
+    kv_fmt: str
+    executed: Callable[[str], str]
+    tensor_span: Span
+    stage_span: Span
+    rank_span: Span
+    context_span: Span
+    decode_context_span: Span
+    routing_skew: float = 1.0
+
+    def fmt(self, op: Linear | Experts) -> str:
+        """Return the format in which a weight is multiplied."""
+        return self.executed(self.model.weight_fmt(op, self.weight_fmt))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One piece of work and how often it is done per step (or per prompt)."""
+
+    family: Family
+    work: Work
+    count: float | FloatArray = 1.0
+
+    @property
+    def is_communication(self) -> bool:
+        """Whether other work may hide it."""
+        return isinstance(self.work, Collective)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepGrid:
+    """The contents of steps to price: tokens, decode sequences, and prompts cut into chunks of a budget."""
+
+    tokens: FloatArray
+    sequences: FloatArray
+    requests: Requests
+    token_budget: float
+
+
+def lower_layer(layer: Layer, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield the work of one layer on one device.
+
+    A row-split map ends in an all-reduce over the tensor group (two per transformer layer); experts bring
+    their own exchange.
+    """
+    yield from lower_linears(layer.ops, how, grid.tokens)
+    for op in layer.ops:
+        if isinstance(op, AttentionCore):
+            yield from _lower_attention(op, how, grid)
+        elif isinstance(op, StateCore):
+            yield from _lower_state(op, how, grid)
+        elif isinstance(op, Experts):
+            yield from _lower_experts(op, how, grid)
+    yield from _lower_norms(layer, how, grid.tokens)
+    hidden_bytes = grid.tokens * how.model.hidden_size * HALF_BYTES
+    has_experts = any(isinstance(op, Experts) for op in layer.ops)
+    rows = {op.slot for op in layer.ops if isinstance(op, Linear) and op.shard == "row"}
+    if has_experts and how.strategy.attention_dp == 1:
+        rows.discard("shared_expert")
+    for _ in rows:
+        yield _collective("all_reduce", hidden_bytes, how.tensor_span)
+
+
+def lower_linears(ops: tuple[Op, ...], how: Lowering, tokens: FloatArray) -> Iterator[Piece]:
+    """Yield the GEMMs of linear maps; maps that share an input run as one."""
+    tp = how.strategy.tp
+    fused: dict[tuple[str, str, int, float], int] = {}
+    for index, op in enumerate(ops):
+        if not isinstance(op, Linear) or op.per_token <= 0.0:
+            continue
+        k, n = op.shape_per_rank(tp)
+        key = (op.gemm or f"#{index}", how.fmt(op), k, op.per_token)
+        fused[key] = fused.get(key, 0) + n
+    for (_, fmt, k, share), n in fused.items():
+        yield Piece(family="tokens", work=Gemm(m=tokens * share, n=float(n), k=float(k), fmt=fmt))
+
+
+def _lower_attention(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    if core.cross:
+        return
+    strategy = how.strategy
+    context = _mean_context(core, grid.requests)
+    heads, kv_heads, width, v_width = _heads(core, strategy.tp, absorbed=core.kind == "mla")
+    split = strategy.decode_cp
+    yield Piece(
+        family="sequences",
+        work=Attention(
+            phase="decode",
+            batch=grid.sequences,
+            q_len=1.0,
+            kv_len=max(1.0, context / split),
+            num_heads=float(heads * split),
+            num_kv_heads=float(kv_heads),
+            head_dim=float(width),
+            v_head_dim=float(v_width),
+            kv_fmt=how.kv_fmt,
+            kind="mla_absorbed" if core.kind == "mla" else "gqa",
+        ),
+    )
+    if core.index_topk:
+        yield from _lower_indexer(core, how, grid)
+    if split > 1:
+        rows_bytes = grid.sequences * heads * split * HALF_BYTES
+        yield _collective("all_gather", rows_bytes * width, how.decode_context_span, family="sequences")
+        yield _collective("reduce_scatter", rows_bytes * v_width, how.decode_context_span, family="sequences")
+    yield from _lower_prefill(core, how, grid)
+
+
+def _lower_prefill(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield prefill attention: a prompt in n equal chunks, each at the mean cache length of the chunks."""
+    cp = float(how.strategy.prefill_cp)
+    new = grid.requests.new_tokens
+    num_chunks = np.maximum(np.ceil(new / grid.token_budget - 1e-9), 1.0)
+    q_len = new / num_chunks
+    end = grid.requests.input_tokens - new + q_len * (num_chunks + 1.0) / 2.0
+    heads, kv_heads, width, v_width = _heads(core, how.strategy.tp, absorbed=False)
+    reach = np.minimum(end, float(core.index_topk)) if core.index_topk else end
+    window = float(core.window)
+    if core.compress_ratio:
+        reach, window = np.minimum(reach, core.window) + reach / core.compress_ratio, 0.0
+    yield Piece(
+        family="prompts",
+        work=Attention(
+            phase="prefill",
+            batch=1.0,
+            q_len=np.minimum(np.maximum(q_len / cp, 1.0), np.maximum(reach, 1.0)),
+            kv_len=np.maximum(reach, 1.0),
+            num_heads=float(heads),
+            num_kv_heads=float(kv_heads),
+            head_dim=float(width),
+            v_head_dim=float(v_width),
+            window=window,
+            kv_fmt=how.kv_fmt,
+            kind="mla_expanded" if core.kind == "mla" else "gqa",
+        ),
+        count=num_chunks,
+    )
+    if how.strategy.prefill_cp > 1:
+        row = core.cache_elems_per_token_per_rank(how.strategy.tp) * HALF_BYTES
+        yield _collective("all_gather", end * row, how.context_span, family="prompts", count=num_chunks)
+
+
+def _lower_indexer(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield the sparse indexer: every query scores every index key of its sequence."""
+    context, _ = grid.requests.context_moments()
+    entries = context / core.compress_ratio if core.compress_ratio else context
+    yield Piece(
+        family="sequences", work=Stream(num_bytes=grid.sequences * entries * core.index_dim * HALF_BYTES)
+    )
+    new = grid.requests.new_tokens
+    yield Piece(
+        family="prompts",
+        work=Attention(
+            phase="prefill",
+            batch=1.0,
+            q_len=np.maximum(new / how.strategy.prefill_cp, 1.0),
+            kv_len=grid.requests.input_tokens,
+            num_heads=float(max(1, core.index_heads)),
+            num_kv_heads=1.0,
+            head_dim=float(core.index_dim),
+            v_head_dim=0.0,
+        ),
+    )
+
+
+def _mean_context(core: AttentionCore, requests: Requests) -> float:
+    """Return the mean cache entries that one decode query of this layer reads."""
+    full, _ = requests.context_moments()
+    if core.compress_ratio:
+        entries = requests.context_moments(float(core.window))[0] + full / core.compress_ratio
+    else:
+        entries = requests.context_moments(float(core.window))[0]
+    return min(entries, float(core.index_topk)) if core.index_topk else entries
+
+
+def _heads(core: AttentionCore, tp: int, *, absorbed: bool) -> tuple[int, int, int, int]:
+    """Return heads, KV heads, key width and value width on one rank."""
+    heads = units_per_rank(core.num_heads, tp)
+    if core.kind == "gqa":
+        return heads, core.kv_heads_per_rank(tp), core.head_dim, core.v_head_dim
+    if absorbed:
+        return heads, 1, core.latent_dim + core.rope_dim, core.latent_dim
+    return heads, heads, core.head_dim, core.v_head_dim
+
+
+def _lower_state(core: StateCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    elems = float(core.recurrent_elems_per_rank(how.strategy.tp))
+    new = grid.requests.new_tokens
+    yield Piece(
+        family="sequences",
+        work=StateScan(phase="decode", num_tokens=grid.sequences, batch=grid.sequences, state_elems=elems),
+    )
+    num_chunks = np.maximum(np.ceil(new / grid.token_budget - 1e-9), 1.0)
+    yield Piece(
+        family="prompts",
+        work=StateScan(phase="prefill", num_tokens=new / num_chunks, batch=1.0, state_elems=elems),
+        count=num_chunks,
+    )
+
+
+def _lower_experts(op: Experts, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield the routed experts and the exchange of tokens around them.
+
+    Tokens of all attention ranks meet. Without attention data parallelism every rank already holds all
+    tokens and one all-reduce over the stage collects the parts. With it, dispatch and combine are two
+    all-to-alls of the tokens' copies, or an all-gather and a reduce-scatter where that moves less.
+    """
+    strategy = how.strategy
+    num_ranks = strategy.attention_dp * strategy.prefill_cp
+    tokens = grid.tokens * num_ranks
+    yield Piece(
+        family="tokens",
+        work=ExpertGemm(
+            num_tokens=tokens,
+            hidden=float(op.hidden),
+            inter=float(op.inter),
+            top_k=float(op.top_k),
+            num_experts=float(op.num_experts),
+            tp=float(strategy.moe_tp),
+            ep=float(strategy.ep),
+            skew=how.routing_skew if strategy.ep > 1 else 1.0,
+            gated=op.gated,
+            fmt=how.fmt(op),
+        ),
+    )
+    row_bytes = op.hidden * HALF_BYTES
+    if num_ranks == 1:
+        yield _collective("all_reduce", grid.tokens * row_bytes, how.stage_span)
+        return
+    copies = min(op.top_k, strategy.ep) * strategy.moe_tp
+    if copies < num_ranks * strategy.tp:
+        for _ in range(2):
+            yield _collective("all_to_all", grid.tokens / strategy.tp * copies * row_bytes, how.stage_span)
+        return
+    yield _collective("all_gather", tokens * row_bytes, how.rank_span)
+    yield _collective("reduce_scatter", tokens * row_bytes, how.rank_span)
+    if strategy.tp > 1:
+        yield _collective("all_reduce", grid.tokens * row_bytes, how.tensor_span)
+
+
+def _lower_norms(layer: Layer, how: Lowering, tokens: FloatArray) -> Iterator[Piece]:
+    """Yield memory-bound kernels: two norms with residual (read two, write two rows each) and activations."""
+    hidden = how.model.hidden_size
+    yield Piece(family="tokens", work=Stream(num_bytes=tokens * hidden * 8.0 * HALF_BYTES, num_kernels=2.0))
+    width = sum(
+        op.shape_per_rank(how.strategy.tp)[1]
+        for op in layer.ops
+        if isinstance(op, Linear) and op.slot in ("dense_ffn", "shared_expert") and op.shard == "column"
+    )
+    if width:
+        yield Piece(family="tokens", work=Stream(num_bytes=tokens * width * 1.5 * HALF_BYTES))
+
+
+def lower_embedding(how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield the work of the first stage's lookup: gather rows, then sum over the vocabulary's ranks."""
+    row_bytes = how.model.hidden_size * HALF_BYTES
+    yield Piece(family="tokens", work=Stream(num_bytes=grid.tokens * row_bytes * 2.0))
+    yield _collective("all_reduce", grid.tokens * row_bytes, how.tensor_span)
+
+
+def lower_head(how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield the work of the last stage's logits and sampling, for the sequences that get a token."""
+    emitting = np.maximum(grid.sequences, 1.0)
+    for piece in lower_linears(how.model.head, how, emitting):
+        yield Piece(family="sequences", work=piece.work)
+    vocab_bytes = emitting * how.model.vocab_size
+    yield _collective("all_gather", vocab_bytes * HALF_BYTES, how.tensor_span, family="sequences")
+    yield Piece(family="sequences", work=Stream(num_bytes=vocab_bytes * 8.0, num_kernels=2.0))
+
+
+def lower_stage_send(how: Lowering, grid: StepGrid, between: Span) -> Iterator[Piece]:
+    """Yield what a stage sends to the next: each tensor rank its slice, gathered again on arrival."""
+    row_bytes = how.model.hidden_size * HALF_BYTES
+    yield _collective("p2p", grid.tokens * row_bytes / how.strategy.tp, between)
+    yield _collective("all_gather", grid.tokens * row_bytes, how.tensor_span)
+
+
+def _collective(
+    op: CollectiveOp,
+    num_bytes: FloatArray,
+    span: Span,
+    *,
+    family: Family = "tokens",
+    count: float | FloatArray = 1.0,
+) -> Piece:
+    return Piece(family=family, work=Collective(op=op, num_bytes=num_bytes, span=span), count=count)

@@ -1,0 +1,317 @@
+"""Prices layers once per way of splitting them, and assembles the time tables of a replica."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cost_models.cost import Cost, FloatArray
+from cost_models.serving.requests import Requests
+from cost_models.serving.tables import TimeTables
+from cost_models.work import Span
+from hardware_profiles.provenance import Provenance
+from planner.ir.cluster import NodeGroup
+from planner.ir.model_graph import Layer, ModelGraph
+from planner.ir.strategy import ServingStrategy
+from planner.space.engine import EngineCosts, executed_on, kv_format
+from planner.space.lower import (
+    Lowering,
+    Piece,
+    StepGrid,
+    lower_embedding,
+    lower_head,
+    lower_layer,
+    lower_stage_send,
+)
+from planner.space.spans import link_spec, span_of
+
+_REFERENCE_TOKENS = 256.0
+
+
+def step_grid_points(top: float) -> FloatArray:
+    """Return grid points 0, 1, 2, 3, 4, 6, 8, 12, 16, ... up to at least `top`."""
+    powers = 2.0 ** np.arange(0, max(2, int(np.ceil(np.log2(max(top, 2.0)))) + 1))
+    return np.unique(np.concatenate(([0.0], powers, 1.5 * powers[1:])))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """Time of one part of the model by family, with its variance at the reference step."""
+
+    tokens_s: FloatArray
+    sequences_s: FloatArray
+    prompts_s: FloatArray
+    variance_s2: float
+    provenance: Provenance
+
+    def times(self, count: int) -> Priced:
+        """Return `count` equal parts; their errors are fully correlated."""
+        return Priced(
+            tokens_s=self.tokens_s * count,
+            sequences_s=self.sequences_s * count,
+            prompts_s=self.prompts_s * count,
+            variance_s2=self.variance_s2 * count * count,
+            provenance=self.provenance,
+        )
+
+    def plus(self, other: Priced) -> Priced:
+        """Return both, one after the other."""
+        return Priced(
+            tokens_s=self.tokens_s + other.tokens_s,
+            sequences_s=self.sequences_s + other.sequences_s,
+            prompts_s=self.prompts_s + other.prompts_s,
+            variance_s2=self.variance_s2 + other.variance_s2,
+            provenance=max(self.provenance, other.provenance),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageShape:
+    """What a stage holds: how often each distinct layer, and whether embedding and head are in it."""
+
+    layer_counts: tuple[tuple[int, int], ...]
+    first: bool
+    last: bool
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the stage."""
+        return sum(count for _, count in self.layer_counts)
+
+
+@dataclass(slots=True, kw_only=True)
+class Pricer:
+    """Prices one model under one engine on one node group for one set of requests.
+
+    Results are kept: layers split the same way are priced once, whatever the pipeline or role.
+    """
+
+    model: ModelGraph
+    group: NodeGroup
+    costs: EngineCosts
+    requests: Requests
+    routing_skew: float
+    max_tokens: float
+    max_sequences: float
+    num_priced: int = 0
+    _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
+    _kinds: tuple[Layer, ...] = ()
+    _kind_of: tuple[int, ...] = ()
+    _tokens: FloatArray = field(default_factory=lambda: np.zeros(0))
+    _sequences: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        """Fold equal layers and lay out the grids."""
+        self._kinds = tuple(dict.fromkeys(self.model.layers))
+        index = {layer: i for i, layer in enumerate(self._kinds)}
+        self._kind_of = tuple(index[layer] for layer in self.model.layers)
+        self._tokens = step_grid_points(max(self.max_tokens, self.max_sequences))
+        self._sequences = step_grid_points(self.max_sequences)
+
+    @property
+    def layer_kinds(self) -> tuple[Layer, ...]:
+        """The distinct layers."""
+        return self._kinds
+
+    @property
+    def kind_of_layer(self) -> tuple[int, ...]:
+        """The index into `layer_kinds` of every layer."""
+        return self._kind_of
+
+    def stage_shapes(self, layers_per_stage: tuple[int, ...]) -> tuple[StageShape, ...]:
+        """Return what each stage of a partition holds."""
+        shapes: list[StageShape] = []
+        start = 0
+        for stage, count in enumerate(layers_per_stage):
+            kinds = Counter(self._kind_of[start : start + count])
+            shapes.append(
+                StageShape(
+                    layer_counts=tuple(sorted(kinds.items())),
+                    first=stage == 0,
+                    last=stage == len(layers_per_stage) - 1,
+                )
+            )
+            start += count
+        return tuple(shapes)
+
+    def tables(
+        self,
+        strategy: ServingStrategy,
+        weight_fmt: str,
+        kv_fmt: str,
+        token_budget: float,
+        layers_per_stage: tuple[int, ...],
+    ) -> TimeTables:
+        """Return the time tables of a replica.
+
+        Raises
+        ------
+        ValueError
+            If the device cannot run a format of the model.
+        """
+        shapes = Counter(self.stage_shapes(layers_per_stage))
+        rows = [self._stage(shape, strategy, weight_fmt, kv_fmt, token_budget) for shape in shapes]
+        software = self.costs.software
+        seconds = sum(
+            float(np.interp(_REFERENCE_TOKENS, self._tokens, row.tokens_s)) * count
+            for row, count in zip(rows, shapes.values(), strict=True)
+        )
+        spread = sum(
+            float(np.sqrt(row.variance_s2)) * count for row, count in zip(rows, shapes.values(), strict=True)
+        )
+        return TimeTables(
+            token_grid=self._tokens,
+            token_time_s=np.array([row.tokens_s for row in rows]),
+            sequence_grid=self._sequences,
+            sequence_time_s=np.array([row.sequences_s for row in rows]),
+            prompt_attention_s=np.array([row.prompts_s for row in rows]),
+            stage_counts=np.array(list(shapes.values()), dtype=np.float64),
+            num_attention_ranks=strategy.attention_dp,
+            per_request_s=software.per_request_s.value,
+            sigma=spread / max(seconds, 1e-12),
+            provenance=max(row.provenance for row in rows),
+        )
+
+    def layer_weights(
+        self, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str, token_budget: float, at: float
+    ) -> tuple[tuple[float, ...], float, float]:
+        """Return seconds of each layer, of the embedding and of the head at a step of `at` tokens."""
+        key = replace(strategy, pp=1)
+
+        def seconds(part: str | int) -> float:
+            priced = self._part(part, key, weight_fmt, kv_fmt, token_budget)
+            in_batch = min(at, self._sequences[-1])
+            return float(
+                np.interp(at, self._tokens, priced.tokens_s)
+                + np.interp(in_batch, self._sequences, priced.sequences_s)
+            )
+
+        kinds = tuple(seconds(index) for index in range(len(self._kinds)))
+        per_layer = self.costs.software.per_layer_s.value
+        layers = tuple(kinds[kind] + per_layer for kind in self._kind_of)
+        return layers, seconds("embedding"), seconds("head")
+
+    def _stage(
+        self, shape: StageShape, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str, token_budget: float
+    ) -> Priced:
+        total = self._overheads(shape)
+        key = replace(strategy, pp=1)
+        for kind, count in shape.layer_counts:
+            total = total.plus(self._part(kind, key, weight_fmt, kv_fmt, token_budget).times(count))
+        if shape.first:
+            total = total.plus(self._part("embedding", key, weight_fmt, kv_fmt, token_budget))
+        if shape.last:
+            total = total.plus(self._part("head", key, weight_fmt, kv_fmt, token_budget))
+        if strategy.pp > 1:
+            total = total.plus(self._part("send", strategy, weight_fmt, kv_fmt, token_budget))
+        return total
+
+    def _overheads(self, shape: StageShape) -> Priced:
+        """Return what the engine adds to a step on a stage: per step, per layer and per sequence."""
+        software = self.costs.software
+        fixed = software.per_step_s.value + software.per_layer_s.value * shape.num_layers
+        per_sequence = software.per_sequence_s.value if shape.last else 0.0
+        return Priced(
+            tokens_s=np.full(self._tokens.size, fixed),
+            sequences_s=self._sequences * per_sequence,
+            prompts_s=np.zeros(self.requests.weights.size),
+            variance_s2=0.0,
+            provenance=max(software.provenance_of(fact) for _, fact in software.facts()),
+        )
+
+    def _part(
+        self,
+        part: str | int,
+        strategy: ServingStrategy,
+        weight_fmt: str,
+        kv_fmt: str,
+        token_budget: float,
+    ) -> Priced:
+        key = (part, strategy, weight_fmt, kv_fmt, token_budget)
+        found = self._parts.get(key)
+        if found is None:
+            found = self._price(part, strategy, weight_fmt, kv_fmt, token_budget)
+            self._parts[key] = found
+            self.num_priced += 1
+        return found
+
+    def _price(
+        self, part: str | int, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str, token_budget: float
+    ) -> Priced:
+        how = self._lowering(strategy, weight_fmt, kv_fmt)
+        grid = StepGrid(
+            tokens=self._tokens / strategy.prefill_cp,
+            sequences=self._sequences,
+            requests=self.requests,
+            token_budget=token_budget,
+        )
+        if part == "embedding":
+            pieces = lower_embedding(how, grid)
+        elif part == "head":
+            pieces = lower_head(how, grid)
+        elif part == "send":
+            pieces = lower_stage_send(how, grid, self._stage_link(strategy))
+        else:
+            pieces = lower_layer(self._kinds[int(part)], how, grid)
+        return self._sum(pieces)
+
+    def _sum(self, pieces: Iterable[Piece]) -> Priced:
+        """Price pieces and add them by family; a stated share of communication hides behind compute."""
+        sizes = {
+            "tokens": self._tokens.size,
+            "sequences": self._sequences.size,
+            "prompts": self.requests.weights.size,
+        }
+        totals = {family: np.zeros(size) for family, size in sizes.items()}
+        provenance, variance = Provenance.MEASURED, 0.0
+        exposed = 1.0 - self.costs.software.overlap.value
+        reference = int(np.searchsorted(self._tokens, _REFERENCE_TOKENS))
+        for piece in pieces:
+            cost: Cost = self.costs.model.price(piece.work)
+            share = exposed if piece.is_communication else 1.0
+            totals[piece.family] += cost.time_s * piece.count * share
+            provenance = max(provenance, cost.provenance)
+            if piece.family == "tokens":
+                variances = np.broadcast_to(cost.variance_s2, self._tokens.shape)
+                variance += float(variances[min(reference, self._tokens.size - 1)])
+        return Priced(
+            tokens_s=totals["tokens"],
+            sequences_s=totals["sequences"],
+            prompts_s=totals["prompts"],
+            variance_s2=variance,
+            provenance=provenance,
+        )
+
+    def _lowering(self, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str) -> Lowering:
+        tp, ranks = strategy.tp, strategy.attention_dp * strategy.prefill_cp
+        return Lowering(
+            model=self.model,
+            strategy=strategy,
+            weight_fmt=weight_fmt,
+            kv_fmt=kv_format(self.model, kv_fmt),
+            executed=self._executed,
+            tensor_span=span_of(self.group, tp),
+            stage_span=span_of(self.group, tp * ranks),
+            rank_span=span_of(self.group, ranks, stride=tp),
+            context_span=span_of(self.group, strategy.prefill_cp, stride=tp),
+            decode_context_span=span_of(self.group, strategy.decode_cp),
+            routing_skew=self.routing_skew,
+        )
+
+    def _executed(self, fmt: str) -> str:
+        return executed_on(self.group, fmt) or fmt
+
+    def _stage_link(self, strategy: ServingStrategy) -> Span:
+        """Return the link between stages: that of the scale-up domain only if the replica stays inside one.
+
+        A replica that does not divide the domain may be split over two when domains are filled.
+        """
+        num_devices, domain = strategy.num_devices, self.group.domain_size
+        if domain >= self.group.num_devices or (num_devices <= domain and domain % num_devices == 0):
+            return Span(ranks_per_level=(2,), links=(link_spec(self.group.levels[0].link),))
+        needed = max(num_devices, domain + 1)
+        level = next((v for v in self.group.levels if needed <= v.num_devices), self.group.levels[-1])
+        return Span(ranks_per_level=(2,), links=(link_spec(level.link),))

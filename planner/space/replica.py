@@ -1,0 +1,238 @@
+"""A replica priced: its stages, memory, limits and the curve of what it does at every load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cost_models.cost import FloatArray
+from cost_models.serving.queueing import normal_quantile
+from cost_models.serving.requests import Requests
+from cost_models.serving.steady_state import (
+    BatchLimits,
+    LoadCurve,
+    aggregated_curve,
+    decode_curve,
+    prefill_curve,
+)
+from cost_models.serving.tables import TimeTables
+from planner.ir.candidates import StageMemory
+from planner.ir.cluster import NodeGroup
+from planner.ir.model_graph import AttentionCore, ModelGraph
+from planner.ir.serving import ServingProblem
+from planner.ir.workload import Lengths
+from planner.space.compose import ReplicaShape
+from planner.space.engine import EngineCosts, bytes_per_element, kv_format
+from planner.space.memory import MemoryModel, Residency, StageBytes
+from planner.space.pricing import Pricer
+from planner.space.stages import balanced_partition
+
+PARTITION_AT_TOKENS = (128.0, 4096.0)
+"""Step sizes at which stages are balanced: a decode batch and a prefill chunk; each is a candidate."""
+
+
+def requests_of(lengths: Lengths, prefix_hit_share: float) -> Requests:
+    """Return the requests of a workload; cached prefix tokens need no computing, the last one does."""
+    samples = np.array(lengths.samples, dtype=np.float64)
+    inputs, outputs, weights = samples[:, 0], samples[:, 1], samples[:, 2]
+    return Requests(
+        input_tokens=inputs,
+        new_tokens=np.maximum(inputs * (1.0 - prefix_hit_share), 1.0),
+        output_tokens=outputs,
+        weights=weights / weights.sum(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """One priced shape.
+
+    `stages` are the bytes per stage; `limits` per attention rank; `curve` follows the load.
+    `cache_lanes` is how many devices hold distinct parts of a request's cache and move them side by side.
+    """
+
+    shape: ReplicaShape
+    layers_per_stage: tuple[int, ...]
+    stages: tuple[StageBytes, ...]
+    limits: BatchLimits
+    tables: TimeTables
+    curve: LoadCurve
+    cache_lanes: int
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the replica."""
+        return self.shape.strategy.num_devices
+
+    def memory_report(self) -> tuple[StageMemory, ...]:
+        """Return the memory per stage; engines reserve for the cache whatever is left of their share."""
+        return tuple(
+            stage.report(index, max(0.0, stage.free_bytes)) for index, stage in enumerate(self.stages)
+        )
+
+
+def _cache_shards(core: AttentionCore) -> int:
+    return core.num_kv_heads if core.kind == "gqa" else 1
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicaBuilder:
+    """Builds replicas of one problem on one node group under one engine."""
+
+    problem: ServingProblem
+    group: NodeGroup
+    costs: EngineCosts
+    requests: Requests = field(init=False)
+    pricer: Pricer = field(init=False)
+    memory: MemoryModel = field(init=False)
+    robust_quantile: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Set up pricing and memory for the problem's requests."""
+        workload, choices = self.problem.workload, self.problem.choices
+        self.requests = requests_of(workload.lengths, workload.prefix_hit_share)
+        budgets = [*choices.token_budgets, *(v for n, v in choices.fixed if n == "token_budget"), 16384]
+        pinned = [v for n, v in choices.fixed if n == "max_num_seqs"]
+        self.pricer = Pricer(
+            model=self.model,
+            group=self.group,
+            costs=self.costs,
+            requests=self.requests,
+            routing_skew=self.problem.routing_skew,
+            max_tokens=float(max(budgets)),
+            max_sequences=float(max([choices.max_num_seqs, *pinned])),
+        )
+        self.memory = MemoryModel(
+            model=self.model, group=self.group, software=self.costs.software, requests=self.requests
+        )
+
+    @property
+    def model(self) -> ModelGraph:
+        """The model."""
+        return self.problem.model
+
+    @property
+    def memory_fraction(self) -> float:
+        """Share of device memory the engine may use."""
+        own = self.problem.memory_fraction
+        return own if own is not None else self.costs.software.memory_fraction.value
+
+    def build(self, shape: ReplicaShape) -> list[Replica]:
+        """Return the priced replicas of a shape, one per distinct partition; empty if none fits memory."""
+        replicas: list[Replica] = []
+        for layers in self._partitions(shape):
+            replica = self.build_with(shape, layers)
+            if replica is not None:
+                replicas.append(replica)
+        return replicas
+
+    def build_with(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Replica | None:
+        """Return the priced replica with these stages, or None if it does not fit."""
+        stages = self.stage_bytes(shape, layers_per_stage)
+        limits = self._limits(shape, stages)
+        if limits is None:
+            return None
+        tables = self.pricer.tables(
+            shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage
+        )
+        if self.robust_quantile != 0.5:
+            tables = tables.scaled(1.0 + normal_quantile(100.0 * self.robust_quantile) * tables.sigma)
+        curve = self._curve(shape, tables, limits)
+        if curve is None:
+            return None
+        return Replica(
+            shape=shape,
+            layers_per_stage=layers_per_stage,
+            stages=stages,
+            limits=limits,
+            tables=tables,
+            curve=curve,
+            cache_lanes=self._cache_lanes(shape),
+        )
+
+    def stage_bytes(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[StageBytes, ...]:
+        """Return the bytes of every stage."""
+        what = Residency(
+            strategy=shape.strategy,
+            weight_fmt=shape.weight_fmt,
+            kv_fmt=shape.kv_fmt,
+            token_budget=float(shape.token_budget),
+            max_sequences=float(shape.max_num_seqs),
+            memory_fraction=self.memory_fraction,
+        )
+        kinds = self.pricer.layer_kinds
+        seen: dict[object, StageBytes] = {}
+        stages: list[StageBytes] = []
+        for part in self.pricer.stage_shapes(layers_per_stage):
+            if part not in seen:
+                layers = tuple((kinds[kind], count) for kind, count in part.layer_counts)
+                seen[part] = self.memory.stage(layers, part.first, part.last, what)
+            stages.append(seen[part])
+        return tuple(stages)
+
+    def fits_roughly(self, shape: ReplicaShape) -> bool:
+        """Return False if even an even split of the weights over the replica's stages exceeds memory.
+
+        The mean over stages is a lower bound of the fullest stage, so nothing that fits is lost.
+        """
+        whole = self.stage_bytes(
+            replace(shape, strategy=replace(shape.strategy, pp=1)), (self.model.num_layers,)
+        )
+        weights = dict(whole[0].parts)["weights"]
+        return weights / shape.strategy.pp <= whole[0].usable_bytes
+
+    def prompt_cache_bytes(self, shape: ReplicaShape) -> FloatArray:
+        """Return the cache of each sample's prompt over all ranks of a replica, without copies, bytes."""
+        width = bytes_per_element(kv_format(self.model, shape.kv_fmt))
+        tokens = self.requests.input_tokens.astype(np.int64)
+        cache = np.array([self.model.cache_elems(int(n)) for n in tokens], dtype=np.float64) * width
+        return cache + self.model.recurrent_elems_per_seq * 4.0 + self.model.conv_elems_per_seq * 2.0
+
+    def _cache_lanes(self, shape: ReplicaShape) -> int:
+        """Return how many devices hold distinct parts of a cache: tensor ranks up to the heads, per stage."""
+        tp = shape.strategy.tp
+        cores = [op for layer in self.pricer.layer_kinds for op in layer.ops if isinstance(op, AttentionCore)]
+        split = min((min(tp, _cache_shards(core)) for core in cores), default=tp)
+        return max(1, split) * shape.strategy.pp
+
+    def _partitions(self, shape: ReplicaShape) -> tuple[tuple[int, ...], ...]:
+        if shape.strategy.pp == 1:
+            return ((self.model.num_layers,),)
+        found: dict[tuple[int, ...], None] = {}
+        for at in PARTITION_AT_TOKENS:
+            layers, embedding, head = self.pricer.layer_weights(
+                shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), at
+            )
+            found[balanced_partition(layers, embedding, head, shape.strategy.pp)] = None
+        return tuple(found)
+
+    def _limits(self, shape: ReplicaShape, stages: tuple[StageBytes, ...]) -> BatchLimits | None:
+        """Return how many sequences fit, or None if the longest request does not.
+
+        An aggregated replica also holds, per rank, a prompt that is half prefilled in the mean.
+        """
+        holds_prompt = 0.5 if shape.role == "aggregated" else 0.0
+        cache = np.inf
+        for stage in stages:
+            if stage.free_bytes < stage.cache_bytes_longest or stage.free_bytes < 0.0:
+                return None
+            left = stage.free_bytes - holds_prompt * stage.cache_bytes_prompt
+            if stage.cache_bytes_per_sequence > 0.0:
+                cache = min(cache, left / stage.cache_bytes_per_sequence)
+        first, second = self.requests.context_moments()
+        return BatchLimits(
+            token_budget=float(shape.token_budget),
+            max_sequences=float(shape.max_num_seqs),
+            cache_sequences=min(cache, 1e9),
+            cache_scv=max(0.0, second / first**2 - 1.0) if first > 0.0 else 0.0,
+            closed_loop=self.problem.workload.concurrency is not None,
+        )
+
+    def _curve(self, shape: ReplicaShape, tables: TimeTables, limits: BatchLimits) -> LoadCurve | None:
+        percentile = self.problem.workload.slo.percentile
+        if shape.role == "prefill":
+            return prefill_curve(tables, self.requests, float(shape.token_budget))
+        if shape.role == "decode":
+            return decode_curve(tables, self.requests, limits, percentile)
+        return aggregated_curve(tables, self.requests, limits, percentile)
