@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Try more of what could beat the optimum; takes seconds.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what failed.")] = False,
 ) -> None:
@@ -29,7 +32,7 @@ def verify(
     from planner.verify import problem_of, verify_plan
 
     loaded = read_plan(plan)
-    report = verify_plan(loaded, problem_of(loaded, file=str(plan)))
+    report = verify_plan(loaded, problem_of(loaded, file=str(plan)), thorough=thorough)
     if as_json:
         emit_json(report.as_dict())
     _show(report, quiet=quiet)

@@ -20,12 +20,13 @@ RULES: Registry[Rule] = Registry(what="verification rule", package="planner.veri
 _SHOWN_VIOLATIONS = 3
 
 
-def verify_plan(plan: Plan, problem: Problem[Any]) -> VerificationReport:
+def verify_plan(plan: Plan, problem: Problem[Any], *, thorough: bool = False) -> VerificationReport:
     """Check a plan against its problem with every rule that knows its kind.
 
-    Never raises for a wrong plan: what is wrong with it stands in the report.
+    Never raises for a wrong plan: what is wrong with it stands in the report. A `thorough` check tries
+    more of what could contradict an optimum, and takes seconds.
     """
-    case = Case(plan=plan, problem=problem)
+    case = Case(plan=plan, problem=problem, thorough=thorough)
     rules = dict(RULES.items())
     findings: dict[str, Finding] = {}
     for name in _ordered(rules):
@@ -62,7 +63,11 @@ def _finding(name: str, rule: Rule, case: Case, findings: Mapping[str, Finding])
     broken = [r for r in rule.requires if r in findings and not findings[r].passed]
     if broken:
         return Finding(rule=name, outcome="skipped", message=f"rests on {', '.join(broken)}")
-    violations = list(rule.check(case))
+    try:
+        violations = list(rule.check(case))
+    except (ArithmeticError, LookupError, ValueError, InputError) as error:
+        message = f"cannot be checked: {type(error).__name__}: {error}"
+        return Finding(rule=name, outcome="failed", message=message)
     if not violations:
         return Finding(rule=name, outcome="passed", message=rule.says)
     shown = "; ".join(v.message for v in violations[:_SHOWN_VIOLATIONS])

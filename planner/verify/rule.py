@@ -13,10 +13,15 @@ from planner.verify.report import Violation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A plan with the problem it claims to solve; `derived` keeps what rules have worked out, by name."""
+    """A plan with the problem it claims to solve.
+
+    `thorough` lets rules take seconds where they would otherwise sample; `derived` keeps what rules have
+    worked out, by name.
+    """
 
     plan: Plan
     problem: Problem[Any]
+    thorough: bool = False
     derived: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def once(self, name: str, derive: Callable[[], Any]) -> Any:

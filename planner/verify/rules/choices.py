@@ -46,7 +46,7 @@ def _mode(roles: set[str], modes: tuple[str, ...]) -> Iterator[Violation]:
 def _pinned(pool: Pool, fixed: tuple[tuple[str, int], ...]) -> Iterator[Violation]:
     degrees = pool.strategy.model_dump()
     for name, value in fixed:
-        found = degrees.get(_DEGREE_NAMES.get(name, name), value)
+        found = degrees.get(_DEGREE_NAMES.get(name, name), pool.limits.get(name, value))
         if found != value:
             yield Violation(message=f"pool {pool.name!r} has {name}={found}, pinned is {value}")
 

@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.verify.report import Violation
+from planner.verify.resources import usd_per_hour
 from planner.verify.rule import Case, Rule, differs
 
 _TOLERANCE = 1e-6
-
-
-def usd_per_hour(case: Case) -> float | None:
-    """Return the price of all placed devices, None if one of them has no price."""
-    groups = {group.name: group for group in case.problem.cluster.groups}
-    pools = {pool.name: pool for pool in case.plan.pools}
-    total = 0.0
-    for replica in case.plan.placement:
-        price = groups[pools[replica.pool].node_group].usd_per_device_hour
-        if price is None:
-            return None
-        total += price * len(replica.devices)
-    return total
 
 
 def _check(case: Case) -> Iterator[Violation]:
@@ -44,5 +32,5 @@ def _check(case: Case) -> Iterator[Violation]:
 RULE = Rule(
     says="the plan keeps to the budget of money and states its price",
     check=_check,
-    requires=("inventory",),
+    requires=("inventory", "ranks"),
 )

@@ -12,7 +12,7 @@ def _check(case: Case) -> Iterator[Violation]:
     for pool in case.plan.pools:
         placed = [r for r in case.plan.placement if r.pool == pool.name]
         numbers = sorted(r.replica for r in placed)
-        if numbers != list(range(pool.replicas)):
+        if len(numbers) != pool.replicas or numbers != list(range(len(numbers))):
             yield Violation(message=f"pool {pool.name!r} has {pool.replicas} replicas, placed are {numbers}")
         s = pool.strategy
         size = s.tp * s.pp * s.attention_dp * s.cp

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from planner.plan.schema import Alternative
 from planner.verify.report import Violation
-from planner.verify.rule import Case, Rule, differs
+from planner.verify.rule import Case, Rule
 
 _ARITHMETIC = 1e-6
 
@@ -27,10 +27,9 @@ def _alternative(case: Case, name: str, value: float, other: Alternative) -> Ite
     numbers = (("plan", value), ("runner_up", found))
     if worse_by < -_ARITHMETIC:
         yield Violation(message=f"{name} ({found:.6g}) beats the plan ({value:.6g})", numbers=numbers)
-    if other.relative is not None and differs(abs(other.relative), abs(worse_by), 1e-3):
-        message = f"{name} is {worse_by:.4%} away, the plan says {other.relative:.4%}"
-        if abs(abs(other.relative) - abs(worse_by)) > _ARITHMETIC:
-            yield Violation(message=message, numbers=numbers)
+    if other.relative is not None and abs(other.relative - worse_by) > _ARITHMETIC + 1e-3 * abs(worse_by):
+        message = f"{name} is {worse_by:.4%} worse, the plan says {other.relative:.4%}"
+        yield Violation(message=message, numbers=numbers)
     tolerance = case.problem.options.tie_tolerance
     if other.tie != (worse_by <= tolerance * (1 + _ARITHMETIC)) and abs(worse_by - tolerance) > _ARITHMETIC:
         yield Violation(message=f"{name} is {worse_by:.4%} away and tie is {other.tie}", numbers=numbers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import ceil
 
 from cost_models.formats import number_format
+from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import AttentionCore, Experts, Linear, ModelGraph, Op, Small, StateCore
 from planner.plan.schema import Pool, StrategyModel
 
@@ -21,6 +22,13 @@ _CONVOLUTION_BYTES = 2.0
 def bytes_of(fmt: str) -> float:
     """Return stored bytes per element, scales included."""
     return number_format(fmt).weight_bits / 8.0
+
+
+def device_bytes(group: NodeGroup) -> float:
+    """Return the memory of one device: what its driver reports where that is known."""
+    device = group.device
+    reported = device.driver_memory_bytes
+    return device.memory_bytes.value if reported is None else reported.value
 
 
 def linear_shape(op: Linear, tp: int) -> tuple[int, int]:

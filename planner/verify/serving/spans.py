@@ -45,12 +45,13 @@ def span_at(positions: Sequence[int], group: NodeGroup) -> Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaSpans:
-    """Groups of one replica: tensor ranks, all ranks of a stage, data-parallel ranks, next stages."""
+    """Groups of one replica, each as the worst placed one of its kind sees the network."""
 
     tensor: Span
     stage: Span
     ranks: Span
     context: Span
+    decode_context: Span
     next_stage: Span | None
 
 
@@ -79,6 +80,7 @@ def replica_spans(pool: Pool, replica: Replica, group: NodeGroup) -> ReplicaSpan
         stage=widest(stages),
         ranks=widest(strided),
         context=widest(context),
+        decode_context=widest([t[: s.decode_cp] for t in tensor]),
         next_stage=widest(pairs) if pairs else None,
     )
 

@@ -1,7 +1,7 @@
 """How long an engine step takes: every operator of every stage priced for one given batch.
 
-A step of an attention rank carries `decode` sequences of `context` cached tokens each and one piece of
-a prompt: `prompt` tokens that follow `before` cached ones. Nothing is tabulated or interpolated.
+A step of an attention rank carries `decode` sequences of `context` cached tokens each and `pieces`
+pieces of prompts of `prompt` tokens that follow `before` cached ones. Nothing is tabulated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cost_models.work import (
 from hardware_profiles.schema import SoftwareProfile
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelGraph, Op, StateCore
 from planner.plan.schema import Pool
-from planner.verify.serving.shards import cache_format, linear_shape
+from planner.verify.serving.shards import cache_format, entry_elements, linear_shape
 from planner.verify.serving.spans import ReplicaSpans
 
 _HALF = 2.0
@@ -41,11 +41,12 @@ class Batch:
     context: float
     prompt: float = 0.0
     before: float = 0.0
+    pieces: float = 1.0
 
     @property
     def tokens(self) -> float:
         """Tokens that pass through the linear maps."""
-        return self.decode + self.prompt
+        return self.decode + self.prompt * self.pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,25 +60,54 @@ class StepPricer:
     software: SoftwareProfile
     routing_skew: float = 1.0
     _known: dict[Batch, tuple[float, ...]] = field(default_factory=dict[Batch, tuple[float, ...]])
+    _numbers: list[int] = field(default_factory=list[int])
 
     def stage_seconds(self, batch: Batch) -> tuple[float, ...]:
         """Return the seconds of a step on each stage."""
         if batch not in self._known:
-            self._known[batch] = tuple(self._stage(i, batch) for i in range(self.pool.strategy.pp))
+            self._known[batch] = self._stages(batch)
         return self._known[batch]
 
     def slot_seconds(self, batch: Batch) -> float:
         """Return the seconds of the slowest stage."""
         return max(self.stage_seconds(batch))
 
+    def _stages(self, batch: Batch) -> tuple[float, ...]:
+        """Price every stage, equal ones once."""
+        counts = self.pool.layers_per_stage
+        known: dict[tuple[object, ...], float] = {}
+        found: list[float] = []
+        start = 0
+        for stage, count in enumerate(counts):
+            content = tuple(Counter(self._layer_numbers()[start : start + count]).items())
+            key = (frozenset(content), stage == 0, stage == len(counts) - 1)
+            if key not in known:
+                known[key] = self._stage(stage, batch)
+            found.append(known[key])
+            start += count
+        return tuple(found)
+
+    def _layer_numbers(self) -> tuple[int, ...]:
+        """Return for each layer the number of the first layer equal to it."""
+        if not self._numbers:
+            first: dict[int, int] = {}
+            seen: dict[Layer, int] = {}
+            for index, layer in enumerate(self.model.layers):
+                number = first.get(id(layer))
+                if number is None:
+                    number = seen.setdefault(layer, index)
+                    first[id(layer)] = number
+                self._numbers.append(number)
+        return tuple(self._numbers)
+
     def _stage(self, stage: int, batch: Batch) -> float:
         counts = self.pool.layers_per_stage
         start = sum(counts[:stage])
-        layers = Counter(self.model.layers[start : start + counts[stage]])
+        layers = Counter(self._layer_numbers()[start : start + counts[stage]])
         software = self.software
         total = software.per_step_s.value + software.per_layer_s.value * counts[stage]
-        for layer, count in layers.items():
-            total += count * self._sum(self._layer(layer, batch))
+        for number, count in layers.items():
+            total += count * self._sum(self._layer(self.model.layers[number], batch))
         if stage == 0:
             total += self._sum(self._embedding(batch))
         if stage == len(counts) - 1:
@@ -146,6 +176,11 @@ class StepPricer:
                 kv_fmt=fmt,
                 kind="mla_absorbed" if mla else "gqa",
             )
+            if split > 1:
+                rows = batch.decode * heads * split * _HALF
+                span = self.spans.decode_context
+                yield Collective(op="all_gather", num_bytes=rows * width, span=span)
+                yield Collective(op="reduce_scatter", num_bytes=rows * v_width, span=span)
             if core.index_topk:
                 yield Stream(num_bytes=batch.decode * batch.context * core.index_dim * _HALF)
         if batch.prompt > 0:
@@ -154,7 +189,7 @@ class StepPricer:
             query = max(1.0, batch.prompt / self.pool.strategy.cp)
             yield Attention(
                 phase="prefill",
-                batch=1.0,
+                batch=batch.pieces,
                 q_len=min(query, reach),
                 kv_len=reach,
                 num_heads=float(heads),
@@ -165,13 +200,21 @@ class StepPricer:
                 kv_fmt=fmt,
                 kind="mla_expanded" if mla else "gqa",
             )
+            if self.pool.strategy.cp > 1:
+                row = entry_elements(core, tp) * _HALF
+                yield Collective(op="all_gather", num_bytes=end * batch.pieces * row, span=self.spans.context)
 
     def _state(self, core: StateCore, batch: Batch) -> Iterator[Work]:
         elements = float(ceil(core.recurrent_elems / self.pool.strategy.tp))
         if batch.decode > 0:
             yield StateScan(phase="decode", num_tokens=batch.decode, batch=batch.decode, state_elems=elements)
         if batch.prompt > 0:
-            yield StateScan(phase="prefill", num_tokens=batch.prompt, batch=1.0, state_elems=elements)
+            yield StateScan(
+                phase="prefill",
+                num_tokens=batch.prompt * batch.pieces,
+                batch=batch.pieces,
+                state_elems=elements,
+            )
 
     def _experts(self, op: Experts, tokens: float) -> Iterator[Work]:
         """Yield the experts and what carries tokens to them and back."""

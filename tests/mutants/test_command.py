@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,12 @@ from planner.cli.main import main
 from planner.plan.schema import Plan
 from planner.plan.serialize import write_plan
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from mutants.cases import serving_plan, serving_pool, serving_problem
+from .test_structure import dense
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plan() -> Plan:
-    problem = serving_problem()
-    return serving_plan(problem, serving_pool(problem))
+    return dense()[0]
 
 
 def verify(plan: Plan, folder: Path, *options: str) -> int:

@@ -1,0 +1,320 @@
+"""What a pool does at a rate: mean step, time per token, time to first token, in scalar arithmetic.
+
+One attention rank starts x requests per step. Each of them is in s decode steps, so x s sequences decode
+at a time; its prompt goes through in chunks that share steps with them. A mean step then takes
+T(x) = T(decode only) + P(prompt in the step) (T(with a chunk) - T(decode only)), the rank serves x / T(x)
+requests per second, and x follows from the rate by bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, exp, inf, log, sqrt
+from statistics import NormalDist
+
+from planner.ir.workload import ServingWorkload
+from planner.verify.serving.steps import Batch, StepPricer
+
+MAX_BINS = 5
+_BISECTIONS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptBin:
+    """Requests of about the same length: tokens in, tokens to compute, decode steps, share."""
+
+    tokens: float
+    new: float
+    steps: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """A workload in a few bins, with the moments that a steady state needs, exact over all samples."""
+
+    bins: tuple[PromptBin, ...]
+    mean_new: float
+    mean_steps: float
+    context: float
+
+    @staticmethod
+    def of(workload: ServingWorkload, max_bins: int = MAX_BINS) -> Requests:
+        """Bin a workload by prompt length into about `max_bins` bins.
+
+        The mean context is length-biased: a request of s steps is met s times as often as one of one.
+        """
+        miss = 1.0 - workload.prefix_hit_share
+        samples = [
+            PromptBin(tokens=float(i), new=max(1.0, i * miss), steps=max(0.0, o - 1.0), share=w)
+            for i, o, w in sorted(workload.lengths.samples)
+        ]
+        steps = sum(b.steps * b.share for b in samples)
+        cached = sum(b.steps * b.share * (b.tokens + (b.steps + 1) / 2) for b in samples)
+        return Requests(
+            bins=tuple(_merged(group) for group in _groups(samples, max_bins)),
+            mean_new=sum(b.new * b.share for b in samples),
+            mean_steps=steps,
+            context=cached / steps if steps else samples[-1].tokens,
+        )
+
+
+def _groups(samples: Sequence[PromptBin], max_bins: int) -> list[list[PromptBin]]:
+    """Split sorted samples into a few groups of about equal work."""
+    total = sum(b.share for b in samples)
+    groups: list[list[PromptBin]] = [[]]
+    weight = 0.0
+    for sample in samples:
+        if groups[-1] and weight >= len(groups) * total / max_bins:
+            groups.append([])
+        groups[-1].append(sample)
+        weight += sample.share
+    return groups
+
+
+def _merged(group: Sequence[PromptBin]) -> PromptBin:
+    share = sum(b.share for b in group)
+
+    def mean(values: list[float]) -> float:
+        return sum(v * b.share for v, b in zip(values, group, strict=True)) / share
+
+    return PromptBin(
+        tokens=mean([b.tokens for b in group]),
+        new=mean([b.new for b in group]),
+        steps=mean([b.steps for b in group]),
+        share=share,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFacts:
+    """What the load of a pool rests on besides its step times."""
+
+    role: str
+    replicas: int
+    token_budget: float
+    burstiness: float = 1.0
+    extra_ttft_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadState:
+    """A pool at a load, per attention rank where a count is meant."""
+
+    rate_rps: float
+    tpot_s: float
+    own_ttft_s: float
+    waiting_s: float
+    waiting_share: float
+    sequences: float
+    busy: float
+
+    @property
+    def ttft_s(self) -> float:
+        """Mean time to first token."""
+        return self.own_ttft_s + self.waiting_s
+
+    def ttft_at(self, percentile: float) -> float:
+        """Return the time to first token at a percentile; waiting is zero or exponential."""
+        late = 1.0 - percentile / 100.0
+        if percentile <= 0.0 or self.waiting_share <= late:
+            return self.ttft_s if percentile <= 0.0 else self.own_ttft_s
+        return self.own_ttft_s + self.waiting_s / self.waiting_share * log(self.waiting_share / late)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Upper limits on an aggregated pool: latencies at a percentile, sequences per rank."""
+
+    ttft_s: float = inf
+    tpot_s: float = inf
+    e2e_s: float = inf
+    percentile: float = 0.0
+    sequences: float = inf
+
+    def kept_by(self, load: PoolLoad, started: float) -> bool:
+        """Return whether the pool keeps them when each rank starts so many requests per step."""
+        state = load.state_at(started)
+        if state.busy >= 1.0 or state.sequences > self.sequences:
+            return False
+        tpot, ttft = load.tpot_if(started, self.percentile), state.ttft_at(self.percentile)
+        last = max(b.steps for b in load.requests.bins) if self.percentile else load.requests.mean_steps
+        return tpot <= self.tpot_s and ttft <= self.ttft_s and ttft + last * tpot <= self.e2e_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLoad:
+    """Works out the state of a pool."""
+
+    pricer: StepPricer
+    requests: Requests
+    facts: PoolFacts
+
+    @property
+    def num_queues(self) -> int:
+        """Attention ranks of the pool: each prefills on its own."""
+        return self.facts.replicas * self.pricer.pool.strategy.attention_dp
+
+    def at_rate(self, rate_rps: float) -> LoadState | None:
+        """Return the pool at a rate of the whole pool, None if it cannot keep up."""
+        per_rank = rate_rps / self.num_queues
+        if self.facts.role == "prefill":
+            return self._prefilling(per_rank)
+        low, high = 0.0, self._most()
+        if self._per_second(high) < per_rank:
+            return None
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self._per_second(middle) < per_rank else (low, middle)
+            if high - low < 1e-3 * high:
+                break
+        return self._state(high, per_rank)
+
+    def highest(self, limits: Limits) -> float:
+        """Return the highest rate of the whole pool that keeps the limits, 0 if there is none."""
+        low, high = 0.0, self._most()
+        if not limits.kept_by(self, high * 1e-3):
+            return 0.0
+        for _ in range(_BISECTIONS // 2):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if limits.kept_by(self, middle) else (low, middle)
+        return self._per_second(low) * self.num_queues
+
+    def state_at(self, started: float) -> LoadState:
+        """Return the pool when each rank starts so many requests per step."""
+        return self._state(started, self._per_second(started))
+
+    def tpot_if(self, started: float, percentile: float) -> float:
+        """Return the time per token that a request meets at a percentile of the load around it.
+
+        The number in flight is Poisson; its mean over one request's stay has variance 2/3 of that.
+        """
+        stages = self.pricer.pool.strategy.pp
+        running = started * self.requests.mean_steps * stages
+        if percentile > 50.0 and running > 0.0:
+            z = NormalDist().inv_cdf(percentile / 100.0)
+            started = min(started * (1.0 + z * sqrt(2.0 / (3.0 * running))), self._most())
+        return self._step(started)[0] * stages
+
+    def _most(self) -> float:
+        """Return the most requests per step that the token budget lets through."""
+        tokens = self.requests.mean_steps + (
+            self.requests.mean_new if self.facts.role == "aggregated" else 0.0
+        )
+        return 0.999 * self.facts.token_budget / tokens
+
+    def _per_second(self, started: float) -> float:
+        return started / self._step(started)[0]
+
+    def _step(self, started: float) -> tuple[float, float]:
+        """Return the mean step and the share of steps with prompt tokens, at x requests per step."""
+        decode = self._decode(started)
+        empty = self.pricer.slot_seconds(decode)
+        if self.facts.role == "decode":
+            return empty, 0.0
+        busy = extra = 0.0
+        for b in self.requests.bins:
+            mixed, chunks = self._mixed(b, decode, started)
+            busy += started * b.share * chunks
+            extra += started * b.share * chunks * (self.pricer.slot_seconds(mixed) - empty)
+        ranks = self.pricer.pool.strategy.attention_dp
+        together = 1.0 - (1.0 - min(busy, 1.0)) ** ranks
+        return empty + (extra * together / busy if busy > 0.0 else 0.0), busy
+
+    def _decode(self, started: float) -> Batch:
+        """Return the decode part of a step as a running sequence meets it: with itself in it."""
+        running = started * self.requests.mean_steps + 1.0 / self.pricer.pool.strategy.pp
+        return Batch(decode=max(1.0, running), context=self.requests.context)
+
+    def _mixed(self, b: PromptBin, decode: Batch, started: float) -> tuple[Batch, float]:
+        """Return a step with prompt tokens of a bin, and how many such steps a prompt takes."""
+        room = max(1.0, self.facts.token_budget - decode.decode)
+        chunk = min(room, max(b.new, started * self.requests.mean_new))
+        pieces = max(1.0, chunk / b.new)
+        tokens = chunk / pieces
+        before = b.tokens - b.new + max(0.0, (b.new - tokens) / 2.0)
+        return replace(decode, prompt=tokens, before=before, pieces=pieces), b.new / chunk
+
+    def _state(self, started: float, per_rank: float) -> LoadState:
+        step, _ = self._step(started)
+        stages = self.pricer.pool.strategy.pp
+        decode = self._decode(started)
+        own = 0.0
+        service: list[tuple[float, float]] = []
+        if self.facts.role == "aggregated":
+            empty = self.pricer.slot_seconds(decode)
+            own = self.pricer.software.per_request_s.value + 0.5 * empty
+            for b in self.requests.bins:
+                mixed, chunks = self._mixed(b, decode, started)
+                seconds = self.pricer.stage_seconds(mixed)
+                count = max(1.0, chunks)
+                own += b.share * (
+                    count * max(seconds) + (ceil(chunks - 1e-9) - chunks if chunks > 1 else 0.0) * empty
+                )
+                own += b.share * (sum(seconds) - max(seconds))
+                service.append((b.share, self._backlog(b, decode)))
+        probability, wait = waiting(per_rank, service, self.num_queues, self.facts.burstiness)
+        return LoadState(
+            rate_rps=per_rank * self.num_queues,
+            tpot_s=step * stages if self.requests.mean_steps else 0.0,
+            own_ttft_s=own,
+            waiting_s=wait,
+            waiting_share=probability,
+            sequences=started * self.requests.mean_steps * stages,
+            busy=per_rank * sum(share * s for share, s in service),
+        )
+
+    def _backlog(self, b: PromptBin, decode: Batch) -> float:
+        """Return by how much a prompt lengthens a queue of prompts: its share of full steps."""
+        room = max(1.0, self.facts.token_budget - decode.decode)
+        pieces = max(1.0, room / b.new)
+        tokens = room / pieces
+        before = b.tokens - b.new + max(0.0, (b.new - tokens) / 2.0)
+        full = self.pricer.slot_seconds(replace(decode, prompt=tokens, before=before, pieces=pieces))
+        return full * b.new / room
+
+    def _prefilling(self, per_rank: float) -> LoadState | None:
+        own = self.pricer.software.per_request_s.value + self.facts.extra_ttft_s
+        service: list[tuple[float, float]] = []
+        for b in self.requests.bins:
+            count = max(1.0, ceil(b.new / self.facts.token_budget - 1e-9))
+            tokens = b.new / count
+            before = b.tokens - b.new + (b.new - tokens) / 2.0
+            seconds = self.pricer.stage_seconds(Batch(decode=0.0, context=1.0, prompt=tokens, before=before))
+            own += b.share * (count * max(seconds) + sum(seconds) - max(seconds))
+            alone = count * max(seconds)
+            idle = Batch(decode=0.0, context=1.0)
+            service.append((b.share, min(alone, self._backlog(b, idle))))
+        busy = per_rank * sum(share * s for share, s in service)
+        if busy >= 1.0:
+            return None
+        probability, wait = waiting(per_rank, service, self.num_queues, self.facts.burstiness)
+        return LoadState(
+            rate_rps=per_rank * self.num_queues,
+            tpot_s=0.0,
+            own_ttft_s=own,
+            waiting_s=wait,
+            waiting_share=probability,
+            sequences=0.0,
+            busy=busy,
+        )
+
+
+def waiting(
+    rate_per_queue: float, service: Sequence[tuple[float, float]], num_queues: int, burstiness: float
+) -> tuple[float, float]:
+    """Return the probability of waiting and the mean wait (seconds) of one line before many servers.
+
+    Source: Allen-Cunneen with Sakasegawa's (1977) approximation of Erlang C; exact for M/M/1.
+    """
+    mean = sum(share * s for share, s in service)
+    if mean <= 0.0:
+        return 0.0, 0.0
+    spread = sum(share * s * s for share, s in service) / mean**2 - 1.0
+    load = rate_per_queue * mean
+    if load >= 1.0:
+        return 1.0, inf
+    probability = exp(log(load) * (sqrt(2.0 * (num_queues + 1)) - 1.0)) if load > 0.0 else 0.0
+    if_any = mean * (burstiness + max(0.0, spread)) / (2.0 * num_queues * (1.0 - load))
+    return probability, probability * if_any
