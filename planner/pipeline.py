@@ -24,6 +24,7 @@ from planner.ir.verifier import verify_ir
 from planner.plan.schema import Plan
 from planner.plan.serialize import plan_from_result
 from planner.registry import Registry
+from planner.report.explanation import EXPLAINERS, Effect, Explanation, Variation, effect_of, words_of
 from planner.verify import VerificationReport, problem_of, verify_plan
 
 AnyProblem = Problem[Any]
@@ -177,6 +178,47 @@ def check(plan: Plan, *, file: str | None = None) -> VerificationReport:
         If the plan carries no problem that can be read.
     """
     return verify_plan(plan, problem_of(plan, file))
+
+
+def explain(
+    plan: Plan, run: Run, *, why_not: Sequence[Mapping[str, object]] = (), vary: bool = True
+) -> Explanation:
+    """Return why a plan is what it is: facts, bottlenecks, effects of changes (found by solving again).
+
+    Parameters
+    ----------
+    plan
+        A plan that carries its problem.
+    run
+        How to run; the remarks of re-solving are not kept.
+    why_not
+        Choices to fix instead, e.g. ``{"tp": 8}``, one answer each.
+    vary
+        Whether limits and hardware are varied too.
+
+    Raises
+    ------
+    InputError
+        If the plan carries no readable problem, or a choice does not exist.
+    """
+    problem = problem_of(plan)
+    explainer = EXPLAINERS.get(problem.kind)
+    asked = [
+        Variation(sort="why_not", change=words_of(choices), problem=explainer.fixed(problem, choices))
+        for choices in why_not
+    ]
+    varied = explainer.variations(problem, plan) if vary else []
+    effects: list[Effect] = []
+    for variation in (*varied, *asked):
+        with run.phase(variation.change):
+            result = search(variation.problem, Run())
+        effects.append(effect_of(plan, variation, result))
+    return Explanation(
+        plan=plan,
+        facts=tuple(explainer.facts(problem, plan)),
+        bottlenecks=tuple(explainer.bottlenecks(problem, plan)),
+        effects=tuple(effects),
+    )
 
 
 def export_plan(

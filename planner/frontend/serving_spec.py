@@ -23,7 +23,7 @@ from planner.frontend.specs import (
 )
 
 KV_FORMATS = ("bf16", "fp16", "fp8", "int8", "nvfp4")
-DEGREES = ("tp", "pp", "ep", "attention_dp", "moe_tp", "prefill_cp", "decode_cp", "replicas")
+DEGREES = ("tp", "pp", "ep", "attention_dp", "moe_tp", "cp", "decode_cp", "token_budget", "max_num_seqs")
 GOALS = ("max_throughput", "min_devices", "min_cost", "min_power", "min_latency", "min_cost_per_token")
 
 Length = Annotated[Any, checked(distribution)]

@@ -93,7 +93,7 @@ class Replica(_Strict):
 
 
 class Alternative(_Strict):
-    """A runner-up and what choosing it would cost relative to the plan."""
+    """A runner-up; `relative` is the share by which it is worse, None where it has no value."""
 
     label: str = ""
     summary: str

@@ -26,7 +26,7 @@ def placement_lines(plan: Plan) -> list[str]:
                 cell = f"{letters.get(seat.pool, '?')}{seat.replica}"
                 nodes[match["node"]][int(match["index"])] = cell
     lines = [f"{letter} = {name}" for name, letter in letters.items()]
-    lines += _folded([(node, _cells(cells)) for node, cells in nodes.items()])
+    lines += _folded([(node, _cells(nodes[node])) for node in sorted(nodes, key=_natural)])
     return (
         lines
         if len(lines) <= _MAX_LINES
@@ -46,6 +46,11 @@ def _folded(rows: list[tuple[str, list[str]]]) -> list[str]:
             names = f"{first} .. {last} ({len(listed)} nodes)"
             lines.append(f"{names}   {' '.join(cells)} .. {' '.join(last_cells)}")
     return lines
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort numbers inside names by value: node-2 before node-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
 def _cells(cells: dict[int, str]) -> list[str]:

@@ -12,7 +12,8 @@ from planner.plan.schema import Alternative, DeviceMemory, Plan, Pool, StrategyM
 from planner.report.figures import figure, interval, percent, printable
 from planner.report.placement_map import placement_lines
 
-_BAR_WIDTH = 30
+_BAR_WIDTH = 20
+_ORDER = ("ttft", "tpot", "e2e", "request", "capacity", "output", "step", "num", "usd", "power")
 _STATUS_STYLE = {"optimal": "bold green", "feasible": "bold yellow", "infeasible": "bold red"}
 
 
@@ -65,7 +66,7 @@ def _proof(plan: Plan) -> Text:
     text = f"{goal.name}: {figure(goal.value, goal.unit)}"
     if goal.bound is not None:
         text += f"   bound {figure(goal.bound, goal.unit)}   gap {percent(goal.gap)}"
-    return Text(printable(f"{text}   ({plan.solver.method})"))
+    return Text(printable(text))
 
 
 def _show_infeasibility(plan: Plan, console: Console) -> None:
@@ -99,9 +100,16 @@ def _pools(plan: Plan) -> Table:
 
 def _predictions(plan: Plan) -> Table:
     table = _table("predicted", "value", "90 % interval", "from")
-    for name, quantity in plan.predicted.items():
+    for name in sorted(plan.predicted, key=_reading_order):
+        quantity = plan.predicted[name]
         _add(table, name, figure(quantity.value, quantity.unit), interval(quantity), quantity.provenance)
     return table
+
+
+def _reading_order(name: str) -> tuple[int, int, str]:
+    """Sort latencies first, then rates, then what is used; a mean before its percentiles."""
+    first = next((i for i, part in enumerate(_ORDER) if name.startswith(part)), len(_ORDER))
+    return first, len(name), name
 
 
 def _memory(pools: Iterable[Pool]) -> Table:
@@ -136,7 +144,9 @@ def _alternatives(plan: Plan) -> Table:
 def _against(choice: Alternative) -> str:
     if choice.tie:
         return "tie"
-    return "-" if choice.relative is None else percent(choice.relative - 1, signed=True)
+    if choice.relative is None:
+        return "-"
+    return f"{percent(abs(choice.relative))} {'worse' if choice.relative >= 0 else 'better'}"
 
 
 def _add(table: Table, *cells: str) -> None:

@@ -64,7 +64,7 @@ RESULT = SearchResult(
     ),
     alternatives=(
         AlternativeChoice(
-            label="tp=4", summary="1 x tp4", objective_value=9.0, relative=0.9, tie=False, pools=(POOL,)
+            label="tp=4", summary="1 x tp4", objective_value=9.0, relative=0.1, tie=False, pools=(POOL,)
         ),
     ),
     infeasibility=None,

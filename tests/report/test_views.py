@@ -35,7 +35,7 @@ def _shown(plan: Plan) -> str:
 def test_a_plan_shows_all_its_parts() -> None:
     text = _shown(_plan())
     shown = "a plan|optimal|max_throughput: 10 req/s|gap 0 %|tp2|fp8|token_budget=8192|300 ms|calibrated"
-    shown += "|kv_cache 100 GB|77 %|n0   A0 A0 A1 A1|1 x tp4|-10 %|mind this"
+    shown += "|kv_cache 100 GB|77 %|n0   A0 A0 A1 A1|1 x tp4|10 % worse|mind this"
     for part in shown.split("|"):
         assert part in text
 

@@ -111,6 +111,20 @@ def overrides(flags: Mapping[str, str | list[str]], kind: str) -> list[Override]
     return changes
 
 
+def parse_pairs(text: str, option: str) -> dict[str, object]:
+    """Return the choices in a text such as ``tp=8,weights=bf16``.
+
+    Raises
+    ------
+    InputError
+        If it is not of that form.
+    """
+    try:
+        return dict(_pair(part.strip()) for part in text.split(","))
+    except InputError as error:
+        raise InputError(error.message, key=option, value=text, allowed=error.allowed) from None
+
+
 def _parameter(flag: Flag) -> inspect.Parameter:
     kind: Any = list[str] if flag.form in {"list", "pairs"} else str
     option: Any = typer.Option(f"--{flag.name}", help=flag.help, show_default=False)
