@@ -59,9 +59,20 @@ def canonical(name: str) -> str:
 
 
 def profile_folders(extra: Sequence[Path] = ()) -> tuple[Path, ...]:
-    """Return the folders that are searched, first come first served: `extra`, the environment's, ours."""
+    """Return the folders that are searched, first come first served: `extra`, the environment's, ours.
+
+    Raises
+    ------
+    ProfileError
+        If a folder of the user's does not exist.
+    """
     listed = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    return (*extra, *(Path(part) for part in listed.split(os.pathsep) if part), _SHIPPED)
+    own = (*extra, *(Path(part) for part in listed.split(os.pathsep) if part))
+    for folder in own:
+        if not folder.is_dir():
+            named = f"{ENVIRONMENT_VARIABLE} or --profiles"
+            raise ProfileError(f"no such folder of profiles, named by {named}", value=str(folder))
+    return (*own, _SHIPPED)
 
 
 def load_device(name: str, *, folders: Sequence[Path] = ()) -> DeviceProfile:

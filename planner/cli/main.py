@@ -15,6 +15,7 @@ from typing import Annotated, Protocol, cast
 
 import typer
 
+from hardware_profiles.errors import ProfileError
 from planner.cli.terminal import emit, say
 from planner.errors import EXIT_BAD_INPUT, EXIT_BUG, EXIT_OK, NewelError
 
@@ -89,6 +90,9 @@ def _exit_code(error: Exception, *, debug: bool) -> int:
     if isinstance(error, NewelError):
         say(f"error: {error}")
         code = error.exit_code
+    elif isinstance(error, ProfileError):
+        say(f"error: {error}")
+        code = EXIT_BAD_INPUT
     elif (format_message := getattr(error, "format_message", None)) is not None:
         # A usage error of the command line parser. Its message is the help when no command was given.
         if type(error).__name__ == "NoArgsIsHelpError":

@@ -11,6 +11,7 @@ from planner.diagnostics import Diagnostics
 from planner.errors import InputError
 from planner.frontend.cluster_inventory import ImportHints, Inventory
 from planner.frontend.clusters import parse_cluster
+from planner.frontend.profile_lookup import profile_errors
 from planner.frontend.yaml_source import read_text
 from planner.ir.cluster import Cluster
 from planner.registry import Registry
@@ -53,7 +54,8 @@ def import_cluster(
     """
     text = read_text(path, max_bytes=MAX_IMPORT_BYTES)
     importer = CLUSTER_IMPORTERS.get(fmt) if fmt is not None else _recognised(text, path)
-    found = importer.read(text, str(path), hints, diagnostics)
+    with profile_errors(file=str(path)):
+        found = importer.read(text, str(path), hints, diagnostics)
     return found, parse_cluster(found, source=str(path), diagnostics=diagnostics)
 
 

@@ -59,22 +59,25 @@ def parse_cluster(
     InputError
         If the description is wrong in any way.
     """
-    if isinstance(described, str):
-        text = described.strip()
-        if text.lower().endswith(_FILE_ENDINGS):
-            return _from_path(text, source, diagnostics)
-        parts = split_shorthand(text, file=source)
-        name = "+".join(part.text for part in parts)
-        parsed = ClusterFile.model_construct(name=name, groups=(GroupEntry.model_construct(shorthand=text),))
-        return _lower(parsed, Place(file=source, key=""), diagnostics)
-    if not isinstance(described, Mapping):
-        raise InputError(
-            "a cluster is text or a table of groups", file=source, value=described, allowed=ALLOWED
-        )
-    data = {str(key): value for key, value in cast("Mapping[object, object]", described).items()}
-    document = ProfileFile(file=source or "", data=data, lines=dict(lines or {}))
     with profile_errors(file=source):
+        if isinstance(described, str):
+            return _from_text(described.strip(), source, diagnostics)
+        if not isinstance(described, Mapping):
+            raise InputError(
+                "a cluster is text or a table of groups", file=source, value=described, allowed=ALLOWED
+            )
+        data = {str(key): value for key, value in cast("Mapping[object, object]", described).items()}
+        document = ProfileFile(file=source or "", data=data, lines=dict(lines or {}))
         parsed = validate_profile(ClusterFile, document)
+        return _lower(parsed, Place(file=source, key=""), diagnostics)
+
+
+def _from_text(text: str, source: str | None, diagnostics: Diagnostics) -> Cluster:
+    if text.lower().endswith(_FILE_ENDINGS):
+        return _from_path(text, source, diagnostics)
+    parts = split_shorthand(text, file=source)
+    name = "+".join(part.text for part in parts)
+    parsed = ClusterFile.model_construct(name=name, groups=(GroupEntry.model_construct(shorthand=text),))
     return _lower(parsed, Place(file=source, key=""), diagnostics)
 
 

@@ -136,3 +136,12 @@ def test_profiles_of_the_users_own_come_first(
     monkeypatch.setenv(loader.ENVIRONMENT_VARIABLE, str(tmp_path))
     assert loader.load_device("h100_sxm").memory_bytes.value == 82e9
     assert loader.load_device("h200").memory_bytes.value == 141e9
+
+
+def test_a_missing_folder_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(loader.ENVIRONMENT_VARIABLE, str(tmp_path / "gone"))
+    for arguments in (["show", "h100"], ["list"], ["check"]):
+        assert main(["profiles", *arguments]) == 2
+        assert "no such folder of profiles" in capsys.readouterr().err
