@@ -36,6 +36,9 @@ _LIMITS = {
     "block_size": "block-size",
 }
 
+_DEFAULT_BLOCK_TOKENS = 16
+"""vLLM's cache block on GPUs. It is left to vLLM, which takes larger ones where a kernel wants that (MLA)."""
+
 _KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
 # Formats that are in the checkpoint or nowhere: vLLM reads them from its quantization_config.
@@ -177,7 +180,8 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
     if strategy.ep > 1:
         arguments["enable-expert-parallel"] = True
     for name, value in sorted(pool.limits.items()):
-        arguments[_LIMITS[name]] = _limit(name, value)
+        if (name, value) != ("block_size", _DEFAULT_BLOCK_TOKENS):
+            arguments[_LIMITS[name]] = _limit(name, value)
     if pool.role in _KV_ROLES:
         arguments["kv-transfer-config"] = {
             "kv_connector": "NixlConnector",

@@ -6,6 +6,7 @@ any was rejected. It is a script and not a test, for vLLM takes minutes to insta
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,11 +20,13 @@ import yaml
 
 from planner.backends import BACKENDS, ExportOptions
 from planner.backends._vllm_flags import CHOICES, FLAGS
+from planner.frontend.models import bundled_configs
 from planner.plan.schema import Plan
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-LOCAL = {"deepseek": HERE / "models" / "deepseek-v3", "llama": HERE / "models" / "llama-70b"}
+UNKNOWN_AS = "llama-3.1-70b"
+"""The model that stands in for a name that no bundled configuration has."""
 OFFLINE = ["--skip-tokenizer-init", "--load-format", "dummy"]
 
 
@@ -35,16 +38,21 @@ class Case:
     num_devices: int
 
 
-def options_for(plan: Plan) -> ExportOptions:
-    def local(model: str) -> str:
-        return str(next((p for key, p in LOCAL.items() if key in model.lower()), LOCAL["llama"]))
-
-    models = {pool.model for pool in plan.pools}
-    return ExportOptions(model_paths=tuple((m, local(m)) for m in sorted(models)), pin_nodes=False)
+def options_for(plan: Plan, folder: Path) -> ExportOptions:
+    """Options that point every model of a plan to a folder with its bundled config.json."""
+    paths: list[tuple[str, str]] = []
+    for model in sorted({pool.model for pool in plan.pools}):
+        known = next((b for b in bundled_configs() if model in (b.name, *b.aliases)), None)
+        config = next(b for b in bundled_configs() if b.name == UNKNOWN_AS) if known is None else known
+        place = folder / "models" / config.name
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "config.json").write_text(json.dumps(dict(config.config)))
+        paths.append((model, str(place)))
+    return ExportOptions(model_paths=tuple(paths), pin_nodes=False)
 
 
 def script_cases(name: str, plan: Plan, folder: Path) -> Iterator[Case]:
-    for file in BACKENDS.get("vllm").export(plan, options_for(plan)):
+    for file in BACKENDS.get("vllm").export(plan, options_for(plan, folder)):
         path = folder / name / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(file.text)
@@ -59,8 +67,8 @@ def script_cases(name: str, plan: Plan, folder: Path) -> Iterator[Case]:
         yield Case(name=label, words=command, environment=environment, num_devices=devices)
 
 
-def manifest_cases(name: str, plan: Plan) -> Iterator[Case]:
-    for file in BACKENDS.get("kubernetes").export(plan, options_for(plan)):
+def manifest_cases(name: str, plan: Plan, folder: Path) -> Iterator[Case]:
+    for file in BACKENDS.get("kubernetes").export(plan, options_for(plan, folder)):
         if not file.path.endswith(".yaml"):
             continue
         for document in yaml.safe_load_all(file.text):
@@ -150,7 +158,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         for path in named:
             plan = Plan.model_validate_json(path.read_bytes())
-            cases = [*script_cases(path.stem, plan, Path(scratch)), *manifest_cases(path.stem, plan)]
+            cases = [
+                *script_cases(path.stem, plan, Path(scratch)),
+                *manifest_cases(path.stem, plan, Path(scratch)),
+            ]
             for case in cases:
                 why = defect(case, top, serve)
                 say(f"{'REJECT' if why else 'ok':6} {case.name}" + (f": {why}" if why else ""))

@@ -39,11 +39,16 @@ def moved(source: str, target: str, num_bytes: float) -> Callable[[dict[str, flo
     }
 
 
+def times(quantity: Quantity, factor: float) -> Quantity:
+    """A quantity and its interval, scaled."""
+    bounds = {n: getattr(quantity, n) for n in ("value", "low", "high")}
+    return quantity.model_copy(update={n: v * factor for n, v in bounds.items() if v is not None})
+
+
 def scaled(name: str, factor: float) -> Mutation:
     def mutate(plan: Plan) -> Plan:
         old = plan.predicted[name]
-        new = old.model_copy(update={"value": old.value * factor})
-        return plan.model_copy(update={"predicted": {**plan.predicted, name: new}})
+        return plan.model_copy(update={"predicted": {**plan.predicted, name: times(old, factor)}})
 
     return mutate
 
@@ -51,8 +56,7 @@ def scaled(name: str, factor: float) -> Mutation:
 def pool_scaled(name: str, factor: float) -> Mutation:
     def mutate(plan: Plan) -> Plan:
         old = plan.pools[0].predicted
-        new = old[name].model_copy(update={"value": old[name].value * factor})
-        return with_pool(predicted={**old, name: new})(plan)
+        return with_pool(predicted={**old, name: times(old[name], factor)})(plan)
 
     return mutate
 
