@@ -94,7 +94,7 @@ def form_of(work: Fittable, facts: DeviceFacts, *, dynamic_quant: bool = True) -
         facts.peak(fmt)
         return Form(
             operation="moe",
-            fmt=fmt.name,
+            fmt=_curve_name(fmt.name),
             name="tile",
             spec=_MOE,
             predict=lambda constants: expert_time_s(work, constants, facts, fmt),
@@ -105,7 +105,11 @@ def form_of(work: Fittable, facts: DeviceFacts, *, dynamic_quant: bool = True) -
 def attention_key(work: Attention) -> str:
     """Return the format key of an attention curve: the KV format, after the query's if that is not half."""
     q_fmt, kv_fmt = number_format(work.q_fmt).name, number_format(work.kv_fmt).name
-    return kv_fmt if q_fmt in ("bf16", "fp16") else f"{q_fmt}/{kv_fmt}"
+    return _curve_name(kv_fmt) if q_fmt in ("bf16", "fp16") else f"{q_fmt}/{_curve_name(kv_fmt)}"
+
+
+def _curve_name(fmt: str) -> str:
+    return "bf16" if fmt == "fp16" else fmt
 
 
 def _gemm(work: Gemm, facts: DeviceFacts, dynamic_quant: bool) -> Form:
@@ -114,7 +118,7 @@ def _gemm(work: Gemm, facts: DeviceFacts, dynamic_quant: bool) -> Form:
     setting = GemmSetting(dynamic_quant=dynamic_quant, replay=True)
     return Form(
         operation="gemm",
-        fmt=fmt.name,
+        fmt=_curve_name(fmt.name),
         name="tile",
         spec=_GEMM | _QUANTISED if fmt.quantises and dynamic_quant else _GEMM,
         predict=lambda constants: gemm_time_s(work, constants, facts, fmt, setting),
