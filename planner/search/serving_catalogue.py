@@ -97,7 +97,12 @@ def build_catalogue(
             _note_formats(group, payload, diagnostics)
             for role in roles:
                 diagnostics.progress(f"pricing {role} replicas on {group.name} under {engine}")
-                _fill(catalogue, index, builder, role, stop)
+                try:
+                    _fill(catalogue, index, builder, role, stop)
+                except KeyboardInterrupt:
+                    catalogue.complete = False
+                if not catalogue.complete and catalogue.offers:
+                    return catalogue
     return catalogue
 
 
