@@ -1,0 +1,1 @@
+"""Closed forms of pipeline schedules: idle time, peak activation memory and lower bounds."""

@@ -1,0 +1,268 @@
+"""Good device orders to begin with: list scheduling, known families, repeating blocks; timed and ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, product
+from math import inf
+
+from planner.errors import InputError
+from planner.ir.pipeline_schedule import DeviceOps, PipelineSchedule, PipelineWork
+from planner.search.schedule_cpsat import CpOptions
+from planner.search.schedule_cyclic import find_blocks
+from planner.search.schedule_cyclic import unroll as unroll_cyclic
+from planner.search.schedule_orders import ScheduleGoal
+from planner.space.building_block import Slopes, find_block, unroll
+from planner.space.schedule_dispatch import DispatchPolicy, dispatch
+from planner.space.schedule_pattern import Pattern, num_legs, pattern_orders
+from planner.space.schedule_rounds import RoundsPolicy, rounds
+from planner.space.schedule_squeeze import SqueezePolicy, squeeze
+from planner.space.schedule_timing import timed
+
+_ROUNDING = 1e-9
+_OVERRUNS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_FEW_OPS = 2000
+_MANY_OPS = 8000
+_KEPT_FOR_ALL = 6
+_FILLED = 8
+_MOST_DEVICES_FOR_CYCLES = 12
+_FILLS = (SqueezePolicy(), SqueezePolicy(overrun=0.5), SqueezePolicy(weights_last=False))
+# How extra time is spread over the legs: forward ones, then backward ones.
+_SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
+    1: ((1, 0), (0, 1)),
+    2: ((0, 1, 0, 1), (0, 0, 1, 1), (0, 1, 1, 2), (1, 1, 1, 1)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """A schedule that fits the memory, its value under the goal, and the family it comes from."""
+
+    value: float
+    family: str
+    schedule: PipelineSchedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    """How to make orders for any number of micro-batches; `always` if tried on the whole step in any case."""
+
+    family: str
+    label: str
+    make: Callable[[PipelineWork], DeviceOps]
+    always: bool = False
+
+
+_Found = list[tuple[Seed, _Recipe]]
+
+
+def value_of(schedule: PipelineSchedule, goal: ScheduleGoal) -> float:
+    """Return what `goal` counts, seconds."""
+    return schedule.makespan_s() if goal == "makespan" else schedule.longest_stage_s()
+
+
+def seeds(
+    work: PipelineWork, goal: ScheduleGoal, options: CpOptions, stop: Callable[[float], bool]
+) -> list[Seed]:
+    """Return feasible schedules, best first.
+
+    Where the step is large, recipes are ranked on fewer micro-batches and the best few applied to all.
+    `stop` is asked with each value (infinity while ranking); when it says so, nothing more is tried.
+    Ctrl-C ends the trials as well and is told to `stop` as minus infinity.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If interrupted before the first schedule of the whole step.
+    """
+    found: _Found = []
+    try:
+        _collect(work, goal, options, stop, found)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        stop(-inf)
+    return [seed for seed, _ in _ranked(found)]
+
+
+def _collect(
+    work: PipelineWork, goal: ScheduleGoal, options: CpOptions, stop: Callable[[float], bool], whole: _Found
+) -> None:
+    """Add to `whole` what is found for the whole step."""
+    small = _fewer(work)
+    found = whole if small is work else []
+    ask = stop if small is work else partial(_ask_time, stop)
+    more: Iterable[_Recipe] = chain(_dispatch_recipes(work), _v_recipes(work))
+    if not _try(small, goal, more, ask, found):
+        more = _filled([r for _, r in _ranked(found)[:_FILLED]])
+        if 3 * sum(map(len, small.routes)) <= _MANY_OPS:
+            more = chain(more, _pattern_recipes(work))
+        if not _try(small, goal, more, ask, found) and _worth_cycling(work):
+            _try(small, goal, _cyclic_recipes(work, goal, options), ask, found)
+    if small is not work:
+        ranked = [recipe for _, recipe in _ranked(found)]
+        best = ranked[:_KEPT_FOR_ALL] + [r for r in ranked[_KEPT_FOR_ALL:] if r.always]
+        _try(work, goal, best, stop, whole)
+
+
+def _ranked(found: _Found) -> _Found:
+    return sorted(found, key=lambda entry: entry[0].value)
+
+
+def _ask_time(stop: Callable[[float], bool], _: float) -> bool:
+    return stop(inf)
+
+
+def _worth_cycling(work: PipelineWork) -> bool:
+    """Whether memory is so tight (below that of 1F1B) that what repeats has to be found exactly."""
+    whole = max(work.smallest_memory_bytes())
+    return (
+        work.num_devices <= _MOST_DEVICES_FOR_CYCLES
+        and min(work.memory_limit_bytes) < work.num_devices * whole
+    )
+
+
+def _fewer(work: PipelineWork) -> PipelineWork:
+    num_ops = 3 * sum(map(len, work.routes))
+    count = max(3 * work.num_devices, 8)
+    if num_ops <= _FEW_OPS or len(set(work.routes)) > 1 or count >= work.num_microbatches:
+        return work
+    return replace(work, routes=work.routes[:count])
+
+
+def _try(
+    work: PipelineWork,
+    goal: ScheduleGoal,
+    recipes: Iterable[_Recipe],
+    stop: Callable[[float], bool],
+    found: _Found,
+) -> bool:
+    """Add what the recipes give for `work` to `found`, and return whether `stop` has said so."""
+    for recipe in recipes:
+        try:
+            schedule = timed(work, recipe.make(work), recipe.label, align_late=goal == "longest_stage")
+        except InputError:  # this recipe does not work with so little memory
+            continue
+        peaks = schedule.peak_memory_bytes()
+        if any(p > m * (1 + _ROUNDING) for p, m in zip(peaks, work.memory_limit_bytes, strict=True)):
+            continue
+        value = value_of(schedule, goal)
+        found.append((Seed(value=value, family=recipe.family, schedule=schedule), recipe))
+        if stop(value):
+            return True
+    return False
+
+
+def _dispatch_recipes(work: PipelineWork) -> Iterator[_Recipe]:
+    """Yield list scheduling with many warm-ups: what memory allows, what hides the fill, others."""
+    apt: set[float] = set()
+    limit, stage = work.memory_limit_bytes[0], work.stages[0]
+    if work.num_devices > 1 and stage.activation_bytes > 0 and limit < inf:
+        apt.add((limit / stage.activation_bytes - 1) / (work.num_devices - 1))
+    if stage.forward_s > 0:
+        apt.add((stage.forward_s + stage.backward_input_s + 2 * work.send_s) / stage.forward_s)
+    for slope, overrun in product((None, *sorted(apt | {k / 8 for k in range(1, 21)})), _OVERRUNS):
+        policy = DispatchPolicy(slope=slope, overrun=overrun)
+        shown = "without order" if slope is None else f"with warm-up slope {slope:.3g}"
+        yield _Recipe(
+            family="list",
+            label=f"list scheduling {shown}",
+            make=partial(_dispatched, policy=policy),
+            always=slope in apt,
+        )
+
+
+def _dispatched(work: PipelineWork, policy: DispatchPolicy) -> DeviceOps:
+    return dispatch(work, policy)
+
+
+def _filled(recipes: Sequence[_Recipe]) -> Iterator[_Recipe]:
+    """Yield the recipes again, with gaps filled."""
+    for recipe, policy in product(recipes, _FILLS):
+        yield replace(recipe, make=partial(_squeezed, make=recipe.make, policy=policy), always=False)
+
+
+def _squeezed(
+    work: PipelineWork, make: Callable[[PipelineWork], DeviceOps], policy: SqueezePolicy
+) -> DeviceOps:
+    return squeeze(work, make(work), policy)
+
+
+def _v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
+    """Yield what is made for a V of two chunks per device."""
+    count = work.num_devices
+    devices = (*range(count), *reversed(range(count)))
+    is_v = tuple(s.device for s in work.stages) == devices and count > 1
+    if not is_v or any(route != tuple(range(2 * count)) for route in work.routes):
+        return
+    for forward, backward, share in product((True, False), (True, False), (1.0, 0.94)):
+        policy = RoundsPolicy(fill_forward=forward, fill_backward=backward)
+        yield _Recipe(
+            family="rounds",
+            label="rounds on a V",
+            make=partial(_by_rounds, policy=policy, share=share),
+            always=True,
+        )
+    for half in (2, 3, 4, 6):
+        for first, second in product(range(1, half), repeat=2):
+            slopes: Slopes = (first, second, half - second, half - first)
+            block = find_block(count, slopes)
+            if block is not None:
+                yield from _filled(
+                    [
+                        _Recipe(
+                            family="block",
+                            label=f"V block with slopes {slopes}",
+                            make=lambda work, block=block: unroll(work, block),
+                        )
+                    ]
+                )
+
+
+def _by_rounds(work: PipelineWork, policy: RoundsPolicy, share: float) -> DeviceOps:
+    limits = tuple(limit * share for limit in work.memory_limit_bytes)
+    orders = rounds(replace(work, memory_limit_bytes=limits), policy)
+    if orders is None:
+        raise InputError("the memory does not suffice for rounds")
+    return orders
+
+
+def _pattern_recipes(work: PipelineWork) -> Iterator[_Recipe]:
+    """Yield steady patterns whose legs are slowed until activations live as long as memory allows."""
+    if len(set(work.routes)) != 1 or work.num_devices < 2 or min(work.memory_limit_bytes) == inf:
+        return
+    legs, stage, hops = num_legs(work), work.stages[0], work.num_devices - 1
+    period = max(work.device_work_s()) / work.num_microbatches
+    held = max(s.activation_bytes for s in work.stages)
+    longest = min(work.memory_limit_bytes) / held * period / hops if held else 0.0
+    least = legs * (stage.forward_s + stage.backward_input_s + 2 * work.send_s)
+    shapes = _SHAPES.get(legs, ((1,) * (2 * legs),))
+    for shape, part, wait in product(shapes, (0.6, 0.7, 0.8, 0.85, 0.9, 1.0), (0.0, 0.5)):
+        extra = max(0.0, longest * part - least)
+        pattern = Pattern(
+            waits_s=tuple(extra * x / sum(shape) for x in shape),
+            weight_wait_s=wait * period,
+            period_s=period,
+        )
+        yield from _filled(
+            [
+                _Recipe(
+                    family="pattern",
+                    label="steady pattern",
+                    make=lambda work, pattern=pattern: pattern_orders(work, pattern),
+                )
+            ]
+        )
+
+
+def _cyclic_recipes(work: PipelineWork, goal: ScheduleGoal, options: CpOptions) -> Iterator[_Recipe]:
+    for block in find_blocks(work, goal, options):
+        plain = _Recipe(
+            family="cyclic",
+            label=f"cyclic block with period {block.period} steps",
+            make=lambda work, block=block: unroll_cyclic(work, block),
+        )
+        yield plain
+        yield from _filled([plain])

@@ -1,0 +1,1 @@
+"""Named pipeline schedules: one file per schedule, each exposing SCHEDULE."""

@@ -1,0 +1,20 @@
+"""V-Half: two chunks per device on a V; about half of 1F1B's bubble at about half of its memory."""
+
+from __future__ import annotations
+
+from planner.ir.pipeline_schedule import DeviceOps, PipelineWork
+from planner.space.building_block import build_v
+from planner.space.schedule_family import ScheduleFamily
+
+
+def build(work: PipelineWork) -> DeviceOps:
+    """Return the orders of the building block with slopes (1, 2, 1, 2), made for passes of equal length."""
+    return build_v(work, "V-Half", slopes=(1, 2, 1, 2), weights_last=True)
+
+
+SCHEDULE = ScheduleFamily(
+    title="V-Half",
+    layout="v",
+    build=build,
+    source="Qi et al., Pipeline Parallelism with Controllable Memory, NeurIPS 2024 (arXiv 2405.15362)",
+)
