@@ -62,14 +62,15 @@ class CurveSet:
         NoCurveError
             If neither the device nor a family has such a curve.
         """
-        key = (operation, fmt)
+        key = (operation, _curve_format(fmt))
         if key not in self._cache:
-            self._cache[key] = self._search(operation, fmt)
+            self._cache[key] = self._search(*key)
         return self._cache[key]
 
     def has_own(self, operation: str, fmt: str) -> bool:
         """Return whether the device itself was fitted for the operation in the format."""
-        return any(c.operation == operation and c.fmt == fmt for c in self.own)
+        wanted = _curve_format(fmt)
+        return any(c.operation == operation and c.fmt == wanted for c in self.own)
 
     def _search(self, operation: str, fmt: str) -> Chosen:
         levels = [(self.own, Provenance.CALIBRATED)]
@@ -105,3 +106,8 @@ class CurveSet:
         if engine in engines:
             return (1, engines.index(engine), curve.software)
         return (_STRANGER, curve.transfer_mape or curve.held_out_mape, curve.software)
+
+
+def _curve_format(fmt: str) -> str:
+    """Return the format whose curves price `fmt`: the two half precisions run the same kernels."""
+    return "/".join("bf16" if part == "fp16" else part for part in fmt.split("/"))

@@ -41,6 +41,8 @@ from hardware_profiles.provenance import Provenance
 from hardware_profiles.schema import DeviceProfile, SoftwareProfile
 
 SCALE_UP = "scale_up"
+SKEW_SIGMA_LOG = 0.2
+"""Spread that routing skew adds: with the same mean skew the measured rank's load differs by so much."""
 HOST_LAUNCH_S = 15e-6
 """Median of eager less graph latency of engines' all-reduce kernels (public kernel tables, 2026-08)."""
 ENGINE_ALL_REDUCE = {"custom": "custom_all_reduce", "custom_eager": "custom_all_reduce_eager"}
@@ -132,7 +134,9 @@ class DeviceCostModel:
         fmt = number_format(work.fmt)
         self.facts.peak(fmt)
         chosen = self.curves.choose("moe", fmt.name)
-        return _cost(expert_time_s(work, chosen.constants, self.facts, fmt), chosen)
+        time_s = expert_time_s(work, chosen.constants, self.facts, fmt)
+        skewed = np.asarray(work.skew, dtype=np.float64) > 1.0
+        return _cost(time_s, chosen, extra_sigma_log=np.where(skewed, SKEW_SIGMA_LOG, 0.0))
 
     def _stream(self, work: Stream) -> Cost:
         chosen = self.curves.choose("stream", "any")
@@ -233,8 +237,8 @@ def device_cost_model(
     )
 
 
-def _cost(time_s: FloatArray, chosen: Chosen) -> Cost:
-    variance = np.square(time_s) * np.expm1(chosen.sigma_log**2)
+def _cost(time_s: FloatArray, chosen: Chosen, *, extra_sigma_log: FloatArray | float = 0.0) -> Cost:
+    variance = np.square(time_s) * np.expm1(chosen.sigma_log**2 + np.square(extra_sigma_log))
     return Cost(time_s=time_s, variance_s2=variance, provenance=chosen.provenance, origin=chosen.origin)
 
 

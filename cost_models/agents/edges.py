@@ -111,27 +111,56 @@ def interrupted_e2e_s(shape: FanIn, boundaries: Sequence[float], *, cached: bool
     `boundaries` are the cumulative tokens at which proposers hand over; the last is O. This is the
     exact recursion over rounds; with a cache a round prefills only what is new.
     """
-    speed, n = shape.aggregator, shape.num_proposers
     arrivals = [shape.proposer.whole_s(shape.prompt_tokens, b) for b in boundaries]
+    inputs = [shape.num_proposers * b for b in boundaries]
+    _, end_s, prefilled = staircase_rounds(
+        Rounds(
+            arrivals_s=tuple(arrivals),
+            input_tokens=tuple(inputs),
+            prompt_tokens=shape.prompt_tokens,
+            output_tokens=shape.aggregator_tokens,
+            cached=cached,
+        ),
+        shape.aggregator,
+    )
+    return end_s, prefilled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounds:
+    """What a staircase consumer meets: when round k's chunks are all there, and their tokens by then."""
+
+    arrivals_s: tuple[float, ...]
+    input_tokens: tuple[float, ...]
+    prompt_tokens: float
+    output_tokens: float
+    cached: bool
+
+
+def staircase_rounds(rounds: Rounds, speed: CallSpeed) -> tuple[float, float, float]:
+    """Return (first token, last token, tokens prefilled) of a consumer; times in seconds."""
     now, written, prefilled, known, k = 0.0, 0, 0.0, 0.0, 0
-    last = len(boundaries) - 1
-    total = math.ceil(shape.aggregator_tokens)
+    first_s: float | None = None
+    last = len(rounds.arrivals_s) - 1
+    total = max(math.ceil(rounds.output_tokens), 1)
     while True:
-        now = max(now, arrivals[k])
-        while k < last and arrivals[k + 1] <= now:
+        now = max(now, rounds.arrivals_s[k])
+        while k < last and rounds.arrivals_s[k + 1] <= now:
             k += 1
-        prompt = shape.prompt_tokens + n * boundaries[k] + written
-        new = prompt - known if cached else prompt
+        prompt = rounds.prompt_tokens + rounds.input_tokens[k] + written
+        new = prompt - known if rounds.cached else prompt
         ready = now + speed.prefill_s(new)
         prefilled += new
+        first_s = ready + speed.decode_s_per_token if first_s is None else first_s
         if k == last:
-            return ready + (total - written) * speed.decode_s_per_token, prefilled
+            return first_s, ready + (total - written) * speed.decode_s_per_token, prefilled
         # whole tokens by the time the next chunks arrive, one at least
-        fits = math.floor((arrivals[k + 1] - ready) / speed.decode_s_per_token + 1e-9)
+        step_s = speed.decode_s_per_token
+        fits = math.floor((rounds.arrivals_s[k + 1] - ready) / step_s + 1e-9) if step_s > 0 else total
         tokens = min(max(fits, 1), total - written)
-        now = ready + tokens * speed.decode_s_per_token
+        now = ready + tokens * step_s
         if tokens == total - written:
-            return now, prefilled
+            return first_s, now, prefilled
         written += tokens
         known = prompt + tokens
         k += 1

@@ -21,12 +21,12 @@ Fittable = Gemm | Attention | ExpertGemm | Collective
 Predictor = Callable[[Mapping[str, float]], FloatArray]
 
 _GEMM = {
-    "eff_64x64": Constant(start=0.5, low=0.01, high=1.2, spread=0.5),
-    "eff_64x128": Constant(start=0.7, low=0.01, high=1.2, spread=0.5),
-    "eff_128x128": Constant(start=0.75, low=0.01, high=1.2, spread=0.5),
-    "eff_128x256": Constant(start=0.8, low=0.01, high=1.2, spread=0.5),
-    "memory_eff": Constant(start=0.8, low=0.02, high=1.3, spread=0.5),
-    "launch_s": Constant(start=3.5e-6, low=5e-8, high=1e-3, spread=1.0),
+    "eff_64x64": Constant(start=0.5, low=1e-5, high=1.2, spread=0.5),
+    "eff_64x128": Constant(start=0.7, low=1e-5, high=1.2, spread=0.5),
+    "eff_128x128": Constant(start=0.75, low=1e-5, high=1.2, spread=0.5),
+    "eff_128x256": Constant(start=0.8, low=1e-5, high=1.2, spread=0.5),
+    "memory_eff": Constant(start=0.8, low=1e-4, high=1.3, spread=0.5),
+    "launch_s": Constant(start=3.5e-6, low=5e-8, high=0.1, spread=1.0),
     "extra_k": Constant(start=80.0, low=1.0, high=3000.0, spread=1.0),
     "sharpness": Constant(start=3.0, low=1.0, high=12.0, spread=0.7),
     "wave_share": Constant(start=0.2, low=0.005, high=1.0, spread=1.0),
@@ -35,30 +35,30 @@ _GEMM = {
 }
 _QUANTISED = {
     "quant_eff": Constant(start=0.4, low=0.01, high=3.0, spread=1.0),
-    "quant_launch_s": Constant(start=2.5e-6, low=5e-8, high=1e-4, spread=1.0),
+    "quant_launch_s": Constant(start=2.5e-6, low=5e-8, high=0.01, spread=1.0),
 }
 _PREFILL = {
-    "eff": Constant(start=0.6, low=0.005, high=1.2),
+    "eff": Constant(start=0.6, low=1e-5, high=1.2),
     "extra_tokens": Constant(start=200.0, low=1.0, high=8000.0),
     "tail": Constant(start=0.3, low=0.005, high=3.0),
     "softmax_width": Constant(start=40.0, low=0.5, high=600.0),
-    "block_s": Constant(start=5e-7, low=1e-9, high=1e-4),
-    "memory_eff": Constant(start=0.5, low=0.01, high=1.5),
-    "launch_s": Constant(start=1e-5, low=5e-7, high=1e-3),
+    "block_s": Constant(start=5e-7, low=1e-9, high=0.01),
+    "memory_eff": Constant(start=0.5, low=1e-4, high=1.5),
+    "launch_s": Constant(start=1e-5, low=5e-7, high=0.1),
 }
 _DECODE = {
-    "memory_eff": Constant(start=0.85, low=0.01, high=1.2),
-    "eff": Constant(start=0.3, low=0.003, high=1.5),
-    "unit_s": Constant(start=3e-6, low=1e-8, high=1e-3),
-    "launch_s": Constant(start=1e-5, low=5e-7, high=1e-3),
+    "memory_eff": Constant(start=0.85, low=1e-4, high=1.2),
+    "eff": Constant(start=0.3, low=1e-5, high=1.5),
+    "unit_s": Constant(start=3e-6, low=1e-8, high=0.01),
+    "launch_s": Constant(start=1e-5, low=5e-7, high=0.1),
     "ramp_bytes": Constant(start=2e7, low=1e4, high=3e8),
     "hot_gain": Constant(start=0.5, low=0.01, high=5.0),
     "hot_share": Constant(start=0.7, low=0.1, high=1.5, spread=0.5),
 }
 _MOE = {
-    "eff": Constant(start=0.5, low=0.005, high=1.2),
-    "memory_eff": Constant(start=0.7, low=0.01, high=1.3),
-    "launch_s": Constant(start=2.5e-5, low=1e-6, high=2e-3),
+    "eff": Constant(start=0.5, low=1e-5, high=1.2),
+    "memory_eff": Constant(start=0.7, low=1e-4, high=1.3),
+    "launch_s": Constant(start=2.5e-5, low=1e-6, high=0.1),
     "tile_rows": Constant(start=32.0, low=1.0, high=256.0),
     "sharpness": Constant(start=2.0, low=1.0, high=10.0),
     "activation_eff": Constant(start=0.3, low=0.01, high=5.0),
@@ -94,7 +94,7 @@ def form_of(work: Fittable, facts: DeviceFacts, *, dynamic_quant: bool = True) -
         facts.peak(fmt)
         return Form(
             operation="moe",
-            fmt=fmt.name,
+            fmt=_curve_name(fmt.name),
             name="tile",
             spec=_MOE,
             predict=lambda constants: expert_time_s(work, constants, facts, fmt),
@@ -105,7 +105,11 @@ def form_of(work: Fittable, facts: DeviceFacts, *, dynamic_quant: bool = True) -
 def attention_key(work: Attention) -> str:
     """Return the format key of an attention curve: the KV format, after the query's if that is not half."""
     q_fmt, kv_fmt = number_format(work.q_fmt).name, number_format(work.kv_fmt).name
-    return kv_fmt if q_fmt in ("bf16", "fp16") else f"{q_fmt}/{kv_fmt}"
+    return _curve_name(kv_fmt) if q_fmt in ("bf16", "fp16") else f"{q_fmt}/{_curve_name(kv_fmt)}"
+
+
+def _curve_name(fmt: str) -> str:
+    return "bf16" if fmt == "fp16" else fmt
 
 
 def _gemm(work: Gemm, facts: DeviceFacts, dynamic_quant: bool) -> Form:
@@ -114,7 +118,7 @@ def _gemm(work: Gemm, facts: DeviceFacts, dynamic_quant: bool) -> Form:
     setting = GemmSetting(dynamic_quant=dynamic_quant, replay=True)
     return Form(
         operation="gemm",
-        fmt=fmt.name,
+        fmt=_curve_name(fmt.name),
         name="tile",
         spec=_GEMM | _QUANTISED if fmt.quantises and dynamic_quant else _GEMM,
         predict=lambda constants: gemm_time_s(work, constants, facts, fmt, setting),

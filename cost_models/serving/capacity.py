@@ -19,6 +19,8 @@ from cost_models.serving.steady_state import LoadCurve
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
 _BISECTIONS = 30
+_COARSE_BISECTIONS = 12
+_PERCENTILE_BISECTIONS = 48
 _CLOSED_LOOP_ROUNDS = 4
 
 
@@ -233,34 +235,48 @@ def position_at_concurrency(pools: Pools, entries: Entries, concurrency: float) 
     """
     low = np.zeros(entries.shape.size)
     high = np.full(entries.shape.size, float(pools.num_points - 1))
-    for _ in range(2 * _BISECTIONS):
+    inside_low, inside_high = _inside(pools, entries, low), _inside(pools, entries, high)
+    for _ in range(_COARSE_BISECTIONS):
         middle = 0.5 * (low + high)
-        state = state_at(pools, entries, middle)
-        fits = state.rate_rps * state.e2e_s <= concurrency
-        low = np.where(fits, middle, low)
-        high = np.where(fits, high, middle)
-    return low
+        inside = _inside(pools, entries, middle)
+        fits = inside <= concurrency
+        low, inside_low = np.where(fits, middle, low), np.where(fits, inside, inside_low)
+        high, inside_high = np.where(fits, high, middle), np.where(fits, inside_high, inside)
+    share = (concurrency - inside_low) / np.maximum(inside_high - inside_low, 1e-300)
+    return low + np.clip(share, 0.0, 1.0) * (high - low)
 
 
-def ttft_percentile(pools: Pools, state: PoolState, index: int, percentile: float) -> float:
-    """Return TTFT at a percentile, seconds, for one entry of a state."""
-    return _percentile(pools, state, index, percentile, np.zeros_like(pools.requests.steps))
+def _inside(pools: Pools, entries: Entries, position: FloatArray) -> FloatArray:
+    """Return the requests inside each pool, at most 1e12 (saturated queues are infinite)."""
+    state = state_at(pools, entries, position)
+    return np.minimum(state.rate_rps * state.e2e_s, 1e12)
 
 
-def e2e_percentile(pools: Pools, state: PoolState, index: int, percentile: float, step_s: float) -> float:
-    """Return end-to-end latency at a percentile, seconds, each decode step taking `step_s`."""
-    return _percentile(pools, state, index, percentile, step_s * pools.requests.steps)
+def ttft_percentiles(pools: Pools, state: PoolState, index: int, percentiles: FloatArray) -> FloatArray:
+    """Return TTFT at percentiles, seconds, for one entry of a state."""
+    return _percentiles(pools, state, index, percentiles, np.zeros_like(pools.requests.steps))
 
 
-def _percentile(pools: Pools, state: PoolState, index: int, percentile: float, steps_s: FloatArray) -> float:
-    allowed = 1.0 - percentile / 100.0
+def e2e_percentiles(
+    pools: Pools, state: PoolState, index: int, percentiles: FloatArray, step_s: float
+) -> FloatArray:
+    """Return end-to-end latency at percentiles, seconds, each decode step taking `step_s`."""
+    return _percentiles(pools, state, index, percentiles, step_s * pools.requests.steps)
+
+
+def _percentiles(
+    pools: Pools, state: PoolState, index: int, percentiles: FloatArray, steps_s: FloatArray
+) -> FloatArray:
+    allowed = 1.0 - percentiles / 100.0
     base = state.own_ttft_s[index] + steps_s
-    waiting = Waiting(probability=state.waiting.probability[index], mean_if_s=state.waiting.mean_if_s[index])
-    if not np.isfinite(waiting.mean_if_s):
-        return float("inf")
-    low, high = 0.0, float(base.max()) + 50.0 * float(waiting.mean_if_s) + 1e-9
-    for _ in range(60):
+    probability, mean_if_s = float(state.waiting.probability[index]), float(state.waiting.mean_if_s[index])
+    if not np.isfinite(mean_if_s):
+        return np.full(percentiles.size, np.inf)
+    waiting = Waiting(probability=np.array(probability), mean_if_s=np.array(mean_if_s))
+    low = np.zeros(percentiles.size)
+    high = np.full(percentiles.size, float(base.max()) + 50.0 * mean_if_s + 1e-9)
+    for _ in range(_PERCENTILE_BISECTIONS):
         middle = 0.5 * (low + high)
-        late = float(np.dot(waiting.exceeds(middle - base), pools.requests.weights))
-        low, high = (middle, high) if late > allowed else (low, middle)
+        late = waiting.exceeds(middle[:, None] - base[None, :]) @ pools.requests.weights > allowed
+        low, high = np.where(late, middle, low), np.where(late, high, middle)
     return high

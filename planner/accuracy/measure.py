@@ -63,8 +63,8 @@ _QUICK_COPIES = (1 << 14, 1 << 18, 1 << 22)
 _GROUPED_HEADS = 4
 _HEAD_DIM = 128
 _STREAM = {
-    "memory_eff": Constant(start=0.8, low=0.001, high=2.0),
-    "launch_s": Constant(start=3e-6, low=1e-8, high=1e-2),
+    "memory_eff": Constant(start=0.8, low=1e-4, high=5.0, spread=3.0),
+    "launch_s": Constant(start=3e-6, low=1e-8, high=0.1, spread=3.0),
 }
 
 

@@ -26,6 +26,7 @@ _TARGETS = {
     "attention": 10.0,
     "gemm quantised": 15.0,
     "moe balanced": 20.0,
+    "moe skewed": 30.0,
     "collectives in a node": 10.0,
 }
 _HALF = ("bf16", "fp16")
@@ -101,7 +102,7 @@ def _source_lines(scores: Iterable[Score]) -> list[Line]:
         axis = _axis(score.operation, score.fmt)
         if score.model is None or axis is None or _was_fitted(score):
             continue
-        split = "collectives between nodes" if "nodes" in score.fmt else axis
+        split = "moe skewed" if "power_law" in score.fmt else axis
         label = f"{score.source}, {score.device} {score.operation} {score.fmt}"
         groups[split].append((label, score.num_rows - score.num_refused, score.model.mape))
     return _lines(groups, "sources and versions that were not fitted")

@@ -39,7 +39,7 @@ class TorchTimer:
         except ImportError as error:
             raise InputError(
                 "measuring needs torch, which is not installed",
-                hint="Install it (pip install torch), or use `calibrate fit` on times taken by other means.",
+                hint="Install it (pip install newel[calibrate]), or fit times taken by other means.",
             ) from error
         try:
             where = torch.device(device)

@@ -43,7 +43,7 @@ from planner.ir.agent_graph import (
 from planner.ir.agent_graph_check import graph_faults
 
 GOALS: tuple[AgentGoal, ...] = ("min_ttft", "min_latency", "min_cost")
-_GRAPH_KEYS = (
+GRAPH_KEYS = (
     "kind",
     "name",
     "models",
@@ -121,7 +121,7 @@ def _text_path(document: Document, root: KeyPath, path: tuple[str | int, ...]) -
 
 
 def _graph(fields: Fields, *, nested: bool = False) -> AgentGraph:
-    fields.only(_GRAPH_KEYS)
+    fields.only(GRAPH_KEYS)
     models = tuple(_model(name, part) for name, part in fields.children("models"))
     nodes = tuple(_node(name, part) for name, part in fields.children("nodes"))
     edges = tuple(_edge(part) for part in fields.rows("edges"))

@@ -137,7 +137,7 @@ class SearchResult:
     """The answer of a search.
 
     `work` counts what was done (columns priced, candidates, nodes); `space` says in words over which
-    space and under which model the proof holds.
+    space and under which model the proof holds; `details` is what plans of the kind state beyond pools.
     """
 
     status: SearchStatus
@@ -150,3 +150,4 @@ class SearchResult:
     method: str
     work: tuple[tuple[str, float | int], ...]
     space: str = ""
+    details: tuple[tuple[str, object], ...] = ()

@@ -99,7 +99,7 @@ def plan_from_result(
         diagnostics=[
             DiagnosticModel(severity=e.severity, code=e.code, message=e.message) for e in diagnostics.entries
         ],
-        details=_sorted(details.items()),
+        details=_sorted({**details, **dict(result.details)}.items()),
         problem=print_ir(problem),
     )
 

@@ -20,6 +20,7 @@ class Window:
     """capacity * (makespan - head - tail) >= sum of energy over `terms`.
 
     `terms` are (task, mode, energy): what the task occupies in that mode, capacity units times ticks.
+    `least_queue` bounds makespan - head - tail by counting: of more tasks than fit at once some wait.
     """
 
     resource: int
@@ -28,11 +29,12 @@ class Window:
     tail: int
     terms: tuple[tuple[int, int, int], ...]
     least_energy: int
+    least_queue: int = 0
 
     @property
     def least_makespan(self) -> int:
         """The bound with every task in its least demanding mode."""
-        return self.head + self.tail + -(-self.least_energy // max(self.capacity, 1))
+        return self.head + self.tail + max(-(-self.least_energy // max(self.capacity, 1)), self.least_queue)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ def _resource_windows(
     """Return the whole load of a resource and its most binding windows."""
     terms: list[tuple[int, int, int]] = []
     rest: dict[int, int] = {}
-    least: dict[int, int] = {}
+    slots: dict[int, tuple[int, int]] = {}
     for t, m, demand in problem.demands():
         if demand.resource != resource or demand.amount == 0:
             continue
@@ -100,16 +102,18 @@ def _resource_windows(
         after = max(tails[t], int(mode.duration_s))
         held = min(int(mode.hold_s(demand)), after)
         terms.append((t, m, demand.amount * held))
+        known = slots.get(t, (demand.amount, held))
+        slots[t] = (min(known[0], demand.amount), min(known[1], held))
         rest[t] = min(rest.get(t, after), after - held)
-    for t in rest:
-        energies = (
-            [sum(e for tt, mm, e in terms if tt == t and mm == m) for m in range(len(problem.tasks[t].modes))]
-            if len(problem.tasks[t].modes) > 1
-            else [sum(e for tt, _, e in terms if tt == t)]
-        )
-        least[t] = min(energies)
     if not terms:
         return []
+    energies: dict[int, dict[int, int]] = {}
+    for t, m, energy in terms:
+        by_mode = energies.setdefault(t, {})
+        by_mode[m] = by_mode.get(m, 0) + energy
+    # a task with a mode that does without the resource need not load it, nor queue for it
+    bound = {t for t, by_mode in energies.items() if len(by_mode) == len(problem.tasks[t].modes)}
+    least = {t: min(by_mode.values()) if t in bound else 0 for t, by_mode in energies.items()}
     capacity = problem.resources[resource].capacity
     corners = _corners(
         np.array([heads[t] for t in rest]),
@@ -128,9 +132,27 @@ def _resource_windows(
                 tail=tail,
                 terms=tuple(term for term in terms if term[0] in inside),
                 least_energy=sum(least[t] for t in inside),
+                least_queue=_queue([slots[t] for t in inside if t in bound], capacity),
             )
         )
     return found
+
+
+def _queue(slots: list[tuple[int, int]], capacity: int) -> int:
+    """Return the least time in which tasks of (amount, time) pass: j m + 1 of them need j + 1 in a row.
+
+    m is how many of the smallest amount fit at once; of the j m + 1 longest the j + 1 shortest count.
+    """
+    least = min((amount for amount, _ in slots), default=0)
+    if least == 0:
+        return 0
+    abreast = max(capacity // least, 1)
+    times = sorted((time for _, time in slots), reverse=True)
+    best = 0
+    for waves in range((len(times) - 1) // abreast + 1):
+        last = waves * abreast
+        best = max(best, sum(times[last - waves : last + 1]))
+    return best
 
 
 def _corners(

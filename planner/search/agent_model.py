@@ -6,7 +6,8 @@ Notation: start s_t, end e_t, presence x_tm of mode m of task t with duration d_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, cast
 
 from ortools.sat.python import cp_model
@@ -16,6 +17,7 @@ from planner.search.agent_bounds import Bounds
 from planner.search.agent_ticks import Ticks
 
 _LEVELS = 1_000_000
+_COST_PARTS = 64
 
 # ortools gives the arguments of these two no types
 _LINEAR = cast("Any", cp_model.LinearExpr)
@@ -29,7 +31,8 @@ _total = cast("Callable[[Sequence[cp_model.LinearExprT]], cp_model.LinearExpr]",
 class Weights:
     """Whole coefficients of the objective: `scale` units stand for one unit of the problem's objective.
 
-    `per_second` is the sum of all weights on times.
+    `per_second` is the sum of all weights on times; `num_rounded_times` and `num_rounded_costs` count the
+    coefficients that are not exact, each off by half a unit at most.
     """
 
     makespan: int
@@ -37,7 +40,8 @@ class Weights:
     costs: tuple[tuple[int, ...], ...]
     scale: float
     per_second: float
-    exact: bool
+    num_rounded_times: int
+    num_rounded_costs: int
 
     @property
     def only_makespan(self) -> bool:
@@ -46,31 +50,42 @@ class Weights:
 
     def rounding(self, horizon: int) -> float:
         """Return what rounded coefficients can hide, in units of the objective."""
-        if self.exact:
-            return 0.0
-        num_times = 1 + sum(w != 0 for w in self.ends)
-        return 0.5 * (num_times * horizon + len(self.costs)) / self.scale
+        return 0.5 * (self.num_rounded_times * horizon + self.num_rounded_costs) / self.scale
 
 
 def weigh(ticks: Ticks) -> Weights:
-    """Return the objective's coefficients per tick and per mode as whole numbers."""
+    """Return the objective's coefficients per tick and per mode as whole numbers.
+
+    Weights of times that are multiples of the least stay exact; costs are counted in small parts of it.
+    """
     problem = ticks.problem
     per_tick = [problem.makespan_weight * ticks.tick_s, *(t.weight * ticks.tick_s for t in problem.tasks)]
     costs = [[m.cost for m in t.modes] for t in problem.tasks]
-    values = [abs(v) for v in (*per_tick, *(c for row in costs for c in row)) if v != 0.0]
-    least, most = min(values, default=1.0), max(values, default=1.0)
-    exact = (
-        all(abs(v / least - round(v / least)) <= 1e-9 * v / least for v in values) and most / least < _LEVELS
-    )
-    scale = 1.0 / least if exact else _LEVELS / most
+    flat = [abs(c) for row in costs for c in row if c != 0.0]
+    times = [abs(v) for v in per_tick if v != 0.0]
+    scale = _scale(times, flat)
     return Weights(
         makespan=round(per_tick[0] * scale),
         ends=tuple(round(v * scale) for v in per_tick[1:]),
         costs=tuple(tuple(round(c * scale) for c in row) for row in costs),
         scale=scale,
         per_second=sum(abs(v) for v in per_tick) / ticks.tick_s,
-        exact=exact,
+        num_rounded_times=sum(not _is_whole(v * scale) for v in times),
+        num_rounded_costs=sum(any(not _is_whole(c * scale) for c in row) for row in costs),
     )
+
+
+def _is_whole(value: float) -> bool:
+    return abs(value - round(value)) <= 1e-9 * max(1.0, abs(value))
+
+
+def _scale(times: list[float], costs: list[float]) -> float:
+    """Return the units per unit of the objective."""
+    base = min(times or costs, default=1.0)
+    most = max(times or costs, default=1.0)
+    if most / base > _LEVELS or not all(_is_whole(v / base) for v in (times or costs)):
+        return _LEVELS / most
+    return (_COST_PARTS if times and costs else 1) / base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +111,7 @@ def build(
     _budgets(model, problem, variables)
     _makespan(model, problem, variables, limits)
     _loads(model, problem, variables, limits)
+    _equal_tasks(model, problem, variables)
     _objective(model, variables, weights)
     return model, variables
 
@@ -232,6 +248,26 @@ def _loads(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, limits:
             continue
         energy = _weighted([v.chosen[t][m] for t, m, _ in window.terms], [e for _, _, e in window.terms])
         model.add(window.capacity * (v.makespan - window.head - window.tail) >= energy)
+
+
+def _equal_tasks(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """Order interchangeable tasks: s_t <= s_u for neighbours t < u of a class."""
+    for group in equal_tasks(problem):
+        for before, after in pairwise(group):
+            model.add(v.starts[before] <= v.starts[after])
+
+
+def equal_tasks(problem: SchedulingProblem) -> list[list[int]]:
+    """Return the classes of two and more tasks that could swap their places in any schedule."""
+    around: list[list[tuple[object, ...]]] = [[] for _ in problem.tasks]
+    for lag in problem.lags:
+        around[lag.before].append((True, lag.after, lag.kind, lag.lag_s, lag.off_site_s))
+        around[lag.after].append((False, lag.before, lag.kind, lag.lag_s, lag.off_site_s))
+    classes: dict[tuple[object, ...], list[int]] = {}
+    for t, task in enumerate(problem.tasks):
+        key = (replace(task, name=""), tuple(sorted(around[t], key=repr)))
+        classes.setdefault(key, []).append(t)
+    return [group for group in classes.values() if len(group) > 1]
 
 
 def _objective(model: cp_model.CpModel, v: Vars, weights: Weights) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from cost_models.cost import FloatArray
 from cost_models.serving.requests import Requests
 from planner.diagnostics import Diagnostics
@@ -53,8 +51,9 @@ class Catalogue:
     offers: list[Offer] = field(default_factory=list[Offer])
     num_shapes: int = 0
     num_fitting: int = 0
-    smallest_misfit_bytes: float = np.inf
     complete: bool = True
+    _by_role: dict[Role, list[int]] = field(default_factory=dict[Role, list[int]])
+    _num_indexed: int = 0
 
     @property
     def groups(self) -> tuple[NodeGroup, ...]:
@@ -63,7 +62,12 @@ class Catalogue:
 
     def by_role(self, role: Role) -> list[int]:
         """Return the indices of the offers of one role."""
-        return [index for index, offer in enumerate(self.offers) if offer.role == role]
+        if self._num_indexed != len(self.offers):
+            self._by_role.clear()
+            for index, offer in enumerate(self.offers):
+                self._by_role.setdefault(offer.role, []).append(index)
+            self._num_indexed = len(self.offers)
+        return self._by_role.get(role, [])
 
     def cache_bytes(self, offer: Offer) -> FloatArray:
         """Return the cache of each sample's prompt over the whole replica, bytes."""
@@ -93,7 +97,12 @@ def build_catalogue(
             _note_formats(group, payload, diagnostics)
             for role in roles:
                 diagnostics.progress(f"pricing {role} replicas on {group.name} under {engine}")
-                _fill(catalogue, index, builder, role, stop)
+                try:
+                    _fill(catalogue, index, builder, role, stop)
+                except KeyboardInterrupt:
+                    catalogue.complete = False
+                if not catalogue.complete and catalogue.offers:
+                    return catalogue
     return catalogue
 
 

@@ -207,10 +207,15 @@ def _nothing_alone(tables: PoolTables, question: Question) -> InfeasibilityRepor
         for knob in knobs
     )
     if together:
-        relaxed = tuple((knob.name, "none") for knob in knobs)
-        return InfeasibilityReport(
-            binding=binding, nearest_relaxation="drop all latency limits together", relaxed=relaxed
-        )
+        factor = _common_factor(tables, question)
+        if factor is None:
+            relaxed = tuple((knob.name, "none") for knob in knobs)
+            return InfeasibilityReport(
+                binding=binding, nearest_relaxation="drop all latency limits together", relaxed=relaxed
+            )
+        values = tuple((knob.name, knob.limit * factor) for knob in knobs)
+        words = ", ".join(f"{name} to {value:.6g} s" for name, value in values)
+        return InfeasibilityReport(binding=binding, nearest_relaxation=f"set {words}", relaxed=values)
     unloaded = replace(free, rate_rps=None, concurrency=None)
     relaxed = (*((knob.name, "none") for knob in knobs), ("rate_rps", "none"))
     possible = best_solution(tables, unloaded) is not None
@@ -228,6 +233,22 @@ def _nothing_alone(tables: PoolTables, question: Question) -> InfeasibilityRepor
         nearest_relaxation="drop the latency limits and the demand" if possible else "raise the budget",
         relaxed=relaxed if possible else (),
     )
+
+
+def _common_factor(tables: PoolTables, question: Question) -> float | None:
+    """Return the least factor on all latency limits at which a plan exists, rounded up and checked."""
+    limits = question.limits
+
+    def ask(factor: float) -> Question:
+        loosened = replace(
+            limits,
+            ttft_s=limits.ttft_s * factor,
+            tpot_s=limits.tpot_s * factor,
+            e2e_s=limits.e2e_s * factor,
+        )
+        return replace(question, limits=loosened)
+
+    return _least_loosened(tables, _Knob(name="latency", unit="", limit=1.0, rises=True, ask=ask))
 
 
 def _best_alone(tables: PoolTables, free: Question, knob: _Knob) -> float | None:

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cost_models.cost import FloatArray
 from cost_models.serving.capacity import (
     Entries,
     Pools,
     PoolState,
     capacity_position,
-    e2e_percentile,
+    e2e_percentiles,
     position_at_concurrency,
     position_at_rate,
     state_at,
-    ttft_percentile,
+    ttft_percentiles,
 )
 from planner.search.serving_pools import PoolPick, PoolTables, role_limits
 from planner.search.serving_question import Question
@@ -34,13 +35,13 @@ class LoadedPool:
     pools: Pools
     state: PoolState
 
-    def ttft_percentile_s(self, percentile: float) -> float:
-        """Return TTFT of the pool at a percentile, seconds."""
-        return ttft_percentile(self.pools, self.state, 0, percentile)
+    def ttft_percentiles_s(self, percentiles: FloatArray) -> FloatArray:
+        """Return TTFT of the pool at percentiles, seconds."""
+        return ttft_percentiles(self.pools, self.state, 0, percentiles)
 
-    def e2e_percentile_s(self, percentile: float, step_s: float) -> float:
-        """Return end-to-end latency at a percentile with so many seconds per decode step."""
-        return e2e_percentile(self.pools, self.state, 0, percentile, step_s)
+    def e2e_percentiles_s(self, percentiles: FloatArray, step_s: float) -> FloatArray:
+        """Return end-to-end latency at percentiles with so many seconds per decode step."""
+        return e2e_percentiles(self.pools, self.state, 0, percentiles, step_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +141,7 @@ def _summary(
     wanted: set[float] = {*REPORTED_PERCENTILES}
     if asked > 0.0:
         wanted.add(asked)
-    percentiles = sorted(wanted)
+    percentiles = np.array(sorted(wanted))
     high = max((float(p.state.tpot_high_s[0]) for p in pools if p.pick.role != "prefill"), default=0.0)
     first = [pool for pool in pools if pool.pick.role != "decode"]
     return LoadedPlan(
@@ -151,11 +152,17 @@ def _summary(
         tpot_s=step,
         tpot_high_s=high,
         e2e_s=ttft + step * tables.catalogue.requests.mean_steps,
-        ttft_percentiles_s=tuple((p, max(pool.ttft_percentile_s(p) for pool in first)) for p in percentiles),
-        e2e_percentiles_s=tuple(
-            (p, max(pool.e2e_percentile_s(p, _high_step(pool, high)) for pool in first)) for p in percentiles
+        ttft_percentiles_s=_worst(percentiles, [pool.ttft_percentiles_s(percentiles) for pool in first]),
+        e2e_percentiles_s=_worst(
+            percentiles, [pool.e2e_percentiles_s(percentiles, _high_step(pool, high)) for pool in first]
         ),
     )
+
+
+def _worst(percentiles: FloatArray, of_pools: list[FloatArray]) -> tuple[tuple[float, float], ...]:
+    """Return (percentile, value in the slowest pool)."""
+    worst = np.max(np.stack(of_pools), axis=0)
+    return tuple((float(p), float(value)) for p, value in zip(percentiles, worst, strict=True))
 
 
 def _high_step(pool: LoadedPool, high: float) -> float:

@@ -7,7 +7,7 @@ and in every resource are dropped, which cannot lose the optimum. The bound is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -292,4 +292,14 @@ def _picks(
         picks.extend(table.picks(size))
     for group, value in enumerate(values):
         picks.extend(value.picks(tables, group, question, own[group]))
-    return tuple(picks)
+    return _merged(picks)
+
+
+def _merged(picks: list[PoolPick]) -> tuple[PoolPick, ...]:
+    """Return the picks with pools of the same shape joined: one queue is never worse than two."""
+    joined: dict[tuple[str, int, Context | None], PoolPick] = {}
+    for pick in picks:
+        key = (pick.role, pick.offer, pick.context)
+        before = joined[key].replicas if key in joined else 0
+        joined[key] = replace(pick, replicas=pick.replicas + before)
+    return tuple(joined.values())

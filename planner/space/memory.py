@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cost_models.serving.requests import Requests
 from hardware_profiles.schema import SoftwareProfile
@@ -74,6 +74,9 @@ class MemoryModel:
     group: NodeGroup
     software: SoftwareProfile
     requests: Requests
+    _layers: dict[tuple[object, ...], tuple[float, float, float, float]] = field(
+        default_factory=dict[tuple[object, ...], tuple[float, float, float, float]]
+    )
 
     def stage(
         self, layers: tuple[tuple[Layer, int], ...], first: bool, last: bool, what: Residency
@@ -91,10 +94,11 @@ class MemoryModel:
             int(self.requests.mean(self.requests.input_tokens)),
         )
         for layer, count in layers:
-            weights += count * sum(self._weight_bytes(op, what) for op in layer.ops)
-            mean += count * sum(self._mean_cache_bytes(op, what) for op in layer.ops)
-            longest += count * sum(self._cache_bytes(op, tokens[0], what) for op in layer.ops)
-            prompt += count * sum(self._cache_bytes(op, tokens[1], what) for op in layer.ops)
+            per_layer = self._layer_bytes(layer, tokens, what)
+            weights += count * per_layer[0]
+            mean += count * per_layer[1]
+            longest += count * per_layer[2]
+            prompt += count * per_layer[3]
         capacity = device_capacity_bytes(self.group)
         return StageBytes(
             parts=(
@@ -110,6 +114,20 @@ class MemoryModel:
             cache_bytes_longest=longest,
             cache_bytes_prompt=prompt,
         )
+
+    def _layer_bytes(
+        self, layer: Layer, tokens: tuple[int, int], what: Residency
+    ) -> tuple[float, float, float, float]:
+        """Return weights, mean cache of a running sequence, and caches of two lengths of one layer."""
+        key = (id(layer), replace(what.strategy, pp=1), what.weight_fmt, what.kv_fmt)
+        if key not in self._layers:
+            self._layers[key] = (
+                sum(self._weight_bytes(op, what) for op in layer.ops),
+                sum(self._mean_cache_bytes(op, what) for op in layer.ops),
+                sum(self._cache_bytes(op, tokens[0], what) for op in layer.ops),
+                sum(self._cache_bytes(op, tokens[1], what) for op in layer.ops),
+            )
+        return self._layers[key]
 
     def _weight_bytes(self, op: Op, what: Residency) -> float:
         """Return the bytes of one operator's weights on the fullest rank."""

@@ -98,6 +98,10 @@ class Pricer:
     max_sequences: float
     num_priced: int = 0
     _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
+    _stage_shapes: dict[tuple[int, ...], tuple[StageShape, ...]] = field(
+        default_factory=dict[tuple[int, ...], tuple[StageShape, ...]]
+    )
+    _overhead_provenance: Provenance = Provenance.MEASURED
     _kinds: tuple[Layer, ...] = ()
     _kind_of: tuple[int, ...] = ()
     _tokens: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -108,6 +112,8 @@ class Pricer:
         self._kinds = tuple(dict.fromkeys(self.model.layers))
         index = {layer: i for i, layer in enumerate(self._kinds)}
         self._kind_of = tuple(index[layer] for layer in self.model.layers)
+        software = self.costs.software
+        self._overhead_provenance = max(software.provenance_of(fact) for _, fact in software.facts())
         self._tokens = step_grid_points(max(self.max_tokens, self.max_sequences))
         self._sequences = step_grid_points(self.max_sequences)
 
@@ -123,6 +129,8 @@ class Pricer:
 
     def stage_shapes(self, layers_per_stage: tuple[int, ...]) -> tuple[StageShape, ...]:
         """Return what each stage of a partition holds."""
+        if layers_per_stage in self._stage_shapes:
+            return self._stage_shapes[layers_per_stage]
         shapes: list[StageShape] = []
         start = 0
         for stage, count in enumerate(layers_per_stage):
@@ -135,7 +143,8 @@ class Pricer:
                 )
             )
             start += count
-        return tuple(shapes)
+        self._stage_shapes[layers_per_stage] = tuple(shapes)
+        return self._stage_shapes[layers_per_stage]
 
     def tables(
         self,
@@ -219,7 +228,7 @@ class Pricer:
             sequences_s=self._sequences * per_sequence,
             prompts_s=np.zeros(self.requests.weights.size),
             variance_s2=0.0,
-            provenance=max(software.provenance_of(fact) for _, fact in software.facts()),
+            provenance=self._overhead_provenance,
         )
 
     def _part(
@@ -230,17 +239,26 @@ class Pricer:
         kv_fmt: str,
         token_budget: float,
     ) -> Priced:
-        key = (part, strategy, weight_fmt, kv_fmt, token_budget)
-        found = self._parts.get(key)
-        if found is None:
-            found = self._price(part, strategy, weight_fmt, kv_fmt, token_budget)
-            self._parts[key] = found
-            self.num_priced += 1
-        return found
+        """Return a part's price; only the work of prompts depends on the chunk size, the rest is shared."""
+        key = (part, strategy, weight_fmt, kv_fmt)
+        whole = self._parts.get((*key, token_budget))
+        if whole is None:
+            steps = self._parts.get(key)
+            if steps is None:
+                steps = self._price(key, token_budget, prompts=False)
+                self._parts[key] = steps
+                self.num_priced += 1
+            prompts = steps if isinstance(part, str) else self._price(key, token_budget, prompts=True)
+            whole = replace(
+                steps, prompts_s=prompts.prompts_s, provenance=max(steps.provenance, prompts.provenance)
+            )
+            self._parts[(*key, token_budget)] = whole
+        return whole
 
     def _price(
-        self, part: str | int, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str, token_budget: float
+        self, key: tuple[str | int, ServingStrategy, str, str], token_budget: float, *, prompts: bool
     ) -> Priced:
+        part, strategy, weight_fmt, kv_fmt = key
         how = self._lowering(strategy, weight_fmt, kv_fmt)
         grid = StepGrid(
             tokens=self._tokens / strategy.prefill_cp,
@@ -256,7 +274,7 @@ class Pricer:
             pieces = lower_stage_send(how, grid, self._stage_link(strategy))
         else:
             pieces = lower_layer(self._kinds[int(part)], how, grid)
-        return self._sum(pieces)
+        return self._sum(piece for piece in pieces if (piece.family == "prompts") == prompts)
 
     def _sum(self, pieces: Iterable[Piece]) -> Priced:
         """Price pieces and add them by family; a stated share of communication hides behind compute."""

@@ -87,6 +87,10 @@ class ReplicaBuilder:
     pricer: Pricer = field(init=False)
     memory: MemoryModel = field(init=False)
     robust_quantile: float = 0.5
+    _prompt_cache: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    _stage_bytes: dict[tuple[object, ...], StageBytes] = field(
+        default_factory=dict[tuple[object, ...], StageBytes]
+    )
 
     def __post_init__(self) -> None:
         """Set up pricing and memory for the problem's requests."""
@@ -162,13 +166,13 @@ class ReplicaBuilder:
             memory_fraction=self.memory_fraction,
         )
         kinds = self.pricer.layer_kinds
-        seen: dict[object, StageBytes] = {}
         stages: list[StageBytes] = []
         for part in self.pricer.stage_shapes(layers_per_stage):
-            if part not in seen:
+            key = (part, what)
+            if key not in self._stage_bytes:
                 layers = tuple((kinds[kind], count) for kind, count in part.layer_counts)
-                seen[part] = self.memory.stage(layers, part.first, part.last, what)
-            stages.append(seen[part])
+                self._stage_bytes[key] = self.memory.stage(layers, part.first, part.last, what)
+            stages.append(self._stage_bytes[key])
         return tuple(stages)
 
     def fits_roughly(self, shape: ReplicaShape) -> bool:
@@ -184,10 +188,14 @@ class ReplicaBuilder:
 
     def prompt_cache_bytes(self, shape: ReplicaShape) -> FloatArray:
         """Return the cache of each sample's prompt over all ranks of a replica, without copies, bytes."""
+        if shape.kv_fmt in self._prompt_cache:
+            return self._prompt_cache[shape.kv_fmt]
         width = bytes_per_element(kv_format(self.model, shape.kv_fmt))
         tokens = self.requests.input_tokens.astype(np.int64)
         cache = np.array([self.model.cache_elems(int(n)) for n in tokens], dtype=np.float64) * width
-        return cache + self.model.recurrent_elems_per_seq * 4.0 + self.model.conv_elems_per_seq * 2.0
+        cache += self.model.recurrent_elems_per_seq * 4.0 + self.model.conv_elems_per_seq * 2.0
+        self._prompt_cache[shape.kv_fmt] = cache
+        return cache
 
     def _cache_lanes(self, shape: ReplicaShape) -> int:
         """Return how many devices hold distinct parts of a cache: tensor ranks up to the heads, per stage."""

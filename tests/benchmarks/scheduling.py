@@ -84,11 +84,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processors", type=int, nargs="+", default=[2, 4, 8, 16], help="for task graphs")
-    parser.add_argument("--fast", action="store_true", help="workers race freely: quicker, not reproducible")
+    parser.add_argument(
+        "--reproducible", action="store_true", help="workers take turns: same answer each time"
+    )
     parser.add_argument("--progress", action="store_true", help="one line per instance on stderr")
     given = parser.parse_args(arguments)
     options = ScheduleOptions(time_limit_s=given.time_limit, num_workers=given.workers, seed=given.seed)
-    options = replace(options, reproducible=not given.fast)
+    options = replace(options, reproducible=given.reproducible)
     records: list[Record] = []
     for path in instance_files(given.folder):
         for record in solve_file(path, options, given.processors):
@@ -100,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def summary(records: list[Record]) -> Record:
-    """Return counts over the records; `wrong` lists invalid schedules and refuted bounds."""
+    """Return counts over the records; `wrong` lists invalid or beaten schedules."""
     solved = [r for r in records if r.get("value") is not None]
     above = [float(str(r["above_best"])) for r in solved if r.get("above_best") is not None]
     return {
@@ -109,17 +111,28 @@ def summary(records: list[Record]) -> Record:
         "worst_above_best": max(above, default=None),
         "seconds": round(sum(float(str(r.get("seconds", 0.0))) for r in records), 1),
         "wrong": [r["instance"] for r in solved if _wrong(r)],
+        "contradicts_reference": [_label(r) for r in solved if _contradicts(r)],
     }
 
 
 def _wrong(record: Record) -> bool:
-    value, best, heft = record["value"], record.get("best_known"), record["heft"]
-    lower = record.get("known_lower")
-    if record["violations"] or (isinstance(heft, float) and isinstance(value, float) and heft < value):
-        return True
-    bound = record["bound"]
-    refuted = isinstance(best, float) and isinstance(bound, float) and bound > best * (1 + 1e-9)
-    return refuted or (isinstance(lower, float) and isinstance(value, float) and value < lower * (1 - 1e-9))
+    """Whether the schedule is invalid or the list schedule beats it."""
+    value, heft = record["value"], record["heft"]
+    return bool(record["violations"]) or (
+        isinstance(heft, float) and isinstance(value, float) and heft < value
+    )
+
+
+def _contradicts(record: Record) -> bool:
+    """Whether value or bound cannot be true together with the reference; one of the two is wrong then."""
+    value, best, lower, bound = (record.get(k) for k in ("value", "best_known", "known_lower", "bound"))
+    above = isinstance(best, float) and isinstance(bound, float) and bound > best * (1 + 1e-9)
+    return above or (isinstance(lower, float) and isinstance(value, float) and value < lower * (1 - 1e-9))
+
+
+def _label(record: Record) -> str:
+    processors = record.get("processors")
+    return f"{record['instance']}" + (f"@{processors}" if processors else "")
 
 
 if __name__ == "__main__":

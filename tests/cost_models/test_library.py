@@ -1,12 +1,13 @@
 """Every kind of work is priced, elementwise, with spread and provenance; bad work is refused."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
 
 from cost_models.formats import UnsupportedFormatError, executed_format
-from cost_models.library import device_cost_model
+from cost_models.library import Pricing, device_cost_model
 from cost_models.work import (
     Attention,
     Collective,
@@ -20,6 +21,7 @@ from cost_models.work import (
     Stream,
     ToolCall,
 )
+from hardware_profiles.loader import load_device, load_software
 from hardware_profiles.provenance import Provenance
 
 WIRE = LinkSpec(name="wire", latency_s=1e-6, bandwidth_bytes_per_s=400e9)
@@ -32,6 +34,14 @@ ATTENTION = {
     "num_kv_heads": 8.0,
     "head_dim": 128.0,
     "v_head_dim": 128.0,
+}
+EXPERTS = {
+    "num_tokens": 512.0,
+    "hidden": 4096.0,
+    "inter": 1536.0,
+    "top_k": 8.0,
+    "num_experts": 128.0,
+    "ep": 8.0,
 }
 EVERY_WORK = [
     Gemm(m=64.0, n=4096.0, k=4096.0),
@@ -99,3 +109,57 @@ def test_negative_sizes_are_refused(bad, device_of):
 def test_a_host_transfer_without_a_host_link_is_refused(device_of):
     with pytest.raises(ValueError, match="host link"):
         device_cost_model(device_of()).price(HostTransfer(num_bytes=1.0))
+
+
+def test_both_half_precisions_use_the_same_curves():
+    model = device_cost_model(load_device("a100"))
+    for work in (Gemm(m=64.0, n=4096.0, k=4096.0), ExpertGemm(**EXPERTS)):
+        other = dataclasses.replace(work, fmt="fp16")
+        assert model.price(other).time_s == model.price(work).time_s
+        assert model.price(other).provenance == Provenance.CALIBRATED
+
+
+def test_calibrated_devices_say_so_and_are_surer_than_others():
+    work = Gemm(m=64.0, n=4096.0, k=4096.0)
+    known, unknown = (device_cost_model(load_device(name)).price(work) for name in ("h100", "mi300x"))
+    assert known.provenance == Provenance.CALIBRATED
+    assert unknown.provenance == Provenance.ANALYTICAL
+    assert known.sigma_log < unknown.sigma_log
+
+
+def test_an_engines_own_curve_wins_and_an_unknown_engine_widens_the_interval():
+    device, work = load_device("h100"), Gemm(m=64.0, n=4096.0, k=4096.0, fmt="fp8")
+    own = device_cost_model(device, load_software("trtllm")).price(work)
+    anyone = device_cost_model(device).price(work)
+    assert "trtllm" in own.origin
+    assert own.sigma_log < anyone.sigma_log
+
+
+def test_software_decides_who_quantises_activations():
+    device, work = load_device("h100"), Gemm(m=4096.0, n=4096.0, k=4096.0, fmt="fp8")
+    software = load_software("vllm")
+    dynamic = software.model_copy(update={"static_quantisation": False})
+    static_s, dynamic_s = (device_cost_model(device, s).price(work).time_s for s in (software, dynamic))
+    assert dynamic_s > static_s
+
+
+def test_skewed_routing_is_slower_and_less_sure():
+    model = device_cost_model(load_device("h100"))
+    even, skewed = (model.price(ExpertGemm(**EXPERTS, skew=s)) for s in (1.0, 2.0))
+    assert skewed.time_s > even.time_s
+    assert skewed.sigma_log > even.sigma_log
+
+
+def test_collectives_inside_a_node_use_what_was_measured_on_it():
+    device = load_device("h100")
+    model = device_cost_model(device)
+    own = LinkSpec(name=device.scale_up_link, latency_s=1e-6, bandwidth_bytes_per_s=450e9)
+    work = Collective(op="all_reduce", num_bytes=1e5, span=Span(ranks_per_level=(8,), links=(own,)))
+    best, library = (
+        device_cost_model(device, pricing=Pricing(all_reduce=kernel)).price(work).time_s
+        for kernel in ("best", "library")
+    )
+    assert model.price(work).provenance == Provenance.CALIBRATED
+    assert best < library
+    eager = device_cost_model(device, pricing=Pricing(all_reduce="library_eager")).price(work).time_s
+    assert 5e-6 < eager - library < 5e-5

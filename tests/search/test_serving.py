@@ -10,6 +10,9 @@ from planner.ir.candidates import SearchResult
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Budget
 from planner.search.kinds.serving import search
+from planner.search.serving_bound import bound_without_search
+from planner.search.serving_catalogue import build_catalogue
+from planner.search.serving_question import question_of
 from tests.serving_cases import H100, H200, cluster, costs, group, problem
 
 
@@ -99,6 +102,15 @@ def test_unreachable_limits_name_what_binds_and_a_relaxation_that_works(llama: M
     assert solved(problem(llama, where, ttft=float(relaxed["ttft_s"]))).status == "optimal"
 
 
+def test_limits_that_bind_together_are_loosened_together(llama: ModelGraph) -> None:
+    where = cluster(group(H200, 1))
+    result = solved(problem(llama, where, ttft=0.1, tpot=0.005))
+    assert result.infeasibility is not None
+    relaxed = {name: float(loose) for name, loose in result.infeasibility.relaxed}
+    assert relaxed["ttft_s"] / 0.1 == pytest.approx(relaxed["tpot_s"] / 0.005)
+    assert solved(problem(llama, where, ttft=relaxed["ttft_s"], tpot=relaxed["tpot_s"])).status == "optimal"
+
+
 def test_a_model_that_fits_nowhere_is_said_so(llama: ModelGraph) -> None:
     result = solved(problem(llama, cluster(group(H100, 1, per_node=1))))
     assert result.status == "infeasible"
@@ -117,4 +129,17 @@ def test_an_early_stop_returns_what_was_found(llama: ModelGraph) -> None:
     result = search(case, Diagnostics(), costs=costs, stop=lambda: next(calls) > 60)
     assert result.status == "feasible"
     assert result.objective.value is not None
-    assert result.objective.gap is None
+    assert result.objective.bound is not None
+    assert result.objective.bound > result.objective.value
+    assert result.objective.gap is not None
+    assert result.objective.gap > 0.0
+
+
+def test_the_bound_without_search_is_never_beaten(llama: ModelGraph) -> None:
+    for rate, goal in ((None, "max_throughput"), (2.0, "min_devices"), (2.0, "min_cost")):
+        case = problem(llama, cluster(group(H200, 2)), rate=rate, goal=goal, weight_fmts=("bf16", "fp8"))
+        catalogue = build_catalogue(case, costs, Diagnostics(), lambda: True)
+        bound = bound_without_search(catalogue, question_of(case))
+        assert bound is not None
+        best = value(solved(case))
+        assert best < bound if goal == "max_throughput" else best > bound

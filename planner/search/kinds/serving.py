@@ -6,11 +6,12 @@ from collections.abc import Callable
 from time import monotonic
 
 from planner.diagnostics import Diagnostics
-from planner.ir.candidates import ObjectiveValue, SearchResult
+from planner.ir.candidates import AlternativeChoice, ObjectiveValue, SearchResult
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.search.serving_alternatives import alternatives
 from planner.search.serving_answer import plan_predictions
+from planner.search.serving_bound import bound_without_search
 from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
 from planner.search.serving_infeasible import explain_infeasible
 from planner.search.serving_optimum import Optimum, optimum
@@ -37,7 +38,7 @@ def search(
     """Return the optimal serving plan, or why there is none.
 
     The time limit, `stop` and Ctrl-C end the pricing of shapes early; the best plan of the shapes priced
-    so far is then returned as feasible, without a bound.
+    so far is then returned as feasible, with a bound from the devices' peaks and the gap to it.
 
     Raises
     ------
@@ -70,15 +71,12 @@ def _result(tables: PoolTables, question: Question, best: Optimum) -> SearchResu
     options = tables.catalogue.problem.options
     solution = best.solution
     proved = tables.catalogue.complete
-    gap = abs(solution.value - solution.bound) / max(abs(solution.value), 1e-300)
-    runners = (
-        alternatives(tables, question, best, options.tie_tolerance, options.num_alternatives)
-        if proved
-        else ()
-    )
+    bound = solution.bound if proved else bound_without_search(tables.catalogue, question)
+    gap = None if bound is None else abs(solution.value - bound) / max(abs(solution.value), 1e-300)
+    runners = _runners_up(tables, question, best) if proved and options.num_alternatives > 0 else ()
     return SearchResult(
-        status="optimal" if proved and gap <= 1e-9 else "feasible",
-        objective=_objective(question, solution.value, solution.bound if proved else None, gap),
+        status="optimal" if proved and gap is not None and gap <= 1e-9 else "feasible",
+        objective=_objective(question, solution.value, bound, gap),
         pools=best.pools,
         placement=best.placement,
         predicted=plan_predictions(tables, best.plan, solution, question),
@@ -100,8 +98,17 @@ def _objective(
         sense=sense,
         value=value,
         bound=bound,
-        gap=gap if bound is not None else None,
+        gap=gap,
     )
+
+
+def _runners_up(tables: PoolTables, question: Question, best: Optimum) -> tuple[AlternativeChoice, ...]:
+    """Return the runners-up; Ctrl-C here keeps the proved optimum and leaves them out."""
+    options = tables.catalogue.problem.options
+    try:
+        return alternatives(tables, question, best, options.tie_tolerance, options.num_alternatives)
+    except KeyboardInterrupt:
+        return ()
 
 
 def _work(tables: PoolTables) -> tuple[tuple[str, float | int], ...]:

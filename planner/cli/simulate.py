@@ -1,0 +1,58 @@
+"""``newel simulate``: run a stream of requests through a plan, one engine step at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli.terminal import emit_json, new_diagnostics, say, show_diagnostics
+
+if TYPE_CHECKING:
+    from planner.simulate.serving import SimulationReport
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
+    trace: Annotated[
+        Path | None, typer.Option("--trace", help="Requests to replay, a CSV of times and lengths.")
+    ] = None,
+    requests: Annotated[int, typer.Option("--requests", min=10, max=10_000_000, help="How many.")] = 5000,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=1e-9, help="Requests per second, instead of the plan's.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of arrivals and lengths.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Simulate a plan and compare what happens with what it predicts."""
+    from planner.frontend.traces import read_trace
+    from planner.plan.serialize import read_plan
+    from planner.simulate.serving import SimulationOptions, simulate_plan
+    from planner.verify import problem_of
+
+    diagnostics = new_diagnostics()
+    loaded = read_plan(plan)
+    replayed = read_trace(trace, diagnostics) if trace is not None else None
+    options = SimulationOptions(num_requests=requests, rate_rps=rate, seed=seed)
+    report = simulate_plan(loaded, problem_of(loaded, file=str(plan)), options, replayed)
+    show_diagnostics(diagnostics)
+    if as_json:
+        emit_json(report.as_dict())
+    else:
+        _show(report)
+
+
+def _show(report: SimulationReport) -> None:
+    say(f"{report.num_requests} requests at {report.rate_rps:.3g} per second, {report.duration_s:.0f} s")
+    say(f"{'figure':14}{'simulated':>14}{'predicted':>14}{'apart':>10}")
+    for name, seen, claimed in report.figures:
+        known = f"{claimed:14.4g}{seen / claimed - 1:10.1%}" if claimed else f"{'-':>14}{'-':>10}"
+        say(f"{name:14}{seen:14.4g}{known}")
+    if report.cache_overflows:
+        say(f"the cache overflowed at {report.cache_overflows} starts; an engine would recompute there")

@@ -1,0 +1,106 @@
+"""``kind: agents``: a graph of model calls and tools, in place or in a file of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from pydantic import BeforeValidator, Field
+
+from planner.diagnostics import Diagnostics
+from planner.frontend.agent_graphs import GRAPH_KEYS, graph_of, read_agent_graph
+from planner.frontend.spec_tree import SpecTree
+from planner.frontend.specs import CommonSpec, SearchSection, Section, Text, validated
+from planner.frontend.yaml_source import Document
+from planner.ir.agent_graph import AgentGraph, AgentProblem
+from planner.ir.cluster import Cluster
+from planner.ir.objective import Objective
+from planner.ir.problem import Problem
+
+
+class StreamingSection(Section):
+    """How edges may stream.
+
+    `min_first_chunk` tokens are the least a consumer starts on; `e2e_slack` is the share by which the end may
+    be later than the soonest end to win time to first token.
+    """
+
+    min_first_chunk: Annotated[int, Field(ge=1, le=10**6)] = 16
+    e2e_slack: Annotated[float, Field(ge=0.0, le=10.0)] = 0.1
+
+
+DEFAULT_TIME_LIMIT_S = 8.0
+"""A graph is planned while somebody waits, so the limit is short unless it is stated."""
+
+
+def _limited(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {"time_limit": f"{DEFAULT_TIME_LIMIT_S} s", **cast("dict[str, object]", value)}
+
+
+class AgentsSpec(CommonSpec):
+    """A graph: `graph` names its file, or its keys stand in the spec itself."""
+
+    search: Annotated[SearchSection, BeforeValidator(_limited)] = Field(
+        default_factory=lambda: SearchSection.model_validate(_limited({}))
+    )
+    graph: Text | None = None
+    streaming: StreamingSection = StreamingSection()
+    goal: Text | None = None
+    models: dict[str, object] = Field(default_factory=dict[str, object])
+    nodes: dict[str, object] = Field(default_factory=dict[str, object])
+    edges: list[object] = Field(default_factory=list[object])
+    input_tokens: object = None
+    deadline_s: float | None = None
+    budget_usd: Annotated[float, Field(ge=0)] | None = None
+    period_s: float | None = None
+    min_quality: float | None = None
+    guesses: list[str] = Field(default_factory=list[str])
+
+
+SPEC = AgentsSpec
+
+
+def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[AgentProblem]:
+    """Return the problem that a spec states.
+
+    Raises
+    ------
+    InputError
+        If anything in the spec or the graph is wrong.
+    """
+    del diagnostics
+    spec = validated(tree, AgentsSpec)
+    graph = _graph(tree, spec)
+    payload = AgentProblem(
+        graph=graph,
+        min_first_chunk_tokens=spec.streaming.min_first_chunk,
+        e2e_slack=spec.streaming.e2e_slack,
+    )
+    return Problem(
+        kind="agents",
+        name=graph.name or "agents",
+        cluster=Cluster(name="endpoints", groups=()),
+        objective=Objective(name=graph.goal, robust=spec.objective.robust),
+        budget=spec.budget.lowered(),
+        options=spec.search.lowered(),
+        payload=payload,
+        inputs=tuple(tree.digests),
+    )
+
+
+def _graph(tree: SpecTree, spec: AgentsSpec) -> AgentGraph:
+    if spec.graph is not None:
+        inside = [key for key in GRAPH_KEYS if key in tree.data and key not in ("kind", "name")]
+        if inside:
+            raise tree.error("the graph stands in its own file", (inside[0],), hint="Move the key there.")
+        file = tree.path_of(spec.graph, ("graph",))
+        graph = read_agent_graph(file)
+        tree.add_file_digest("graph", file)
+        return graph
+    data = {key: value for key, value in tree.data.items() if key in GRAPH_KEYS}
+    if spec.objective.name is not None:
+        if spec.goal is not None:
+            raise tree.error("state either goal or objective", ("objective",))
+        data["goal"] = spec.objective.name
+    return graph_of(Document(data=data, lines=dict(tree.lines)), file=tree.file or "<spec>")

@@ -1,0 +1,288 @@
+"""From flat calls to a scheduling problem: durations, prices, slots, rates, lags of streaming edges.
+
+The bridge from the agent graph to cost models. Expectations stand for distributions: a call's duration
+is that of its mean lengths times the probability of being made; of a join of m the m producers that
+can be ready first are waited for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cost_models.agents.calls import CallSpeed
+from cost_models.agents.lengths import mean_below
+from planner.ir.agent_graph import AgentGraph, AgentModel, Human, LlmCall, Tokens, ToolCall
+from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, SchedulingProblem, Task
+from planner.space.agent_flat import FlatCall, FlatEdge, FlatGraph, Flow
+from planner.space.agent_streams import Stream
+
+MICRO_USD = 1_000_000
+_ROUND = re.compile(r"@+\d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lowered:
+    """A scheduling problem, with what its tasks stand for.
+
+    Task t is call t. `first_token_s` is per task and mode the time from start to first token.
+    """
+
+    problem: SchedulingProblem
+    first_token_s: tuple[tuple[float, ...], ...]
+    usd: tuple[tuple[float, ...], ...]
+    prompt_tokens: tuple[float, ...]
+    output_tokens: tuple[float, ...]
+
+
+def speed_of(model: AgentModel) -> CallSpeed:
+    """Return the speed of calls to a model."""
+    return CallSpeed(
+        prefill_tokens_per_s=model.prefill_tokens_per_s,
+        decode_s_per_token=model.decode_s_per_token,
+        overhead_s=model.overhead_s,
+    )
+
+
+def expected(tokens: Tokens) -> float:
+    """Return the mean number of tokens, cut at the limit."""
+    return mean_below(tokens.mean, tokens.sigma_log, tokens.limit)
+
+
+def output_tokens(call: FlatCall) -> float:
+    """Return the mean output of a call, tokens."""
+    work = call.work
+    return expected(work.output) if isinstance(work, LlmCall | ToolCall | Human) else 0.0
+
+
+def usable_models(graph: AgentGraph, call: LlmCall) -> tuple[AgentModel, ...]:
+    """Return the models that a call may use and that reach the least quality."""
+    floor = graph.min_quality
+    known = {m.name: m for m in graph.models}
+    found = [known[name] for name in call.models if name in known]
+    return tuple(m for m in found if floor is None or (m.quality is not None and m.quality >= floor))
+
+
+def prompt_tokens(graph: AgentGraph, flow: Flow, call: FlatCall) -> float:
+    """Return the mean prompt of a call: its own text, the input and what its producers wrote."""
+    if not isinstance(call.work, LlmCall):
+        return 0.0
+    return own_tokens(graph, call) + sum(producer_tokens(flow, call, e) for e in flow.producers(call))
+
+
+def own_tokens(graph: AgentGraph, call: FlatCall) -> float:
+    """Return the tokens of a prompt that no producer writes."""
+    if not isinstance(call.work, LlmCall):
+        return 0.0
+    total = 0.0
+    for part in call.work.prompt:
+        if part.kind == "static":
+            total += expected(part.tokens) if part.tokens else 0.0
+        elif part.kind == "input":
+            total += expected(part.tokens or graph.input_tokens)
+    return total
+
+
+def producer_tokens(flow: Flow, call: FlatCall, edge: FlatEdge) -> float:
+    """Return the tokens that one edge brings into the consumer's prompt."""
+    if not isinstance(call.work, LlmCall):
+        return 0.0
+    source = flow.calls[edge.source]
+    base = _ROUND.sub("", source.node)
+    for part in call.work.prompt:
+        if part.kind == "node" and _ROUND.sub("", part.source) == base:
+            likely = min(source.probability / call.probability, 1.0) if call.probability > 0 else 0.0
+            return _written(flow, source, part.tokens) * edge.part * likely
+    return 0.0
+
+
+def _written(flow: Flow, source: FlatCall, given: Tokens | None) -> float:
+    """Return the tokens of a producer; a joint passes on those of the copies it waits for."""
+    if not source.name.endswith("/done"):
+        return output_tokens(source) if given is None else expected(given)
+    copies = [c for c in flow.copies[source.node] if c.name != source.name]
+    count = source.join or len(copies)
+    one = output_tokens(copies[0]) if copies and given is None else expected(given or Tokens(mean=0.0))
+    return count * one
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lowering:
+    """State of one lowering."""
+
+    graph: AgentGraph
+    flow: Flow
+    streams: dict[str, Stream]
+    fixed: dict[str, str]
+    resources: list[Resource] = field(default_factory=list[Resource])
+    index: dict[str, int] = field(default_factory=dict[str, int])
+    earliest: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def flat(self) -> FlatGraph:
+        """The calls and edges."""
+        return self.flow.flat
+
+    def resource(self, name: str, capacity: int, *, renewable: bool = True) -> int:
+        """Return the number of a resource, adding it if it is new."""
+        if name not in self.index:
+            self.index[name] = len(self.resources)
+            self.resources.append(Resource(name=name, capacity=capacity, renewable=renewable))
+        return self.index[name]
+
+
+def lower(graph: AgentGraph, flow: Flow, streams: dict[str, Stream], fixed: dict[str, str]) -> Lowered:
+    """Return the scheduling problem of a flat graph.
+
+    Parameters
+    ----------
+    graph
+        The graph, for models, limits and the goal.
+    flow
+        Its calls.
+    streams
+        Streaming consumers by name; every other edge waits.
+    fixed
+        Models that are decided, by call.
+    """
+    flat = flow.flat
+    low = _Lowering(graph=graph, flow=flow, streams=streams, fixed=fixed)
+    prompts = tuple(prompt_tokens(graph, flow, c) for c in flat.calls)
+    tasks: list[Task] = []
+    firsts: list[tuple[float, ...]] = []
+    prices: list[tuple[float, ...]] = []
+    for call, prompt in zip(flat.calls, prompts, strict=True):
+        rows = _modes(low, call, prompt)
+        firsts.append(tuple(first for _, first, _ in rows))
+        prices.append(tuple(usd for _, _, usd in rows))
+        tasks.append(_task(low, call, rows))
+    lags = tuple(_lags(low))
+    problem = SchedulingProblem(
+        name=graph.name,
+        tasks=tuple(tasks),
+        resources=tuple(low.resources),
+        lags=lags,
+        makespan_weight=1.0 if graph.goal == "min_latency" and not _has_early_joins(flat) else 0.0,
+    )
+    return Lowered(
+        problem=problem,
+        first_token_s=tuple(firsts),
+        usd=tuple(prices),
+        prompt_tokens=prompts,
+        output_tokens=tuple(output_tokens(c) for c in flat.calls),
+    )
+
+
+def _has_early_joins(flat: FlatGraph) -> bool:
+    return any(c.join is not None for c in flat.calls)
+
+
+def _task(low: _Lowering, call: FlatCall, rows: list[tuple[Mode, float, float]]) -> Task:
+    final = call.name in low.flat.finals
+    deadlines = [d for d in (call.deadline_s, low.graph.deadline_s if final else None) if d is not None]
+    weight = 1.0 / len(low.flat.finals) if final and _weighs_finals(low) else 0.0
+    return Task(
+        name=call.name,
+        modes=tuple(mode for mode, _, _ in rows),
+        deadline_s=min(deadlines, default=None),
+        weight=weight,
+    )
+
+
+def _weighs_finals(low: _Lowering) -> bool:
+    goal = low.graph.goal
+    return goal == "min_ttft" or (goal == "min_latency" and _has_early_joins(low.flat))
+
+
+def _modes(low: _Lowering, call: FlatCall, prompt: float) -> list[tuple[Mode, float, float]]:
+    """Return (mode, first token, price) of each way to run a call."""
+    demands = _shared_demands(low, call)
+    work = call.work
+    if isinstance(work, LlmCall):
+        models = usable_models(low.graph, work)
+        if call.name in low.fixed:
+            models = tuple(m for m in models if m.name == low.fixed[call.name])
+        return [_llm_mode(low, call, model, prompt, demands) for model in models]
+    duration_s = work.latency.mean_s if isinstance(work, ToolCall | Human) else 0.0
+    duration_s *= call.probability
+    if isinstance(work, ToolCall) and work.limit is not None:
+        tool = low.resource(f"tool {work.tool}", work.limit)
+        demands = (*demands, Demand(resource=tool, amount=1))
+    return [(Mode(name="", duration_s=duration_s, demands=demands), duration_s, 0.0)]
+
+
+def _shared_demands(low: _Lowering, call: FlatCall) -> tuple[Demand, ...]:
+    if call.parallel is None:
+        return ()
+    return (Demand(resource=low.resource(f"copies of {call.group}", call.parallel), amount=1),)
+
+
+def _llm_mode(
+    low: _Lowering, call: FlatCall, model: AgentModel, prompt: float, shared: tuple[Demand, ...]
+) -> tuple[Mode, float, float]:
+    speed, output = speed_of(model), output_tokens(call)
+    stream = low.streams.get(call.name)
+    first_s, whole_s, prefilled = speed.first_token_s(prompt), speed.whole_s(prompt, output), prompt
+    if stream is not None:
+        first_s, whole_s, prefilled = stream.first_token_s, stream.duration_s, stream.prefilled_tokens
+    chance = call.probability
+    usd = chance * (prefilled * model.usd_per_input_token + output * model.usd_per_output_token)
+    demands = [
+        *shared,
+        Demand(resource=low.resource(f"slots {model.name}", model.slots * model.replicas), amount=1),
+    ]
+    if model.calls_per_minute is not None:
+        rate = low.resource(f"rate {model.name}", model.calls_per_minute)
+        demands.append(Demand(resource=rate, amount=1, hold_s=60.0))
+    if low.graph.budget_usd is not None:
+        budget = low.resource("budget", int(low.graph.budget_usd * MICRO_USD), renewable=False)
+        demands.append(Demand(resource=budget, amount=-int(-usd * MICRO_USD // 1)))
+    cost = usd if low.graph.goal == "min_cost" else 0.0
+    if call.name in low.flat.finals and low.graph.goal == "min_ttft":
+        # the objective weighs ends: take off what lies between first and last token
+        cost = -(whole_s - first_s) * chance / len(low.flat.finals)
+    mode = Mode(
+        name=model.name, duration_s=whole_s * chance, demands=tuple(demands), site=model.name, cost=cost
+    )
+    return mode, first_s * chance, usd
+
+
+def _lags(low: _Lowering) -> list[Lag]:
+    number = {c.name: i for i, c in enumerate(low.flat.calls)}
+    lags: list[Lag] = []
+    for call in low.flat.calls:
+        edges = _awaited(low, call)
+        stream = low.streams.get(call.name)
+        for edge in edges:
+            ends = number[edge.source], number[edge.target]
+            first_s = None if stream is None else stream.starts_s.get(edge.source)
+            if stream is None or first_s is None:
+                lags.append(Lag(before=ends[0], after=ends[1]))
+                continue
+            chance = call.probability
+            lags.append(Lag(before=ends[0], after=ends[1], kind="start_start", lag_s=first_s * chance))
+            if stream.tail_s is not None:
+                lags.append(Lag(before=ends[0], after=ends[1], kind="end_end", lag_s=stream.tail_s * chance))
+    return lags
+
+
+def _awaited(low: _Lowering, call: FlatCall) -> Sequence[FlatEdge]:
+    """Return the edges that a call waits for: all, or those of the m producers that can be ready first."""
+    edges = low.flow.producers(call)
+    if call.join is None or call.join >= len(edges):
+        return edges
+    ready = low.earliest or _earliest_ends(low)
+    return sorted(edges, key=lambda e: (ready[e.source], e.source))[: call.join]
+
+
+def _earliest_ends(low: _Lowering) -> dict[str, float]:
+    """Return when each call could end if nothing were scarce, with its quickest model."""
+    ends = low.earliest
+    for call in low.flat.calls:
+        edges = low.flow.producers(call)
+        starts = sorted(ends[e.source] for e in edges)
+        start = starts[(call.join or len(starts)) - 1] if starts else 0.0
+        prompt = prompt_tokens(low.graph, low.flow, call)
+        ends[call.name] = start + min((m.duration_s for m, _, _ in _modes(low, call, prompt)), default=0.0)
+    return ends
