@@ -7,9 +7,10 @@ window; a list schedule as hint and fallback. Every answer carries value, bound,
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ortools.sat.python import cp_model
@@ -17,11 +18,15 @@ from ortools.sat.python import cp_model
 from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem, faults
 from planner.search.agent_bounds import Bounds, bounds
 from planner.search.agent_model import Vars, build, equal_tasks, weigh
+from planner.search.agent_population import improved_schedule, is_improvable
 from planner.search.agent_seed import seed_schedule
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
 from planner.search.heft import heft
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
+_MIN_SPLIT_S = 5.0
+_FIRST_SHARE = 0.1
+_NUM_GENERATIONS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +91,16 @@ def solve_schedule(
     return _Search(problem, options, limits, ticks).run(began, on_progress)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What one try came to, in ticks and as an answer."""
+
+    status: Status
+    answer: ScheduleAnswer
+    schedule: Schedule | None = None
+    bound: float = 0.0
+
+
 class _Search:
     """One run of the solver on one problem."""
 
@@ -102,29 +117,63 @@ class _Search:
         self.horizon = self._horizon()
 
     def run(self, began: float, on_progress: Callable[[str], None] | None) -> ScheduleAnswer:
-        """Build, solve and read back."""
+        """Build, solve and read back; a project not proved soon gets a better seed and a second try."""
         if self.seed is not None and self.weights.only_makespan and _end(self.seed) <= self.limits.makespan:
             return self._answer("optimal", self.seed, self.limits.makespan, began)
         if any(h + t > self.horizon for h, t in zip(self.limits.heads, self.limits.tails, strict=True)):
             return no_schedule("infeasible", began)
+        limit_s = self.options.time_limit_s
+        found = None
+        if self.seed is not None and is_improvable(self.ticks.problem) and limit_s >= _MIN_SPLIT_S:
+            # the first try is cut by work, so that what follows does not hang on the machine's speed
+            work_limit = min(limit_s * _FIRST_SHARE, self.options.deterministic_limit or limit_s)
+            found = self._try(began, replace(self.options, deterministic_limit=work_limit), on_progress)
+            if found.status == "feasible":
+                self._improve(found)
+                found = None
+        return found.answer if found is not None else self._try(began, self.options, on_progress).answer
+
+    def _improve(self, first: _Found) -> None:
+        """Start again from the bound and a better schedule than the first try's."""
+        best = first.schedule or self.seed
+        if best is None:
+            return
+        floor = math.ceil(first.bound / max(self.weights.makespan, 1) - 1e-9)
+        self.limits = replace(self.limits, makespan=max(self.limits.makespan, floor))
+        better = improved_schedule(
+            self.ticks.problem,
+            best,
+            target=self.limits.makespan,
+            num_generations=_NUM_GENERATIONS,
+            seed=self.options.seed,
+        )
+        self.seed = _in_order(self.ticks.problem, better)
+        self.horizon = self._horizon()
+
+    def _try(
+        self, began: float, options: ScheduleOptions, on_progress: Callable[[str], None] | None
+    ) -> _Found:
+        """Solve with what is left of the time."""
         model, variables = build(self.ticks.problem, self.limits, self.horizon, self.weights)
         if self.seed is not None:
             _hint(model, variables, self.seed)
-        solver = _solver(self.ticks.problem, self.options, time.monotonic() - began)
+        solver = _solver(self.ticks.problem, options, options.time_limit_s - (time.monotonic() - began))
         listener = None if on_progress is None else _Progress(on_progress, 1.0 / self.weights.scale)
         verdict = solver.solve(model, listener)
+        bound = solver.best_objective_bound
         if verdict == cp_model.MODEL_INVALID:
             raise ValueError(f"the solver rejects the model: {model.validate()}")
         if verdict == cp_model.INFEASIBLE:
-            return no_schedule("infeasible", began)
+            return _Found(status="infeasible", answer=no_schedule("infeasible", began))
         schedule = self.seed
         if verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             schedule = _read(self.ticks.problem, solver, variables)
         if schedule is None:
-            return no_schedule("unknown", began, bound=self._lower(solver.best_objective_bound))
+            return _Found(status="unknown", answer=no_schedule("unknown", began, bound=self._lower(bound)))
         status: Status = "optimal" if verdict == cp_model.OPTIMAL else "feasible"
         work: dict[str, float | int] = {"branches": solver.num_branches, "conflicts": solver.num_conflicts}
-        return self._answer(status, schedule, solver.best_objective_bound, began, work)
+        answer = self._answer(status, schedule, bound, began, work)
+        return _Found(status=status, answer=answer, schedule=schedule, bound=bound)
 
     def _horizon(self) -> int:
         """Return a time that no optimal schedule needs to pass, in ticks."""
@@ -218,10 +267,10 @@ def _is_project(problem: SchedulingProblem) -> bool:
     return len([r for r in shared if problem.resources[r].renewable]) > 1
 
 
-def _solver(problem: SchedulingProblem, options: ScheduleOptions, spent_s: float) -> cp_model.CpSolver:
+def _solver(problem: SchedulingProblem, options: ScheduleOptions, left_s: float) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     parameters = solver.parameters
-    parameters.max_time_in_seconds = max(options.time_limit_s - spent_s, 0.1)
+    parameters.max_time_in_seconds = max(left_s, 0.1)
     if options.deterministic_limit is not None:
         parameters.max_deterministic_time = options.deterministic_limit
     parameters.random_seed = options.seed
