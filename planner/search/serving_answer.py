@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import ceil, exp, log1p, sqrt
+from collections.abc import Iterable
+from math import ceil, exp, isfinite, log1p, sqrt
 
 from cost_models.serving.queueing import normal_quantile
 from cost_models.serving.steady_state import OVERFLOW_PERCENTILE
@@ -128,7 +129,7 @@ def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
     transfer = float(tables.transfer_s(pool.pick) @ tables.catalogue.requests.weights)
     if transfer > 0.0:
         found.append(("kv_transfer_s", of(transfer, "s")))
-    return tuple(found)
+    return _finite(found)
 
 
 def plan_predictions(
@@ -159,7 +160,12 @@ def plan_predictions(
     if asked > 0.0:
         found.insert(4, (f"tpot_p{asked:g}_s", of(plan.tpot_high_s, "s")))
     found.extend(_money_and_power(solution, question, tokens, sigma))
-    return tuple(found)
+    return _finite(found)
+
+
+def _finite(predictions: Iterable[tuple[str, Estimate]]) -> Predictions:
+    """Return the predictions that have a value; at its capacity a queue grows without end and has none."""
+    return tuple((name, estimate) for name, estimate in predictions if isfinite(estimate.value))
 
 
 def _money_and_power(

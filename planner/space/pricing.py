@@ -259,7 +259,7 @@ class Pricer:
         self, key: tuple[str | int, ServingStrategy, str, str], token_budget: float, *, prompts: bool
     ) -> Priced:
         part, strategy, weight_fmt, kv_fmt = key
-        how = self._lowering(strategy, weight_fmt, kv_fmt)
+        how = self.lowering(strategy, weight_fmt, kv_fmt)
         grid = StepGrid(
             tokens=self._tokens / strategy.prefill_cp,
             sequences=self._sequences,
@@ -303,7 +303,8 @@ class Pricer:
             provenance=provenance,
         )
 
-    def _lowering(self, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str) -> Lowering:
+    def lowering(self, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str) -> Lowering:
+        """Return how this pricer lowers layers under a strategy."""
         tp, ranks = strategy.tp, strategy.attention_dp * strategy.prefill_cp
         return Lowering(
             model=self.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from time import monotonic
 
 from planner.diagnostics import Diagnostics
@@ -13,7 +14,6 @@ from planner.search.serving_alternatives import alternatives
 from planner.search.serving_answer import plan_predictions
 from planner.search.serving_bound import bound_without_search
 from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
-from planner.search.serving_dominance import undominated
 from planner.search.serving_infeasible import explain_infeasible
 from planner.search.serving_optimum import Optimum, optimum
 from planner.search.serving_pools import PoolTables
@@ -54,7 +54,7 @@ def search(
     if best is None:
         return _infeasible(tables, question, diagnostics)
     diagnostics.progress("comparing with runners-up")
-    return _result(tables, question, best)
+    return _result(tables, question, best, diagnostics)
 
 
 def _deadline(problem: Problem[ServingProblem], stop: Callable[[], bool] | None) -> Stop:
@@ -65,16 +65,20 @@ def _deadline(problem: Problem[ServingProblem], stop: Callable[[], bool] | None)
 def _catalogue(
     problem: Problem[ServingProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
 ) -> Catalogue:
-    catalogue = build_catalogue(problem, cached(costs), diagnostics, stop)
-    catalogue.offers[:] = undominated(catalogue.offers)
-    return catalogue
+    return build_catalogue(problem, cached(costs), diagnostics, stop)
 
 
-def _result(tables: PoolTables, question: Question, best: Optimum) -> SearchResult:
+def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: Diagnostics) -> SearchResult:
     options = tables.catalogue.problem.options
     solution = best.solution
     proved = tables.catalogue.complete
     bound = solution.bound if proved else bound_without_search(tables.catalogue, question)
+    if not isfinite(best.plan.ttft_s):
+        diagnostics.note(
+            "no-latency-at-capacity",
+            "the plan is run at its capacity, where the queue grows without end: latencies that include "
+            "waiting have no value. A limit (slo), a rate or a concurrency gives them one",
+        )
     gap = None if bound is None else abs(solution.value - bound) / max(abs(solution.value), 1e-300)
     runners = _runners_up(tables, question, best) if proved and options.num_alternatives > 0 else ()
     return SearchResult(
@@ -120,7 +124,6 @@ def _work(tables: PoolTables) -> tuple[tuple[str, float | int], ...]:
     return (
         ("shapes", catalogue.num_shapes),
         ("shapes_that_fit", catalogue.num_fitting),
-        ("shapes_compared", len(catalogue.offers)),
         ("layer_parts_priced", priced),
         ("pools_evaluated", tables.num_evaluations),
     )
