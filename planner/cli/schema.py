@@ -16,11 +16,17 @@ def register(app: typer.Typer) -> None:
 
 
 def schema(
-    what: Annotated[str, typer.Argument(help="Which format: plan.")] = "plan",
+    what: Annotated[str, typer.Argument(help="Which format: plan or spec.")] = "plan",
+    kind: Annotated[str, typer.Option("--kind", help="Kind of problem, for a spec.")] = "serving",
 ) -> None:
-    """Print the JSON Schema of a file format on stdout."""
-    from planner.plan.schema import Plan
+    """Print the JSON Schema of plan files or of specs on stdout."""
+    if what == "plan":
+        from planner.plan.schema import Plan
 
-    if what != "plan":
-        raise UnknownNameError("file format", what, ["plan"])
-    emit_json(Plan.model_json_schema())
+        emit_json(Plan.model_json_schema())
+    elif what == "spec":
+        from planner.frontend.specs import SPECS
+
+        emit_json(SPECS.get(kind).model_json_schema())
+    else:
+        raise UnknownNameError("file format", what, ["plan", "spec"])

@@ -18,7 +18,7 @@ from .sources import imported_modules
 def _registries() -> dict[str, Registry[object]]:
     found: dict[str, Registry[object]] = {}
     for info in pkgutil.walk_packages(planner.__path__, "planner."):
-        if info.name.startswith("planner.cli"):
+        if info.name.endswith("__main__"):
             continue
         module = importlib.import_module(info.name)
         for value in vars(module).values():

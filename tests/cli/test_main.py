@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,3 +91,9 @@ def test_module_runs_and_survives_a_closed_pipe() -> None:
     assert done.returncode == 0
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("what", [["plan"], ["spec"], ["spec", "--kind", "serving"]])
+def test_schemas_are_json(what: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema", *what]) == 0
+    assert json.loads(capsys.readouterr().out)["type"] == "object"
