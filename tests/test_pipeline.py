@@ -131,7 +131,7 @@ def test_effects_are_found_by_solving_again(monkeypatch: pytest.MonkeyPatch, see
     monkeypatch.setattr(pipeline, "EXPLAINERS", Registry(sample=explainer))
     found = pipeline.explain(plan, Run(), why_not=[{"tp": 8}])
     assert [(e.change, e.better) for e in found.effects] == [("more", 0.5), ("ttft", 0.0), ("tp=8", None)]
-    assert found.effects[2].reason == "too tight"
+    assert found.effects[2].reason == "slo.tpot: too tight"
     assert found.facts == ("a fact",)
     quick = pipeline.explain(plan, Run(), vary=False)
     assert quick.effects == ()
@@ -141,5 +141,5 @@ def test_effects_are_found_by_solving_again(monkeypatch: pytest.MonkeyPatch, see
     lines = explanation_lines(found)
     assert "  more: 50 % better (15 req/s)" in lines
     assert "  ttft: does not bind" in lines
-    assert "  tp=8: not feasible. too tight" in lines
+    assert "  tp=8: not feasible. slo.tpot: too tight" in lines
     assert explanation_data(found)["facts"] == ["a fact"]

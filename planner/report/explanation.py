@@ -104,7 +104,7 @@ def effect_of(plan: Plan, variation: Variation, result: SearchResult) -> Effect:
     if result.status == "nothing_found":
         reason = "nothing was found within the time limit"
     elif value is None and result.infeasibility is not None:
-        reason = "; ".join(limit.message for limit in result.infeasibility.binding)
+        reason = "; ".join(f"{limit.name}: {limit.message}" for limit in result.infeasibility.binding)
     elif variation.sort == "why_not":
         reason = _compared(plan, result)
     return Effect(

@@ -78,7 +78,9 @@ def with_spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def wrapper(**arguments: Any) -> Any:
         given = {flag.name: arguments.pop(flag.parameter) for flag in flags}
-        return command(flags={name: value for name, value in given.items() if value}, **arguments)
+        return command(
+            flags={n: value for n, value in given.items() if value is not None and value != []}, **arguments
+        )
 
     own = [p for name, p in signature.parameters.items() if name != "flags"]
     added = [_parameter(flag) for flag in flags]
@@ -137,6 +139,8 @@ def _parameter(flag: Flag) -> inspect.Parameter:
 def _value(flag: Flag, value: str | list[str]) -> object:
     from planner.frontend.yaml_source import parse_document, parse_scalar
 
+    if not "".join(value).strip():
+        raise InputError("has no value")
     if isinstance(value, list):
         parts = [part.strip() for text in value for part in text.split(",") if part.strip()]
         return parts if flag.form == "list" else dict(_pair(part) for part in parts)
