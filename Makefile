@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-torch lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -36,6 +36,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+# The engine's own interpreter, with torch 2.13: make test-torch NEWEL_TORCH_PYTHON=/path/to/python
+test-torch: $(VENV)/.installed-dev
+	@test -n "$(NEWEL_TORCH_PYTHON)" || { echo "Name an interpreter with torch: NEWEL_TORCH_PYTHON=..."; exit 1; }
+	NEWEL_TORCH_PYTHON=$(NEWEL_TORCH_PYTHON) $(BIN)/python -m pytest -s tests/backends/test_torch_pipelining.py
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/benchmarks -p no:cacheprovider --benchmark-only -o python_files='bench_*.py'
