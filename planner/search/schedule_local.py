@@ -20,7 +20,8 @@ from planner.search.schedule_orders import Evaluation, OrderSpace
 _RELATIVE = 1e-12
 _MAX_REACH = 12
 _MAX_MOVES = 160
-_RESTART_AFTER = 250
+_RESTART_AFTER = 120
+_MOST_KICKS = 12
 
 Orders = list[list[int]]
 _Move = tuple[int, int, int]
@@ -72,12 +73,13 @@ class _Walk:
         """Walk until the target, the budget or a dead end."""
         stale = 0
         step = 0
+        patience = max(_RESTART_AFTER, len(self.space.ops) // 6)
         try:
             while self.best.value > target and self.best.num_evaluations < max_evaluations and not stop():
                 step += 1
                 improved = self._step(step)
                 stale = 0 if improved else stale + 1
-                if stale >= _RESTART_AFTER:
+                if stale >= patience:
                     self._restart()
                     stale = 0
         except KeyboardInterrupt:
@@ -91,6 +93,17 @@ class _Walk:
         again = self.space.evaluate(self.orders)
         assert again is not None
         self.now = again
+        for _ in range(self.rng.randrange(_MOST_KICKS)):
+            self._kick()
+
+    def _kick(self) -> None:
+        """Swap two random neighbours, so that a walk from the best orders takes another way."""
+        d = self.rng.randrange(len(self.orders))
+        if len(self.orders[d]) < 2:
+            return
+        place = self.rng.randrange(len(self.orders[d]) - 1)
+        if self._may_pass(d, place, place + 1):
+            self._apply((d, place, place + 1), 0)
 
     def _step(self, step: int) -> bool:
         moves = self._moves()

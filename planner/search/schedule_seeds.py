@@ -16,6 +16,8 @@ from planner.search.schedule_cyclic import unroll as unroll_cyclic
 from planner.search.schedule_orders import ScheduleGoal
 from planner.space.building_block import Slopes, find_block, unroll
 from planner.space.schedule_dispatch import DispatchPolicy, dispatch
+from planner.space.schedule_extension import extend
+from planner.space.schedule_family import FAMILIES
 from planner.space.schedule_pattern import Pattern, num_legs, pattern_orders
 from planner.space.schedule_rounds import RoundsPolicy, rounds
 from planner.space.schedule_squeeze import SqueezePolicy, squeeze
@@ -24,6 +26,7 @@ from planner.space.schedule_timing import timed
 _ROUNDING = 1e-9
 _OVERRUNS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FEW_OPS = 2000
+_LONGEST_BLOCK = 4
 _MANY_OPS = 8000
 _KEPT_FOR_ALL = 6
 _FILLED = 8
@@ -91,7 +94,7 @@ def _collect(
     work: PipelineWork, goal: ScheduleGoal, options: CpOptions, stop: Callable[[float], bool], whole: _Found
 ) -> None:
     """Add to `whole` what is found for the whole step."""
-    small = _fewer(work)
+    small = fewer(work)
     found = whole if small is work else []
     ask = stop if small is work else partial(_ask_time, stop)
     more: Iterable[_Recipe] = chain(_dispatch_recipes(work), _v_recipes(work))
@@ -124,7 +127,29 @@ def _worth_cycling(work: PipelineWork) -> bool:
     )
 
 
-def _fewer(work: PipelineWork) -> PipelineWork:
+def extended(short: PipelineSchedule, work: PipelineWork, goal: ScheduleGoal) -> list[Seed]:
+    """Return schedules for `work` that repeat the steady part of `short`, best first."""
+    recipes: list[_Recipe] = []
+    for block in range(1, min(_LONGEST_BLOCK, short.work.num_microbatches // 2) + 1):
+        plain = _Recipe(
+            family="extended", label="a shorter step, extended", make=partial(_extended, short, block=block)
+        )
+        recipes += [plain, *_filled([plain])]
+    found: _Found = []
+    _try(work, goal, recipes, _never, found)
+    return [seed for seed, _ in _ranked(found)]
+
+
+def _extended(short: PipelineSchedule, work: PipelineWork, block: int) -> DeviceOps:
+    return extend(short, work, block=block)
+
+
+def _never(_: float) -> bool:
+    return False
+
+
+def fewer(work: PipelineWork) -> PipelineWork:
+    """Return the work with fewer micro-batches where it is large, else the work itself."""
     num_ops = 3 * sum(map(len, work.routes))
     count = max(3 * work.num_devices, 8)
     if num_ops <= _FEW_OPS or len(set(work.routes)) > 1 or count >= work.num_microbatches:
@@ -205,6 +230,9 @@ def _v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
             make=partial(_by_rounds, policy=policy, share=share),
             always=True,
         )
+    for name in ("zb-v", "v-half", "v-min"):
+        build = FAMILIES.get(name).build
+        yield _Recipe(family="named", label=name, make=build, always=True)
     for half in (2, 3, 4, 6):
         for first, second in product(range(1, half), repeat=2):
             slopes: Slopes = (first, second, half - second, half - first)

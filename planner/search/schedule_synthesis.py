@@ -2,7 +2,7 @@
 
 1. An analytic lower bound; whoever reaches it is optimal, and the ladder ends there.
 2. Seeds: list scheduling under many policies, building blocks, cyclic blocks from a constraint programme.
-3. Tabu search over device orders from the best seed of each family, then on from the best of all.
+3. Tabu search over device orders from the best seed of each family and some others, then from the best.
 4. On small steps, the whole step as a constraint programme, which may prove or improve.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from planner.ir.pipeline_schedule import PipelineSchedule, PipelineWork, check_work
@@ -18,12 +18,13 @@ from planner.search.schedule_bounds import lower_bound_s
 from planner.search.schedule_cpsat import CpOptions, solve
 from planner.search.schedule_local import improve
 from planner.search.schedule_orders import OrderSpace, ScheduleGoal
-from planner.search.schedule_seeds import Seed, seeds, value_of
+from planner.search.schedule_seeds import Seed, extended, fewer, seeds, value_of
 from planner.space.schedule_timing import timed
 
 MOST_OPS_FOR_PROOF = 240
 _TOLERANCE = 1e-9
-_SHARE_OF_TRIALS = 0.1
+_SHARE_OF_TRIALS = 0.06
+_OTHER_STARTS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,7 @@ class SynthesisOptions:
 
     goal: ScheduleGoal = "makespan"
     seed: int = 0
-    effort: float = 4e6
+    effort: float = 1e7
     proof_effort: float = 2.0
     time_limit_s: float = 60.0
     on_progress: Callable[[str], None] | None = None
@@ -172,20 +173,45 @@ class _Ladder:
         )
         self._take(found[0], found[0].schedule.name)
         self.evaluations += len(found)
+        found += self._from_shorter()
         firsts: dict[str, Seed] = {}
         for seed in found:
             firsts.setdefault(seed.family, seed)
-        return list(firsts.values())
+        others = {seed.value: seed for seed in reversed(found) if seed not in firsts.values()}
+        return [*firsts.values(), *(others[value] for value in sorted(others)[:_OTHER_STARTS])]
+
+    def _from_shorter(self) -> list[Seed]:
+        """Solve a shorter step first where the step is large, and repeat its steady part."""
+        short = fewer(self.work)
+        best = self.best
+        if short is self.work or best is None or self._enough(best.value) or self.interrupted:
+            return []
+        options = replace(
+            self.options,
+            effort=self.options.effort / 2,
+            time_limit_s=max(0.1, (self.deadline - time.monotonic()) / 2),
+        )
+        found = synthesise(short, options)
+        if not isinstance(found, Synthesis):
+            return []
+        self.interrupted = found.interrupted
+        self.evaluations += found.num_evaluations
+        longer = extended(found.schedule, self.work, self.options.goal)
+        if longer:
+            self._take(longer[0], longer[0].schedule.name)
+        return longer[:1]
 
     def _search(self, starts: list[Seed]) -> None:
-        """Try a little from the best of each family, then go on from the best of all."""
+        """Try a little from each start, then go on from the best of all."""
         budget = max(50, int(self.options.effort / self.num_ops))
         trial = max(20, int(budget * _SHARE_OF_TRIALS))
         for start in starts:
             self._improve(start, trial, self.options.seed)
         for turn in range(1, 3):
             if self.best is not None:
-                self._improve(self.best, (budget - trial * len(starts)) // 2, self.options.seed + turn)
+                self._improve(
+                    self.best, max(trial, budget - trial * len(starts)) // 2, self.options.seed + turn
+                )
 
     def _improve(self, start: Seed, max_evaluations: int, seed: int) -> None:
         if self.best is None or self._met(self.best.value) or self._out_of_time() or self.interrupted:

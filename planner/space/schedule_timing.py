@@ -78,13 +78,18 @@ def _predecessor(op: PipelineOp, around: tuple[int, int] | None) -> tuple[int, i
     return (_FORWARD, op.stage, op.microbatch) if after < 0 else (_BACKWARD, after, op.microbatch)
 
 
-def earliest_starts(graph: OpGraph) -> tuple[list[float], list[int]] | None:
-    """Return earliest starts and an order that respects all waiting; None if the device orders deadlock."""
+def earliest_starts(
+    graph: OpGraph, release_s: list[float] | None = None
+) -> tuple[list[float], list[int]] | None:
+    """Return earliest starts and an order that respects all waiting; None if the device orders deadlock.
+
+    No device starts before its `release_s`.
+    """
     num_ops = len(graph.duration_s)
     starts = [0.0] * num_ops
     ends = [-1.0] * num_ops
     at = [nodes.start for nodes in graph.device_nodes]
-    free = [0.0] * len(at)
+    free = list(release_s) if release_s else [0.0] * len(at)
     waiting: dict[int, list[int]] = {}
     runnable = list(range(len(at)))
     done: list[int] = []
@@ -136,8 +141,8 @@ def timed(
 ) -> PipelineSchedule:
     """Return the schedule with every operation as early as possible.
 
-    With `align_late`, forward passes at the head of a device's order start as late as they can without
-    delaying anything's end, so that a device's time is counted from when it is needed.
+    With `align_late`, each device begins as late as it can without any device ending later, so that its
+    time is counted from when it is needed.
 
     Raises
     ------
@@ -151,14 +156,12 @@ def timed(
     starts, order = found
     if align_late:
         latest = latest_starts(graph, starts, order)
-        for nodes in graph.device_nodes:
-            _shift_head(nodes, starts, latest)
+        release_s = [
+            max(starts[nodes.start], latest[nodes.start]) if nodes else 0.0 for nodes in graph.device_nodes
+        ]
+        # What is possible with every operation at its latest is possible with all but the first earlier.
+        again = earliest_starts(graph, release_s)
+        assert again is not None
+        starts = again[0]
     rows = tuple(tuple(starts[n] for n in nodes) for nodes in graph.device_nodes)
     return PipelineSchedule(name=name, work=work, device_ops=device_ops, start_s=rows)
-
-
-def _shift_head(nodes: range, starts: list[float], latest: list[float]) -> None:
-    for node in nodes:
-        if latest[node] <= starts[node]:
-            return
-        starts[node] = latest[node]
