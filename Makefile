@@ -1,6 +1,7 @@
 # make demo    plan Llama-3.1-70B on 8 H200 for a trace of real chat traffic, and write the launch files
 # make test    install what the tests need into a virtual environment, then run every check
 # make bench   time the planner
+# make test-backends   hold exported launches against vLLM's own parser (3.5 GB once, Python 3.11)
 #
 # PYTHON picks the interpreter (3.11 or newer), VENV the folder of the virtual environment, JOBS the
 # number of test processes.
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-torch lint bench clean
+.PHONY: demo test test-torch test-backends lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -30,6 +31,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-backends:
+	tests/backends_lane/run.sh .venv-vllm
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

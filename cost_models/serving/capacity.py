@@ -6,7 +6,7 @@ Many shapes are evaluated at once: curves are stacked, and an entry is one shape
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from cost_models.serving.steady_state import LoadCurve
 
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
-_BISECTIONS = 30
+_BISECTIONS = 24
 _COARSE_BISECTIONS = 12
 _PERCENTILE_BISECTIONS = 48
 _CLOSED_LOOP_ROUNDS = 4
@@ -56,6 +56,14 @@ class Pools:
     mixed_share: FloatArray
     num_ranks: FloatArray
     elsewhere_step_s: float = 0.0
+    own_mean_s: FloatArray = field(init=False)
+    own_is_constant: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Average over the samples once, and see whether the load matters to them at all."""
+        object.__setattr__(self, "own_mean_s", self.own_ttft_s @ self.requests.weights)
+        constant = bool((self.own_ttft_s == self.own_ttft_s[:, :1]).all())
+        object.__setattr__(self, "own_is_constant", constant)
 
     @staticmethod
     def stack(
@@ -101,6 +109,10 @@ class Entries:
     shape: IntArray
     replicas: FloatArray
 
+    def only(self, keep: IntArray) -> Entries:
+        """Return a selection."""
+        return Entries(shape=self.shape[keep], replicas=self.replicas[keep])
+
     @staticmethod
     def one(shape: int, replicas: int) -> Entries:
         """Return a single entry."""
@@ -117,7 +129,7 @@ class PoolState:
     tpot_high_s: FloatArray
     e2e_s: FloatArray
     waiting: Waiting
-    own_ttft_s: FloatArray
+    position: FloatArray
     sequences: FloatArray
     utilisation: FloatArray
     mixed_share: FloatArray
@@ -130,14 +142,12 @@ def state_at(pools: Pools, entries: Entries, position: FloatArray) -> PoolState:
     rows = entries.shape
 
     def at(values: FloatArray) -> FloatArray:
-        low, high = values[rows, left], values[rows, left + 1]
-        weight = share if low.ndim == 1 else share[:, None]
-        return low + weight * (high - low)
+        low = values[rows, left]
+        return low + share * (values[rows, left + 1] - low)
 
-    rate, service, own = at(pools.rate_rps), at(pools.service_s), at(pools.own_ttft_s)
-    tpot = at(pools.tpot_s)
+    rate, service, tpot = at(pools.rate_rps), at(pools.service_s), at(pools.tpot_s)
     ranks = entries.replicas * pools.num_ranks[rows]
-    own_mean = own @ pools.requests.weights
+    own_mean = at(pools.own_mean_s)
     rest_s = (tpot + pools.elsewhere_step_s) * pools.requests.mean_steps
     waiting = _waiting(pools, (rate, service, at(pools.service_scv)), ranks, own_mean + rest_s)
     ttft = waiting.mean_s + own_mean
@@ -148,11 +158,20 @@ def state_at(pools: Pools, entries: Entries, position: FloatArray) -> PoolState:
         tpot_high_s=at(pools.tpot_high_s),
         e2e_s=ttft + rest_s,
         waiting=waiting,
-        own_ttft_s=own,
+        position=position,
         sequences=at(pools.sequences),
         utilisation=rate * service,
         mixed_share=at(pools.mixed_share),
     )
+
+
+def own_ttft_s(pools: Pools, entries: Entries, position: FloatArray) -> FloatArray:
+    """Return the time to first token without waiting, [entries, samples]."""
+    if pools.own_is_constant:
+        return pools.own_ttft_s[entries.shape, 0]
+    left = np.minimum(position.astype(np.intp), pools.num_points - 2)
+    low = pools.own_ttft_s[entries.shape, left]
+    return low + (position - left)[:, None] * (pools.own_ttft_s[entries.shape, left + 1] - low)
 
 
 def _waiting(
@@ -170,7 +189,7 @@ def _waiting(
     return waiting
 
 
-def meets(pools: Pools, state: PoolState, limits: LatencyLimits) -> BoolArray:
+def meets(pools: Pools, entries: Entries, state: PoolState, limits: LatencyLimits) -> BoolArray:
     """Return whether each entry meets every limit.
 
     At a percentile: P(wait > limit - own time), averaged over the samples, is at most 1 - percentile.
@@ -181,11 +200,14 @@ def meets(pools: Pools, state: PoolState, limits: LatencyLimits) -> BoolArray:
         )
     allowed = 1.0 - limits.percentile / 100.0 + 1e-12
     fine = state.tpot_high_s <= limits.tpot_s
+    if not (np.isfinite(limits.ttft_s) or np.isfinite(limits.e2e_s)):
+        return fine
+    own = own_ttft_s(pools, entries, state.position)
     if np.isfinite(limits.ttft_s):
-        fine &= _late_share(pools, state, limits.ttft_s - state.own_ttft_s) <= allowed
+        fine &= _late_share(pools, state, limits.ttft_s - own) <= allowed
     if np.isfinite(limits.e2e_s):
         steps_s = (state.tpot_high_s[:, None] + pools.elsewhere_step_s) * pools.requests.steps
-        fine &= _late_share(pools, state, limits.e2e_s - state.own_ttft_s - steps_s) <= allowed
+        fine &= _late_share(pools, state, limits.e2e_s - own - steps_s) <= allowed
     return fine
 
 
@@ -201,17 +223,25 @@ def capacity_position(pools: Pools, entries: Entries, limits: LatencyLimits) -> 
 
     All latencies rise with the load, so bisection finds it.
     """
-    low = np.zeros(entries.shape.size)
-    possible = meets(pools, state_at(pools, entries, low), limits)
-    top = np.full(entries.shape.size, float(pools.num_points - 1))
-    low = np.where(meets(pools, state_at(pools, entries, top), limits), top, low)
-    high = top
-    for _ in range(_BISECTIONS):
+    found = np.full(entries.shape.size, -1.0)
+    possible = np.flatnonzero(_fine_at(pools, entries, np.zeros(entries.shape.size), limits))
+    entries = entries.only(possible)
+    top = np.full(possible.size, float(pools.num_points - 1))
+    open_ended = _fine_at(pools, entries, top, limits)
+    found[possible[open_ended]] = top[open_ended]
+    entries, possible = entries.only(np.flatnonzero(~open_ended)), possible[~open_ended]
+    low, high = np.zeros(possible.size), np.full(possible.size, float(pools.num_points - 1))
+    for _ in range(_BISECTIONS if possible.size else 0):
         middle = 0.5 * (low + high)
-        fine = meets(pools, state_at(pools, entries, middle), limits)
+        fine = _fine_at(pools, entries, middle, limits)
         low = np.where(fine, middle, low)
         high = np.where(fine, high, middle)
-    return np.where(possible, low, -1.0)
+    found[possible] = low
+    return found
+
+
+def _fine_at(pools: Pools, entries: Entries, position: FloatArray, limits: LatencyLimits) -> BoolArray:
+    return meets(pools, entries, state_at(pools, entries, position), limits)
 
 
 def position_at_rate(pools: Pools, entries: Entries, rate_rps: FloatArray | float) -> FloatArray:
@@ -252,24 +282,18 @@ def _inside(pools: Pools, entries: Entries, position: FloatArray) -> FloatArray:
     return np.minimum(state.rate_rps * state.e2e_s, 1e12)
 
 
-def ttft_percentiles(pools: Pools, state: PoolState, index: int, percentiles: FloatArray) -> FloatArray:
-    """Return TTFT at percentiles, seconds, for one entry of a state."""
-    return _percentiles(pools, state, index, percentiles, np.zeros_like(pools.requests.steps))
+def ttft_percentiles(pools: Pools, entry: Entries, state: PoolState, percentiles: FloatArray) -> FloatArray:
+    """Return TTFT at percentiles, seconds, for a state of one entry."""
+    return e2e_percentiles(pools, entry, state, percentiles, 0.0)
 
 
 def e2e_percentiles(
-    pools: Pools, state: PoolState, index: int, percentiles: FloatArray, step_s: float
+    pools: Pools, entry: Entries, state: PoolState, percentiles: FloatArray, step_s: float
 ) -> FloatArray:
     """Return end-to-end latency at percentiles, seconds, each decode step taking `step_s`."""
-    return _percentiles(pools, state, index, percentiles, step_s * pools.requests.steps)
-
-
-def _percentiles(
-    pools: Pools, state: PoolState, index: int, percentiles: FloatArray, steps_s: FloatArray
-) -> FloatArray:
     allowed = 1.0 - percentiles / 100.0
-    base = state.own_ttft_s[index] + steps_s
-    probability, mean_if_s = float(state.waiting.probability[index]), float(state.waiting.mean_if_s[index])
+    base = own_ttft_s(pools, entry, state.position)[0] + step_s * pools.requests.steps
+    probability, mean_if_s = float(state.waiting.probability[0]), float(state.waiting.mean_if_s[0])
     if not np.isfinite(mean_if_s):
         return np.full(percentiles.size, np.inf)
     waiting = Waiting(probability=np.array(probability), mean_if_s=np.array(mean_if_s))

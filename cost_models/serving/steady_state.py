@@ -113,9 +113,10 @@ def aggregated_curve(
 
     Source: own closed form, a mean-value model of chunked prefill (Sarathi-Serve, OSDI 2024).
     """
-    per_slot = _load_points(tables, requests, limits, prefills=True)
-    if per_slot is None:
+    points = _load_points(tables, requests, limits, percentile, prefills=True)
+    if points is None:
         return None
+    per_slot = points.per_slot
     decode = _decode_seen(tables, requests, limits, per_slot)
     budget = limits.token_budget - per_slot * requests.mean_steps
     empty = step_time(tables, decode, np.zeros_like(decode))
@@ -143,7 +144,7 @@ def aggregated_curve(
         requests,
         percentile,
         _Sweep(
-            per_slot=per_slot,
+            points=points,
             step_s=step,
             service_s=service,
             own_ttft_s=own + waiting_for_step[:, None] + tables.per_request_s,
@@ -156,14 +157,15 @@ def decode_curve(
     tables: TimeTables, requests: Requests, limits: BatchLimits, percentile: float = 0.0
 ) -> LoadCurve | None:
     """Return the load curve of a replica that only decodes; None if not even one request fits."""
-    per_slot = _load_points(tables, requests, limits, prefills=False)
-    if per_slot is None:
+    points = _load_points(tables, requests, limits, percentile, prefills=False)
+    if points is None:
         return None
+    per_slot = points.per_slot
     decode = _decode_seen(tables, requests, limits, per_slot)
     step = step_time(tables, decode, np.zeros_like(decode)).slot_s
     none = np.zeros((per_slot.size, requests.weights.size))
     sweep = _Sweep(
-        per_slot=per_slot, step_s=step, service_s=none, own_ttft_s=none, mixed_share=np.zeros_like(step)
+        points=points, step_s=step, service_s=none, own_ttft_s=none, mixed_share=np.zeros_like(step)
     )
     return _curve(tables, requests, percentile, sweep)
 
@@ -203,8 +205,23 @@ def prefill_curve(tables: TimeTables, requests: Requests, token_budget: float) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sweep:
+class _Points:
+    """Loads to price; those beyond `top` only serve to see what a busier moment costs."""
+
     per_slot: FloatArray
+    top: float
+
+    def cut(self, values: FloatArray) -> FloatArray:
+        """Return values up to `top`, the last one interpolated between the loads around it."""
+        last = int(np.searchsorted(self.per_slot, self.top))
+        low, high = self.per_slot[last - 1], self.per_slot[last]
+        end = values[last - 1] + (self.top - low) / (high - low) * (values[last] - values[last - 1])
+        return np.concatenate((values[:last], end[None]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sweep:
+    points: _Points
     step_s: FloatArray
     service_s: FloatArray
     own_ttft_s: FloatArray
@@ -213,23 +230,27 @@ class _Sweep:
 
 def _curve(tables: TimeTables, requests: Requests, percentile: float, sweep: _Sweep) -> LoadCurve:
     """Assemble a curve; rates are made non-decreasing by keeping the best reached so far."""
-    sequences = sweep.per_slot * requests.mean_steps * tables.num_stages
-    tpot = sweep.step_s * tables.num_stages
-    mean = sweep.service_s @ requests.weights
-    second = sweep.service_s**2 @ requests.weights
+    cut = sweep.points.cut
+    per_slot = cut(sweep.points.per_slot)
+    every_sequences = sweep.points.per_slot * requests.mean_steps * tables.num_stages
+    every_tpot = sweep.step_s * tables.num_stages
+    step, service = cut(sweep.step_s), cut(sweep.service_s)
+    tpot = step * tables.num_stages if requests.mean_steps > 0.0 else np.zeros_like(step)
+    mean = service @ requests.weights
+    second = service**2 @ requests.weights
     with np.errstate(invalid="ignore", divide="ignore"):
         scv = np.where(mean > 0.0, second / mean**2 - 1.0, 0.0)
     return LoadCurve(
-        per_slot=sweep.per_slot,
-        rate_rps=np.maximum.accumulate(sweep.per_slot / sweep.step_s),
-        step_s=sweep.step_s,
-        tpot_s=np.maximum.accumulate(tpot) if requests.mean_steps > 0.0 else np.zeros_like(tpot),
-        tpot_high_s=_tpot_percentile(sequences, tpot, percentile, requests),
+        per_slot=per_slot,
+        rate_rps=np.maximum.accumulate(per_slot / step),
+        step_s=step,
+        tpot_s=np.maximum.accumulate(tpot),
+        tpot_high_s=cut(_tpot_percentile(every_sequences, every_tpot, percentile, requests)),
         service_s=mean,
         service_scv=np.maximum(scv, 0.0),
-        own_ttft_s=sweep.own_ttft_s,
-        sequences=sequences,
-        mixed_share=sweep.mixed_share,
+        own_ttft_s=cut(sweep.own_ttft_s),
+        sequences=cut(every_sequences),
+        mixed_share=cut(sweep.mixed_share),
         num_ranks=tables.num_attention_ranks,
         num_stages=tables.num_stages,
     )
@@ -247,28 +268,39 @@ def _tpot_percentile(
     """
     if requests.mean_steps <= 0.0:
         return np.zeros_like(tpot)
-    z = max(0.0, normal_quantile(percentile))
-    met = sequences + z * np.sqrt(2.0 * sequences / 3.0)
-    return np.maximum.accumulate(np.interp(met, sequences, tpot))
+    return np.maximum.accumulate(np.interp(_met(sequences, percentile), sequences, tpot))
 
 
 def _load_points(
-    tables: TimeTables, requests: Requests, limits: BatchLimits, *, prefills: bool
-) -> FloatArray | None:
-    """Return loads to price: requests per step, on a fixed geometric grid up to the highest stable one."""
-    per_rank = limits.mean_sequences
-    top = np.inf
+    tables: TimeTables, requests: Requests, limits: BatchLimits, percentile: float, *, prefills: bool
+) -> _Points | None:
+    """Return loads to price: requests per step on a fixed geometric grid, and the highest stable one.
+
+    The grid does not depend on the limits, so that looser limits never change what lies below them.
+    """
+    stable = np.inf
+    if prefills:
+        stable = _SATURATION * limits.token_budget / (requests.mean_new_tokens + requests.mean_steps)
+    top = reach = stable
     if requests.mean_steps > 0.0:
-        top = per_rank / (requests.mean_steps * tables.num_stages)
         if limits.cache_sequences < 1.0:
             return None
-    if prefills:
-        top = min(top, _SATURATION * limits.token_budget / (requests.mean_new_tokens + requests.mean_steps))
+        mean, per_slot = limits.mean_sequences, requests.mean_steps * tables.num_stages
+        top = min(top, mean / per_slot)
+        reach = min(stable, _met(np.array(mean), percentile).item() / per_slot)
     if not np.isfinite(top) or top <= 0.0:
         return None
     last = int(np.floor(np.log2(top) * _POINTS_PER_OCTAVE - 1e-9))
-    grid = 2.0 ** (np.arange(last - 9 * _POINTS_PER_OCTAVE, last + 1) / _POINTS_PER_OCTAVE)
-    return np.concatenate(([grid[0] * 1e-3], grid, [top]))
+    beyond = int(np.ceil(np.log2(max(reach, top)) * _POINTS_PER_OCTAVE)) + 1
+    grid = 2.0 ** (np.arange(last - 9 * _POINTS_PER_OCTAVE, beyond + 1) / _POINTS_PER_OCTAVE)
+    grid = np.concatenate(([grid[0] * 1e-3], grid[grid < stable]))
+    return _Points(per_slot=grid if np.isinf(stable) else np.append(grid, stable), top=top)
+
+
+def _met(sequences: FloatArray, percentile: float) -> FloatArray:
+    """Return the load that a request meets over its life at a percentile (see `_tpot_percentile`)."""
+    z = max(0.0, normal_quantile(percentile))
+    return sequences + z * np.sqrt(2.0 * sequences / 3.0)
 
 
 def _decode_seen(

@@ -10,7 +10,10 @@ import typer
 from planner.cli.terminal import emit_json, new_diagnostics, say, show_diagnostics
 
 if TYPE_CHECKING:
+    from planner.plan.schema import Plan
     from planner.simulate.serving import SimulationReport
+
+_MAX_AGENT_RUNS = 500
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +41,9 @@ def simulate(
 
     diagnostics = new_diagnostics()
     loaded = read_plan(plan)
+    if loaded.kind == "agents":
+        _simulate_agents(loaded, str(plan), (min(requests, _MAX_AGENT_RUNS), seed), as_json=as_json)
+        return
     replayed = read_trace(trace, diagnostics) if trace is not None else None
     options = SimulationOptions(num_requests=requests, rate_rps=rate, seed=seed)
     report = simulate_plan(loaded, problem_of(loaded, file=str(plan)), options, replayed)
@@ -46,6 +52,21 @@ def simulate(
         emit_json(report.as_dict())
     else:
         _show(report)
+
+
+def _simulate_agents(loaded: Plan, file: str, draws: tuple[int, int], *, as_json: bool) -> None:
+    """Show the expected run of an agent plan beside its predictions, and the spread of drawn runs."""
+    from planner.simulate.agent_plan import agent_report
+    from planner.verify import problem_of
+
+    payload = problem_of(loaded, file=file).payload
+    predicted = {name: q.value for name, q in loaded.predicted.items()}
+    report = agent_report(payload.graph, loaded.details, predicted, num_runs=draws[0], seed=draws[1])
+    if as_json:
+        emit_json(report)
+        return
+    for name, figures in report.items():
+        say(f"{name:12}" + "".join(f"  {key} {value:.4g}" for key, value in figures.items()))
 
 
 def _show(report: SimulationReport) -> None:

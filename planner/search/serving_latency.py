@@ -78,7 +78,7 @@ def _fastest_aggregated(
         able = state.rate_rps * state.e2e_s >= question.concurrency * (1.0 - 1e-6)
     else:
         state, able = tables.states_at_rate("aggregated", None, question, question.rate_rps or _UNLOADED_RPS)
-    able = able & meets(pools, state, question.limits)
+    able = able & meets(pools, entries, state, question.limits)
     seconds = np.where(able, state.e2e_s, np.inf)
     yield from _cheapest_of(tables, question, "aggregated", None, seconds)
 
@@ -166,7 +166,9 @@ def _pair_at(
     for role, group in zip(roles, groups, strict=True):
         state, able = tables.states_at_rate(role, context, question, rate)
         pools = tables.pools(role, context)
-        able = able & meets(pools, state, role_limits(role, context, question.limits))
+        able = able & meets(
+            pools, tables.entries(role, question), state, role_limits(role, context, question.limits)
+        )
         seconds = state.ttft_s if role == "prefill" else state.tpot_s * tables.catalogue.requests.mean_steps
         halves.append(_half(tables, question, (role, context, group), np.where(able, seconds, np.inf)))
     total = halves[0].seconds[:, None] + halves[1].seconds[None, :]

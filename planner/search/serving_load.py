@@ -33,15 +33,16 @@ class LoadedPool:
     capacity_rps: float
     rate_rps: float
     pools: Pools
+    entry: Entries
     state: PoolState
 
     def ttft_percentiles_s(self, percentiles: FloatArray) -> FloatArray:
         """Return TTFT of the pool at percentiles, seconds."""
-        return ttft_percentiles(self.pools, self.state, 0, percentiles)
+        return ttft_percentiles(self.pools, self.entry, self.state, percentiles)
 
     def e2e_percentiles_s(self, percentiles: FloatArray, step_s: float) -> FloatArray:
         """Return end-to-end latency at percentiles with so many seconds per decode step."""
-        return e2e_percentiles(self.pools, self.state, 0, percentiles, step_s)
+        return e2e_percentiles(self.pools, self.entry, self.state, percentiles, step_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ def _loaded(tables: PoolTables, pick: PoolPick, capacity: float, rate: float) ->
         capacity_rps=capacity,
         rate_rps=rate,
         pools=pools,
+        entry=entries,
         state=state_at(pools, entries, position),
     )
 

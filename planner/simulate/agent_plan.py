@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import ceil, exp, log
 from typing import Any, cast
 
+from planner.errors import InputError
 from planner.ir.agent_graph import AgentGraph, EdgeKind, LlmCall, Node, Tokens, ToolCall
 from planner.simulate.agent_job import JobTrace, SimCall, SimEdge, simulate_agent_job
 
@@ -33,6 +34,24 @@ def expected_run(graph: AgentGraph, details: dict[str, object]) -> AgentRun:
 def drawn_runs(graph: AgentGraph, details: dict[str, object], *, num_runs: int, seed: int) -> list[AgentRun]:
     """Return runs with lengths and latencies drawn from their distributions."""
     return [_run(graph, details, random.Random(f"{seed}/{i}")) for i in range(num_runs)]
+
+
+def agent_report(
+    graph: AgentGraph, details: dict[str, object], predicted: dict[str, float], *, num_runs: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Return, per figure, the plan's prediction, the expected run's value and quantiles of drawn runs."""
+    if not details.get("calls"):
+        raise InputError("the plan has no calls to simulate", key="details.calls")
+    mean = expected_run(graph, details)
+    runs = drawn_runs(graph, details, num_runs=num_runs, seed=seed)
+    report: dict[str, dict[str, float]] = {}
+    for name, seen, values in (
+        ("ttft_s", mean.ttft_s, sorted(r.ttft_s for r in runs)),
+        ("latency_s", mean.latency_s, sorted(r.latency_s for r in runs)),
+    ):
+        quantiles = {f"p{q}": values[min(len(values) * q // 100, len(values) - 1)] for q in (50, 90, 99)}
+        report[name] = {"predicted": predicted.get(name, seen), "simulated": seen, **quantiles}
+    return report
 
 
 def _run(graph: AgentGraph, details: dict[str, object], generator: random.Random | None) -> AgentRun:

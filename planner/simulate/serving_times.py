@@ -18,6 +18,7 @@ from planner.space.engine import installed_costs
 from planner.space.replica import ReplicaBuilder
 
 _NUM_PROMPT_POINTS = 24
+_ROLES: dict[str, Role] = {"aggregated": "aggregated", "prefill": "prefill", "decode": "decode"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,15 @@ def replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longest
     Raises
     ------
     InputError
-        If the pool does not fit its devices.
+        If the pool does not fit its devices, or names an engine or a format that nobody prices.
     """
+    try:
+        return _replica_model(payload, pool, group, longest)
+    except ValueError as error:
+        raise InputError(f"pool {pool.name!r} cannot be priced: {error}", key="pools") from error
+
+
+def _replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longest: int) -> ReplicaModel:
     shape, layers = _shape(pool, group), tuple(pool.layers_per_stage)
     own = _builder(payload, pool, group).build_with(shape, layers)
     if own is None:
@@ -100,10 +108,17 @@ def _builder(payload: ServingProblem, pool: Pool, group: NodeGroup) -> ReplicaBu
 
 def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:
     s = pool.strategy
-    roles: dict[str, Role] = {"aggregated": "aggregated", "prefill": "prefill", "decode": "decode"}
+    missing = [name for name in ("token_budget", "max_num_seqs") if name not in pool.limits]
+    if pool.role not in _ROLES or missing:
+        raise InputError(
+            f"pool {pool.name!r} cannot be simulated",
+            key="pools.role" if not missing else f"pools.limits.{missing[0]}",
+            value=pool.role if not missing else None,
+            allowed=", ".join(_ROLES) if not missing else None,
+        )
     limits = pool.limits
     return ReplicaShape(
-        role=roles[pool.role],
+        role=_ROLES[pool.role],
         group=group.name,
         engine=pool.engine,
         weight_fmt=pool.weight_dtype,

@@ -209,13 +209,14 @@ class Evaluator:
     ) -> Prediction:
         rate = float(state.rate_rps[0])
         step = float(state.tpot_high_s[0])
+        entry = Entries.one(0, fixed.replicas)
         return Prediction(
             ttft_s=float(state.ttft_s[0]),
             tpot_s=float(state.tpot_s[0]),
             e2e_s=float(state.e2e_s[0]),
-            ttft_percentiles_s=_paired(ttft_percentiles(pools, state, 0, PERCENTILES)),
+            ttft_percentiles_s=_paired(ttft_percentiles(pools, entry, state, PERCENTILES)),
             tpot_high_s=step,
-            e2e_percentiles_s=_paired(e2e_percentiles(pools, state, 0, PERCENTILES, step)),
+            e2e_percentiles_s=_paired(e2e_percentiles(pools, entry, state, PERCENTILES, step)),
             rate_rps=rate,
             output_tokens_per_s=rate * self.builder.requests.mean_output_tokens,
             running_sequences=float(state.sequences[0]) * replica.curve.num_ranks * fixed.replicas,
@@ -315,16 +316,16 @@ class _Pair:
         first, second = states
         steps = self.prefill.builder.requests.mean_steps
         step = float(second.tpot_high_s[0])
-        pools = self.pools[0]
+        pools, entry = self.pools[0], Entries.one(0, self.halves[0].replicas)
         ttft, tpot = float(first.ttft_s[0]), float(second.tpot_s[0])
         tables = [replica.tables for replica in self.replicas]
         return Prediction(
             ttft_s=ttft,
             tpot_s=tpot,
             e2e_s=ttft + tpot * steps,
-            ttft_percentiles_s=_paired(ttft_percentiles(pools, first, 0, PERCENTILES)),
+            ttft_percentiles_s=_paired(ttft_percentiles(pools, entry, first, PERCENTILES)),
             tpot_high_s=step,
-            e2e_percentiles_s=_paired(e2e_percentiles(pools, first, 0, PERCENTILES, step)),
+            e2e_percentiles_s=_paired(e2e_percentiles(pools, entry, first, PERCENTILES, step)),
             rate_rps=rate,
             output_tokens_per_s=rate * self.prefill.builder.requests.mean_output_tokens,
             running_sequences=float(second.sequences[0]) * self.replicas[1].curve.num_ranks,

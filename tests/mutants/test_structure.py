@@ -124,6 +124,7 @@ MUTANTS: list[tuple[str, str, Mutation]] = [
     ("choices", "weights", with_pool(weight_dtype="nvfp4")),
     ("choices", "cache", with_pool(kv_dtype="nvfp4")),
     ("choices", "role", with_pool(role="prefill")),
+    ("choices", "limit", with_pool(limits={"token_budget": 0, "max_num_seqs": 128})),
     ("layers", "missing layer", with_pool(layers_per_stage=[40, 39])),
     ("layers", "empty stage", with_pool(layers_per_stage=[80, 0])),
     ("layers", "one stage", with_pool(layers_per_stage=[80])),

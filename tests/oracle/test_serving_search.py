@@ -16,6 +16,7 @@ from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.search.serving_catalogue import build_catalogue
 from planner.search.serving_contexts import cross_contexts, inner_contexts
+from planner.search.serving_dominance import undominated
 from planner.search.serving_pools import Context, PoolTables, role_limits
 from planner.search.serving_question import Question, question_of
 from planner.search.serving_solver import solve
@@ -208,3 +209,18 @@ def test_stages_are_balanced_as_well_as_any_partition(weights, first, last, stag
     assert sum(found) == len(weights)
     assert min(found) >= 1
     assert _bottleneck(weights, first, last, found) == pytest.approx(best, rel=1e-9)
+
+
+@pytest.mark.parametrize("limits", [{}, {"percentile": 90.0}, {"e2e": 8.0}])
+def test_dropping_dominated_shapes_loses_nothing(limits) -> None:
+    case = problem(llama(), ONE, isl=3000, osl=100, ttft=2.0, tpot=0.06, max_num_seqs=64, **limits)
+    catalogue = build_catalogue(case, costs, Diagnostics(), lambda: False)
+    question = question_of(case)
+    whole = solve(PoolTables(catalogue=catalogue), question)
+    count = len(catalogue.offers)
+    catalogue.offers[:] = undominated(catalogue.offers)
+    fewer = solve(PoolTables(catalogue=catalogue), question)
+    assert len(catalogue.offers) < count
+    assert whole is not None
+    assert fewer is not None
+    assert fewer.value == whole.value

@@ -172,6 +172,19 @@ def test_five_hundred_calls_within_ten_seconds(tmp_path: Path) -> None:
     assert plan.objective.gap < 0.2
 
 
+def test_simulate_command_compares_with_the_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, out = tmp_path / "moa.yaml", tmp_path / "plan.json"
+    spec.write_text(MOA.replace("output: 512}", "output: {mean: 512, sigma_log: 0.4}}"))
+    assert main(["plan", str(spec), "-q", "-o", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["simulate", str(out), "--requests", "20", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ttft_s"]["simulated"] == pytest.approx(report["ttft_s"]["predicted"], rel=0.01)
+    assert report["latency_s"]["p50"] < report["latency_s"]["p99"]
+
+
 def test_drawn_runs_spread_around_the_expected_one(tmp_path: Path) -> None:
     text = MOA.replace("output: 512}", "output: {mean: 512, sigma_log: 0.5}}")
     plan = _plan(text, tmp_path)

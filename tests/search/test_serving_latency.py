@@ -55,7 +55,7 @@ def test_no_plan_is_faster_than_the_fastest(rate: float) -> None:
                 if position[0] < 0.0:
                     continue
                 state = state_at(pools, entries, position)
-                if meets(pools, state, role_limits(role, context, question.limits))[0]:
+                if meets(pools, entries, state, role_limits(role, context, question.limits))[0]:
                     seconds = {
                         "aggregated": state.e2e_s,
                         "prefill": state.ttft_s,

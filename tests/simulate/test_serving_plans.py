@@ -12,6 +12,7 @@ import pytest
 
 from planner.cli.main import main
 from planner.diagnostics import Diagnostics
+from planner.errors import InputError
 from planner.frontend.spec_tree import Override
 from planner.pipeline import Run, make_plan
 from planner.plan.schema import Plan
@@ -95,3 +96,19 @@ def test_what_cannot_be_simulated_is_bad_input(tmp_path: Path, capsys: pytest.Ca
     write_plan(tmp_path / "plan.json", none)
     assert main(["simulate", str(tmp_path / "plan.json")]) == 2
     assert "nothing to simulate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"engine": "a/b"}, "unknown engine"),
+        ({"kv_dtype": "$(id)"}, "unknown number format"),
+        ({"role": "drafting"}, "cannot be simulated"),
+        ({"limits": {}}, "cannot be simulated"),
+    ],
+)
+def test_a_pool_that_nobody_can_price_is_bad_input(change: dict[str, Any], message: str) -> None:
+    plan = found("aggregated")
+    odd = plan.model_copy(update={"pools": [plan.pools[0].model_copy(update=change)]})
+    with pytest.raises(InputError, match=message):
+        simulate_plan(odd, problem_of(plan), SimulationOptions(num_requests=50))

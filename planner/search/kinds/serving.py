@@ -14,6 +14,7 @@ from planner.search.serving_alternatives import alternatives
 from planner.search.serving_answer import plan_predictions
 from planner.search.serving_bound import bound_without_search
 from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
+from planner.search.serving_dominance import undominated
 from planner.search.serving_infeasible import explain_infeasible
 from planner.search.serving_optimum import Optimum, optimum
 from planner.search.serving_pools import PoolTables
@@ -65,7 +66,9 @@ def _deadline(problem: Problem[ServingProblem], stop: Callable[[], bool] | None)
 def _catalogue(
     problem: Problem[ServingProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
 ) -> Catalogue:
-    return build_catalogue(problem, cached(costs), diagnostics, stop)
+    catalogue = build_catalogue(problem, cached(costs), diagnostics, stop)
+    catalogue.offers[:] = undominated(catalogue.offers)
+    return catalogue
 
 
 def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: Diagnostics) -> SearchResult:
@@ -124,6 +127,7 @@ def _work(tables: PoolTables) -> tuple[tuple[str, float | int], ...]:
     return (
         ("shapes", catalogue.num_shapes),
         ("shapes_that_fit", catalogue.num_fitting),
+        ("shapes_compared", len(catalogue.offers)),
         ("layer_parts_priced", priced),
         ("pools_evaluated", tables.num_evaluations),
     )

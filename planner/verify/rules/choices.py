@@ -10,6 +10,9 @@ from planner.plan.schema import Pool
 from planner.verify.report import Violation
 from planner.verify.rule import SERVING, Case, Rule
 
+_COUNTS = ("token_budget", "max_num_seqs", "max_model_len", "block_size")
+_MOST = 2**24
+"""No engine takes more tokens or sequences than this."""
 _DEGREE_NAMES = {"prefill_cp": "cp"}
 
 
@@ -28,6 +31,7 @@ def _check(case: Case) -> Iterator[Violation]:
                     message=f"pool {pool.name!r}: {what} {value!r} is not among {', '.join(allowed)}"
                 )
         yield from _pinned(pool, choices.fixed)
+        yield from _counts(pool)
     yield from _mode({pool.role for pool in case.plan.pools}, choices.modes)
 
 
@@ -41,6 +45,13 @@ def _mode(roles: set[str], modes: tuple[str, ...]) -> Iterator[Violation]:
     for mode in used:
         if modes and mode not in modes:
             yield Violation(message=f"the plan is {mode}, allowed is {', '.join(modes)}")
+
+
+def _counts(pool: Pool) -> Iterator[Violation]:
+    for name in _COUNTS:
+        value = pool.limits.get(name, 1)
+        if not 1 <= value <= _MOST:
+            yield Violation(message=f"pool {pool.name!r} has {name}={value:g}")
 
 
 def _pinned(pool: Pool, fixed: tuple[tuple[str, int], ...]) -> Iterator[Violation]:

@@ -166,7 +166,7 @@ def test_capacity_meets_its_limits_and_no_more_does() -> None:
     limits = LatencyLimits(ttft_s=0.3, tpot_s=0.05, percentile=90.0)
     position = capacity_position(pools, entries, limits)
     state = state_at(pools, entries, position)
-    high = float(ttft_percentiles(pools, state, 0, np.array([90.0]))[0])
+    high = float(ttft_percentiles(pools, entries, state, np.array([90.0]))[0])
     assert high <= 0.3 * (1 + 1e-6)
     assert float(state.tpot_high_s[0]) <= 0.05 * (1 + 1e-9)
     assert max(high / 0.3, float(state.tpot_high_s[0]) / 0.05) == pytest.approx(1.0, rel=1e-3)
