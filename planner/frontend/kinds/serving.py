@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError, UnknownNameError
-from planner.frontend.clusters import parse_cluster
 from planner.frontend.lengths import from_trace, joint
-from planner.frontend.models import CONFIG_FOLDER, load_model, model_from_config
 from planner.frontend.serving_spec import DEGREES, GOALS, ServingSpec, WorkloadSection
+from planner.frontend.spec_inputs import cluster_input, model_input
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import validated
 from planner.frontend.traces import arrival_rate_rps, burstiness, read_trace
@@ -34,8 +31,8 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
         If anything in the spec is wrong.
     """
     spec = validated(tree, ServingSpec)
-    model = _model(tree, spec, diagnostics)
-    cluster = _cluster(tree, spec, diagnostics)
+    model = model_input(tree, spec.model, diagnostics, assume_family=spec.assume_family)
+    cluster = cluster_input(tree, spec.cluster, diagnostics)
     workload = _workload(tree, spec, diagnostics)
     payload = ServingProblem(
         model=model,
@@ -55,55 +52,6 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
         payload=payload,
         inputs=tuple(tree.digests),
     )
-
-
-def _model(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> ModelGraph:
-    """Return the model: a config given in place, a file or directory, or a bundled name."""
-    source = cast("object", spec.model)
-    path = ("model",)
-    try:
-        if isinstance(source, Mapping):
-            config = cast("Mapping[str, object]", source)
-            tree.add_data_digest("model", "inline", config)
-            return model_from_config(
-                config, name="inline", file="model", assume_family=spec.assume_family, diagnostics=diagnostics
-            )
-        if not isinstance(source, str) or not source.strip() or "\0" in source:
-            raise InputError("must name a model", allowed="a path or a bundled model's name")
-        file = tree.path_of(source, path)
-        if file.exists():
-            config_file = file / "config.json" if file.is_dir() else file
-            model = load_model(file, assume_family=spec.assume_family, diagnostics=diagnostics)
-        else:
-            model = load_model(source, assume_family=spec.assume_family, diagnostics=diagnostics)
-            config_file = CONFIG_FOLDER / "bundled"
-    except OSError as error:
-        raise tree.error(f"cannot be read: {error.strerror}", path) from None
-    except InputError as error:
-        raise tree.located(error, path) from None
-    if config_file.is_file():
-        tree.add_file_digest("model", config_file)
-    else:
-        tree.add_data_digest("model", source, source)
-    return model
-
-
-def _cluster(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> Cluster:
-    """Return the cluster: a shorthand, a mapping, or a cluster file."""
-    source = cast("object", spec.cluster)
-    path = ("cluster",)
-    try:
-        if isinstance(source, str) and source.strip().lower().endswith((".yaml", ".yml", ".json")):
-            file = tree.path_of(source.strip(), path)
-            cluster = parse_cluster(str(file), source=None, diagnostics=diagnostics)
-            tree.add_file_digest("cluster", file)
-            return cluster
-        lines = tree.lines_below(path)
-        cluster = parse_cluster(source, source=tree.source_of(path), diagnostics=diagnostics, lines=lines)
-    except InputError as error:
-        raise tree.located(error, path) from None
-    tree.add_data_digest("cluster", cluster.name, source)
-    return cluster
 
 
 def _workload(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> ServingWorkload:
