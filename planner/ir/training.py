@@ -1,0 +1,98 @@
+"""The training payload of a problem: one model, its batch, and the plan space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from planner.ir.model_graph import ModelGraph
+
+Recompute = Literal["none", "selective", "full"]
+Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
+CpKind = Literal["ring", "ulysses"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStrategy:
+    """Degrees and switches of one training plan.
+
+    The job has tp * cp * dp * pp devices. `dp` data-parallel ranks are `dp_shard` times `dp_replicate`
+    (HSDP); ZeRO stage `zero` shards optimizer states (1), gradients (2) and parameters (3) over the
+    dp_shard * cp ranks. Experts are spread over `ep` ranks taken from dp * cp (and from tp when
+    `etp` is smaller than tp) and split `etp` ways. `num_chunks` is the number of model chunks
+    per device (virtual pipeline). `recompute_layers` of each stage are recomputed when
+    `recompute` is full (0 means all of them).
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    num_chunks: int = 1
+    micro_batch: int = 1
+    zero: int = 0
+    dp_shard: int = 1
+    sequence_parallel: bool = False
+    recompute: Recompute = "none"
+    offload: Offload = "none"
+    cp_kind: CpKind = "ring"
+    schedule: str = "1f1b"
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the job."""
+        return self.tp * self.pp * self.dp * self.cp
+
+    @property
+    def dp_replicate(self) -> int:
+        """Data-parallel replicas that each hold a full sharded copy."""
+        return self.dp // self.dp_shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingWorkload:
+    """A fixed global batch of `global_batch` sequences of `seq_len` tokens per step.
+
+    `num_tokens` is the whole run's budget; None when only the step matters.
+    """
+
+    global_batch: int
+    seq_len: int
+    num_tokens: float | None = None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.global_batch * self.seq_len
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingChoices:
+    """What the search may choose; `fixed` pins single degrees, e.g. (("tp", 8), ("pp", 16))."""
+
+    precisions: tuple[str, ...] = ("bf16",)
+    recomputes: tuple[Recompute, ...] = ("none", "selective", "full")
+    zeros: tuple[int, ...] = (0, 1, 2, 3)
+    offloads: tuple[Offload, ...] = ("none",)
+    schedules: tuple[str, ...] = ("1f1b", "interleaved", "zb-h1")
+    max_micro_batch: int = 64
+    software: str = "megatron-lm"
+    fixed: tuple[tuple[str, int | str | bool], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingProblem:
+    """One model trained on one cluster.
+
+    `flash_attention` is False for software that materialises the attention matrix.
+    `memory_reserve_bytes` is kept free on every device.
+    """
+
+    model: ModelGraph
+    workload: TrainingWorkload
+    choices: TrainingChoices
+    flash_attention: bool = True
+    memory_reserve_bytes: float = 0.0
+    assumptions: tuple[str, ...] = ()

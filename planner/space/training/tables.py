@@ -1,0 +1,128 @@
+"""Tables of layer work: every (tp, cp, ep, etp, sp) of the space is priced once, over all micro-batch sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from cost_models.base import CostModel
+from cost_models.cost import FloatArray
+from cost_models.work import Collective, Gemm, Span, Stream
+from planner.ir.cluster import NodeGroup
+from planner.ir.model_graph import Layer, Linear, ModelGraph, op_params
+from planner.space.training.layer_work import Groups, LayerPricer, LayerWork, Shape, Tuning
+from planner.space.training.network import span_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """What the first and the last stage carry beside layers, per micro-batch (over micro-batch sizes)."""
+
+    embed_forward_s: FloatArray
+    head_forward_s: FloatArray
+    head_backward_s: FloatArray
+    embed_backward_s: FloatArray
+    embed_params: float
+    head_params: float
+    logits_bytes: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeTable:
+    """Priced layer kinds of one shape, and the ends of the model."""
+
+    kinds: tuple[LayerWork, ...]
+    ends: Ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedModel:
+    """A model as distinct layer kinds and the order in which they come."""
+
+    kinds: tuple[Layer, ...]
+    order: tuple[int, ...]
+
+
+def fold(model: ModelGraph) -> FoldedModel:
+    """Return the distinct layers of a model and the index of each layer's kind."""
+    kinds: list[Layer] = []
+    index: dict[tuple[object, ...], int] = {}
+    order: list[int] = []
+    for layer, run in groupby(model.layers):
+        found = index.setdefault(layer.ops, len(kinds))
+        if found == len(kinds):
+            kinds.append(layer)
+        order.extend(found for _ in run)
+    return FoldedModel(kinds=tuple(kinds), order=tuple(order))
+
+
+class TableBuilder:
+    """Prices shapes of one model on one node group, and remembers them."""
+
+    def __init__(
+        self, model: ModelGraph, group: NodeGroup, costs: CostModel, tuning: Tuning, micro_batches: FloatArray
+    ) -> None:
+        self.folded = fold(model)
+        self._model = model
+        self._group = group
+        self._costs = costs
+        self._tuning = tuning
+        self._batches = micro_batches
+        self._tables: dict[Shape, ShapeTable] = {}
+
+    @property
+    def num_tables(self) -> int:
+        """Shapes priced so far."""
+        return len(self._tables)
+
+    def table(self, shape: Shape) -> ShapeTable:
+        """Return the table of a shape, pricing it if it is new."""
+        if shape not in self._tables:
+            pricer = LayerPricer(self._costs, shape, self._groups(shape), self._tuning, self._batches)
+            kinds = tuple(pricer.price(layer, self._model.hidden_size) for layer in self.folded.kinds)
+            self._tables[shape] = ShapeTable(kinds=kinds, ends=self._ends(shape, pricer.tokens))
+        return self._tables[shape]
+
+    def _groups(self, shape: Shape) -> Groups:
+        ep_stride = 1 if shape.etp < shape.tp else shape.tp
+        return Groups(
+            tensor=span_of(self._group, stride=1, size=shape.tp),
+            context=span_of(self._group, stride=shape.tp, size=shape.cp),
+            expert=span_of(self._group, stride=ep_stride, size=shape.ep),
+        )
+
+    def _price(self, work: Gemm | Stream | Collective, like: FloatArray) -> FloatArray:
+        return np.broadcast_to(self._costs.price(work).time_s, like.shape).astype(np.float64)
+
+    def _ends(self, shape: Shape, tokens: FloatArray) -> Ends:
+        model = self._model
+        vocab = model.vocab_size / shape.tp
+        hidden = float(model.hidden_size)
+        gemm = self._price(Gemm(m=tokens, n=vocab, k=hidden), tokens)
+        grad_in = self._price(Gemm(m=tokens, n=hidden, k=vocab), tokens)
+        grad_w = self._price(Gemm(m=np.full_like(tokens, hidden), n=vocab, k=tokens), tokens)
+        # Cross entropy reads and writes the logits about five times in 32 bit over both passes.
+        loss = self._price(Stream(num_bytes=tokens * vocab * 4.0 * 2.5, num_kernels=4.0), tokens)
+        rows = self._price(Stream(num_bytes=tokens * hidden * 6.0, num_kernels=2.0), tokens)
+        reduce = np.zeros_like(tokens)
+        if shape.tp > 1:
+            span: Span = span_of(self._group, stride=1, size=shape.tp)
+            reduce = self._price(Collective(op="all_reduce", num_bytes=tokens * hidden * 2.0, span=span), tokens)
+        table_params = float(sum(op_params(op) for op in model.embedding))
+        head_params = float(sum(op_params(op) for op in model.head)) or self._tied_head_params()
+        return Ends(
+            embed_forward_s=rows + reduce,
+            embed_backward_s=rows,
+            head_forward_s=gemm + loss,
+            head_backward_s=grad_in + grad_w + loss + reduce,
+            embed_params=table_params / shape.tp,
+            head_params=head_params / shape.tp,
+            logits_bytes=tokens * vocab * 6.0,
+        )
+
+    def _tied_head_params(self) -> float:
+        """A tied head is a copy of the table on the last stage (Megatron-LM keeps both in step)."""
+        maps = [op for op in self._model.head if isinstance(op, Linear)]
+        return float(sum(op.num_params for op in maps)) if maps else float(self._model.vocab_size * self._model.hidden_size)
