@@ -8,6 +8,7 @@ head counts show in the time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -98,10 +99,17 @@ class _Sum:
     expert_params: float = 0.0
 
 
+def _gemm_key(op: Op) -> object:
+    """Return what tells whether neighbouring operators run as one GEMM."""
+    return ("gemm", op.gemm) if isinstance(op, Linear) and op.gemm else id(op)
+
+
 class LayerPricer:
     """Prices layers of one model shape on one device kind, for a vector of micro-batch sizes."""
 
-    def __init__(self, costs: CostModel, shape: Shape, groups: Groups, tuning: Tuning, micro_batch: FloatArray) -> None:
+    def __init__(
+        self, costs: CostModel, shape: Shape, groups: Groups, tuning: Tuning, micro_batch: FloatArray
+    ) -> None:
         self._costs = costs
         self._shape = shape
         self._groups = groups
@@ -115,8 +123,8 @@ class LayerPricer:
         """Return the work of one layer."""
         zero = np.zeros_like(self.tokens)
         acc = _Sum(zero, *(zero.copy() for _ in range(9)))
-        for op in layer.ops:
-            self._add(op, hidden, acc)
+        for _, ops in groupby(layer.ops, key=_gemm_key):
+            self._add(tuple(ops), acc)
         self._add_residual_stream(layer, hidden, acc)
         comm_forward, comm_backward = self._tensor_comm(layer, hidden)
         forward = acc.forward + self._tuning.per_layer_s
@@ -145,38 +153,43 @@ class LayerPricer:
     def _elementwise_s(self, acc: _Sum) -> FloatArray:
         return self._stream(2.0 * acc.elementwise_kept, 3.0)
 
-    def _add(self, op: Op, hidden: int, acc: _Sum) -> None:
-        if isinstance(op, Linear):
-            self._add_linear(op, hidden, acc)
-        elif isinstance(op, Experts):
+    def _add(self, ops: tuple[Op, ...], acc: _Sum) -> None:
+        linears = tuple(op for op in ops if isinstance(op, Linear))
+        if linears:
+            self._add_linears(linears, acc)
+            return
+        op = ops[0]
+        if isinstance(op, Experts):
             self._add_experts(op, acc)
         elif isinstance(op, AttentionCore):
             self._add_attention(op, acc)
         elif isinstance(op, StateCore):
             self._add_state(op, acc)
-        else:
-            acc.dense_params += op.num_params
+        elif isinstance(op, Small):
+            acc.dense_params += op.num_params_per_rank(self._shape.tp)
 
-    def _add_linear(self, op: Linear, hidden: int, acc: _Sum) -> None:
+    def _add_linears(self, ops: tuple[Linear, ...], acc: _Sum) -> None:
+        """Add maps that read the same input and run as one GEMM."""
         tp = self._shape.tp
-        split_out = op.shard == "column" or (op.shard == "kv_column" and op.num_units >= tp)
-        n = op.out_features / (tp if split_out else min(tp, max(op.num_units, 1)) if op.shard == "kv_column" else 1)
-        k = op.in_features / (tp if op.shard == "row" else 1)
-        acc.dense_params += op.num_params / (tp if op.shard in ("column", "row") else op.out_features / n)
-        if op.per_token <= 0.0:
+        shapes = [op.shape_per_rank(tp) for op in ops]
+        k = float(shapes[0][0])
+        n = float(sum(cols for _, cols in shapes))
+        acc.dense_params += sum(op.num_params_per_rank(tp) for op in ops)
+        first = ops[0]
+        if first.per_token <= 0.0:
             return
-        tokens = self.tokens * op.per_token
-        fmt = self._shape.fmt if op.quantised else "bf16"
+        tokens = self.tokens * first.per_token
+        fmt = self._shape.fmt if first.quantised else "bf16"
         acc.forward += self._time(Gemm(m=tokens, n=n, k=k, fmt=fmt))
         acc.backward += self._time(Gemm(m=tokens, n=k, k=n, fmt=fmt))
         acc.weight_grad += self._time(Gemm(m=np.full_like(tokens, k), n=n, k=tokens, fmt=fmt))
-        if op.shard == "row":  # its input is the output of an activation or of attention
+        if first.shard == "row":  # its input is the output of an activation or of attention
             acc.kept += tokens * k * _ACT_BYTES
-        if op.slot in ("dense_ffn", "shared_expert") and op.shard != "row":
-            # Output of an up or gate projection: kept for the activation function's backward.
+        if first.slot in ("dense_ffn", "shared_expert") and first.shard != "row":
+            # Output of the up (and gate) projection: kept for the activation function's backward.
             acc.elementwise_kept += tokens * n * _ACT_BYTES
-            acc.forward += self._stream(tokens * n * 1.5 * _ACT_BYTES, 0.5)
-            acc.backward += self._stream(tokens * n * 2.5 * _ACT_BYTES, 0.5)
+            acc.forward += self._stream(tokens * n * 1.5 * _ACT_BYTES)
+            acc.backward += self._stream(tokens * n * 2.5 * _ACT_BYTES)
 
     def _add_experts(self, op: Experts, acc: _Sum) -> None:
         shape = self._shape
@@ -197,7 +210,7 @@ class LayerPricer:
         acc.forward += time_s
         acc.backward += time_s
         acc.weight_grad += time_s
-        acc.expert_params += op.num_params / (shape.ep * shape.etp)
+        acc.expert_params += op.num_params_per_rank(shape.ep, shape.etp)
         routed = self.residual_tokens * op.top_k
         maps = 2.0 if op.gated else 1.0
         acc.kept += routed * (op.hidden + op.inter / shape.etp) * _ACT_BYTES
@@ -214,7 +227,7 @@ class LayerPricer:
     def _add_attention(self, op: AttentionCore, acc: _Sum) -> None:
         shape = self._shape
         heads = op.num_heads / shape.tp
-        kv_heads = max(op.num_kv_heads / shape.tp, 1.0)
+        kv_heads = float(op.kv_heads_per_rank(shape.tp))
         kind: AttentionKind = "mla_expanded" if op.kind == "mla" else "gqa"
         # A ring splits every causal sequence into cp balanced shares: the work is 1/cp of the whole.
         full = Attention(
@@ -241,7 +254,11 @@ class LayerPricer:
         acc.core += core
         acc.kept += self.tokens * (heads * op.head_dim + kv_width) * _ACT_BYTES
         if shape.cp > 1:
-            ring = Collective(op="all_gather", num_bytes=self.tokens * shape.cp * kv_width * _ACT_BYTES, span=self._groups.context)
+            ring = Collective(
+                op="all_gather",
+                num_bytes=self.tokens * shape.cp * kv_width * _ACT_BYTES,
+                span=self._groups.context,
+            )
             acc.context_comm += np.maximum(self._time(ring) - core, 0.0) + 0.05 * self._time(ring)
 
     def _unfused_attention(self, op: AttentionCore, heads: float) -> FloatArray:
@@ -255,7 +272,12 @@ class LayerPricer:
 
     def _add_state(self, op: StateCore, acc: _Sum) -> None:
         scan = self._time(
-            StateScan(phase="prefill", num_tokens=self.tokens, batch=self._batch, state_elems=op.recurrent_elems / self._shape.tp)
+            StateScan(
+                phase="prefill",
+                num_tokens=self.tokens,
+                batch=self._batch,
+                state_elems=op.recurrent_elems / self._shape.tp,
+            )
         )
         acc.forward += scan
         acc.backward += 2.0 * scan
@@ -263,7 +285,9 @@ class LayerPricer:
 
     def _add_residual_stream(self, layer: Layer, hidden: int, acc: _Sum) -> None:
         """Norms and residual additions: two of each per layer with a mixer and a feed-forward block."""
-        num_norms = sum(1 for op in layer.ops if isinstance(op, Small) and "norm" in op.name and op.num_params >= hidden)
+        num_norms = sum(
+            1 for op in layer.ops if isinstance(op, Small) and "norm" in op.name and op.num_params >= hidden
+        )
         num_norms = max(num_norms, 1)
         per_norm = self.residual_tokens * hidden * _ACT_BYTES
         acc.forward += self._stream(per_norm * 5.0 * num_norms, 2.0 * num_norms)
@@ -277,7 +301,9 @@ class LayerPricer:
         zero = np.zeros_like(self.tokens)
         if self._shape.tp == 1:
             return zero, zero
-        num_rows = sum(1 for op in layer.ops if isinstance(op, Linear) and op.shard == "row" and op.per_token > 0)
+        num_rows = sum(
+            1 for op in layer.ops if isinstance(op, Linear) and op.shard == "row" and op.per_token > 0
+        )
         num_bytes = self.tokens * hidden * _ACT_BYTES
         span = self._groups.tensor
         if not self._shape.sequence_parallel:

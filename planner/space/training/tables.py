@@ -11,7 +11,7 @@ from cost_models.base import CostModel
 from cost_models.cost import FloatArray
 from cost_models.work import Collective, Gemm, Span, Stream
 from planner.ir.cluster import NodeGroup
-from planner.ir.model_graph import Layer, Linear, ModelGraph, op_params
+from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small
 from planner.space.training.layer_work import Groups, LayerPricer, LayerWork, Shape, Tuning
 from planner.space.training.network import span_of
 
@@ -109,20 +109,22 @@ class TableBuilder:
         reduce = np.zeros_like(tokens)
         if shape.tp > 1:
             span: Span = span_of(self._group, stride=1, size=shape.tp)
-            reduce = self._price(Collective(op="all_reduce", num_bytes=tokens * hidden * 2.0, span=span), tokens)
-        table_params = float(sum(op_params(op) for op in model.embedding))
-        head_params = float(sum(op_params(op) for op in model.head)) or self._tied_head_params()
+            reduce = self._price(
+                Collective(op="all_reduce", num_bytes=tokens * hidden * 2.0, span=span), tokens
+            )
+        table_params = float(sum(_per_rank(op, shape.tp) for op in model.embedding))
+        head_params = float(sum(_per_rank(op, shape.tp) for op in model.head))
         return Ends(
             embed_forward_s=rows + reduce,
             embed_backward_s=rows,
             head_forward_s=gemm + loss,
             head_backward_s=grad_in + grad_w + loss + reduce,
-            embed_params=table_params / shape.tp,
-            head_params=head_params / shape.tp,
+            embed_params=table_params,
+            head_params=head_params,
             logits_bytes=tokens * vocab * 6.0,
         )
 
-    def _tied_head_params(self) -> float:
-        """A tied head is a copy of the table on the last stage (Megatron-LM keeps both in step)."""
-        maps = [op for op in self._model.head if isinstance(op, Linear)]
-        return float(sum(op.num_params for op in maps)) if maps else float(self._model.vocab_size * self._model.hidden_size)
+
+def _per_rank(op: Op, tp: int) -> int:
+    """Return stored parameters per rank; a tied head counts, as the last stage keeps a copy of the table."""
+    return op.num_params_per_rank(tp) if isinstance(op, Linear | Small) else 0

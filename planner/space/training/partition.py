@@ -1,0 +1,58 @@
+"""Layers to pipeline chunks: how many layers, and of which kinds, every stage holds."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def chunk_sizes(num_layers: int, num_chunks: int, first_drop: int, last_drop: int) -> tuple[int, ...] | None:
+    """Return the layers of every chunk in model order, or None where no such split exists.
+
+    All chunks get the same number, the first and last `first_drop` and `last_drop` fewer; what does not
+    divide goes one by one to the latest inner chunks (they hold the fewest activations).
+    """
+    padded = num_layers + first_drop + last_drop
+    base, rest = divmod(padded, num_chunks)
+    sizes = [base] * num_chunks
+    inner = list(range(num_chunks - 2, 0, -1)) or list(range(num_chunks - 1, -1, -1))
+    order = inner + [i for i in range(num_chunks - 1, -1, -1) if i not in inner]
+    for i in order[:rest]:
+        sizes[i] += 1
+    sizes[0] -= first_drop
+    sizes[-1] -= last_drop
+    if min(sizes) < 0 or (num_chunks > 1 and min(sizes[1:-1], default=1) < 1):
+        return None
+    return tuple(sizes)
+
+
+@lru_cache(maxsize=4096)
+def stage_counts(
+    order: tuple[int, ...], num_stages: int, num_chunks: int, first_drop: int, last_drop: int
+) -> NDArray[np.int64] | None:
+    """Return how many layers of each kind every stage holds.
+
+    Parameters
+    ----------
+    order
+        Kind of every layer, in model order.
+    num_stages, num_chunks
+        Pipeline stages, and chunks per stage; chunk c of the model sits on stage c mod num_stages.
+
+    Returns
+    -------
+    NDArray or None
+        Shape [num_stages, num_kinds]; None where the split is impossible.
+    """
+    sizes = chunk_sizes(len(order), num_stages * num_chunks, first_drop, last_drop)
+    if sizes is None:
+        return None
+    counts = np.zeros((num_stages, max(order) + 1), dtype=np.int64)
+    start = 0
+    for chunk, size in enumerate(sizes):
+        for kind in order[start : start + size]:
+            counts[chunk % num_stages, kind] += 1
+        start += size
+    return counts

@@ -1,0 +1,101 @@
+"""Many training plans at once: one array per degree, all of one length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.ir.training import Offload, Recompute, TrainingStrategy
+
+IntArray = NDArray[np.int64]
+
+RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
+OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "optimizer_and_parameters")
+SCHEDULES: tuple[str, ...] = ("gpipe", "1f1b", "interleaved", "zb-h1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanArrays:
+    """Plans as columns. Choices that are words are indices into RECOMPUTES, OFFLOADS and SCHEDULES.
+
+    `first_drop` and `last_drop` are the layers by which the first and the last chunk are shorter
+    than the others, making room for the embedding and the head.
+    """
+
+    tp: IntArray
+    pp: IntArray
+    dp: IntArray
+    cp: IntArray
+    ep: IntArray
+    etp: IntArray
+    num_chunks: IntArray
+    micro_batch: IntArray
+    zero: IntArray
+    dp_shard: IntArray
+    sequence_parallel: IntArray
+    recompute: IntArray
+    offload: IntArray
+    schedule: IntArray
+    first_drop: IntArray
+    last_drop: IntArray
+
+    def __len__(self) -> int:
+        return len(self.tp)
+
+    def take(self, index: IntArray | NDArray[np.bool_]) -> PlanArrays:
+        """Return the plans at `index` (positions or a mask)."""
+        return PlanArrays(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def strategy(self, i: int) -> TrainingStrategy:
+        """Return plan `i` as a strategy of the IR."""
+        return TrainingStrategy(
+            tp=int(self.tp[i]),
+            pp=int(self.pp[i]),
+            dp=int(self.dp[i]),
+            cp=int(self.cp[i]),
+            ep=int(self.ep[i]),
+            etp=int(self.etp[i]),
+            num_chunks=int(self.num_chunks[i]),
+            micro_batch=int(self.micro_batch[i]),
+            zero=int(self.zero[i]),
+            dp_shard=int(self.dp_shard[i]),
+            sequence_parallel=bool(self.sequence_parallel[i]),
+            recompute=RECOMPUTES[int(self.recompute[i])],
+            offload=OFFLOADS[int(self.offload[i])],
+            schedule=SCHEDULES[int(self.schedule[i])],
+        )
+
+
+def concatenate(parts: list[PlanArrays]) -> PlanArrays:
+    """Return all plans of `parts` in order."""
+    return PlanArrays(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(PlanArrays)}
+    )
+
+
+def single(strategy: TrainingStrategy, *, first_drop: int = 0, last_drop: int = 0) -> PlanArrays:
+    """Return one strategy as arrays of length one."""
+
+    def one(value: int) -> IntArray:
+        return np.array([value], dtype=np.int64)
+
+    return PlanArrays(
+        tp=one(strategy.tp),
+        pp=one(strategy.pp),
+        dp=one(strategy.dp),
+        cp=one(strategy.cp),
+        ep=one(strategy.ep),
+        etp=one(strategy.etp),
+        num_chunks=one(strategy.num_chunks),
+        micro_batch=one(strategy.micro_batch),
+        zero=one(strategy.zero),
+        dp_shard=one(strategy.dp_shard),
+        sequence_parallel=one(int(strategy.sequence_parallel)),
+        recompute=one(RECOMPUTES.index(strategy.recompute)),
+        offload=one(OFFLOADS.index(strategy.offload)),
+        schedule=one(SCHEDULES.index(strategy.schedule)),
+        first_drop=one(first_drop),
+        last_drop=one(last_drop),
+    )
