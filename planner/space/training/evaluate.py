@@ -192,7 +192,7 @@ class TrainingEvaluator:
     def _stages(self, table: ShapeTable, counts: IntArray, plans: PlanArrays, column: IntArray) -> _Stages:
         def summed(field: str) -> FloatArray:
             per_kind = np.stack([getattr(kind, field)[column] for kind in table.kinds])
-            return counts @ per_kind
+            return np.asarray(counts @ per_kind, dtype=np.float64)
 
         scale = self.software.compute_scale
         recompute = plans.recompute[None, :]
@@ -255,7 +255,7 @@ class TrainingEvaluator:
         rows = np.arange(len(plans))
         ramp = self._ramp(plans, stages)
         hop = self._hops(plans, num_micro)
-        dp_s, per_micro_s = self._data_parallel(plans, stages, load, shards)
+        dp_s, per_micro_s = self._data_parallel(plans, stages, load)
         optimizer = self._optimizer(plans, load, shards)
         return [
             compute[slowest, rows] * num_micro,
@@ -274,9 +274,9 @@ class TrainingEvaluator:
         stages other than the slowest replaces p-1 times the mean.
         """
         total = stages.total
-        others = total.sum(axis=0) - total.max(axis=0)
+        others: FloatArray = np.asarray(total.sum(axis=0) - total.max(axis=0))
         weight = stages.weight_grad
-        hidden = 2.0 * (weight.sum(axis=0) - weight.max(axis=0))
+        hidden: FloatArray = np.asarray(2.0 * (weight.sum(axis=0) - weight.max(axis=0)))
         name = plans.schedule
         ramp = np.where(name == SCHEDULES.index("interleaved"), others / plans.num_chunks, others)
         return np.where(name == SCHEDULES.index("zb-h1"), np.maximum(others - hidden, 0.0), ramp)
@@ -312,7 +312,7 @@ class TrainingEvaluator:
         return result
 
     def _data_parallel(
-        self, plans: PlanArrays, stages: _Stages, load: StageLoad, shards: tuple[FloatArray, FloatArray]
+        self, plans: PlanArrays, stages: _Stages, load: StageLoad
     ) -> tuple[FloatArray, FloatArray]:
         """Exposed gradient and parameter traffic: (once per step, once per micro-batch)."""
         grad_bytes = self.software.grad_bytes

@@ -85,7 +85,6 @@ class LayerWork:
 class _Sum:
     """Running sums while the operators of a layer are walked."""
 
-    zero: FloatArray
     forward: FloatArray
     backward: FloatArray
     weight_grad: FloatArray
@@ -97,6 +96,12 @@ class _Sum:
     context_comm: FloatArray
     dense_params: float = 0.0
     expert_params: float = 0.0
+
+    @staticmethod
+    def like(tokens: FloatArray) -> _Sum:
+        """Return sums at zero with the shape of `tokens`."""
+        a, b, c, d, e, f, g, h, i = (np.zeros_like(tokens) for _ in range(9))
+        return _Sum(a, b, c, d, e, f, g, h, i)
 
 
 def _gemm_key(op: Op) -> object:
@@ -121,8 +126,7 @@ class LayerPricer:
 
     def price(self, layer: Layer, hidden: int) -> LayerWork:
         """Return the work of one layer."""
-        zero = np.zeros_like(self.tokens)
-        acc = _Sum(zero, *(zero.copy() for _ in range(9)))
+        acc = _Sum.like(self.tokens)
         for _, ops in groupby(layer.ops, key=_gemm_key):
             self._add(tuple(ops), acc)
         self._add_residual_stream(layer, hidden, acc)

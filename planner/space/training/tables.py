@@ -1,4 +1,4 @@
-"""Tables of layer work: every (tp, cp, ep, etp, sp) of the space is priced once, over all micro-batch sizes."""
+"""Tables of layer work: every (tp, cp, ep, etp, sp) is priced once, over all micro-batch sizes."""
 
 from __future__ import annotations
 
