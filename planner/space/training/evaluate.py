@@ -121,6 +121,10 @@ class TrainingEvaluator:
         )
         self.tables = TableBuilder(model, group, costs, tuning, self._batches.astype(np.float64))
 
+    def batch_column(self, micro_batch: int) -> int:
+        """Return the column of a micro-batch size in the tables."""
+        return int(np.searchsorted(self._batches, micro_batch))
+
     def evaluate(self, plans: PlanArrays, fmt: str = "bf16") -> Evaluation:
         """Return time and memory of every plan (all of one number format)."""
         num = len(plans)
