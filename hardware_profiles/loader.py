@@ -21,9 +21,16 @@ from pydantic import BaseModel, ValidationError
 from hardware_profiles.cluster_file import ClusterFile
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.profile_file import KeyPath, ProfileFile, read_profile_file
-from hardware_profiles.schema import DeviceProfile, LinkProfile, NodeProfile, PriceList, SoftwareProfile
+from hardware_profiles.schema import (
+    DeviceProfile,
+    LinkProfile,
+    NodeProfile,
+    PriceList,
+    SoftwareProfile,
+    TrainerProfile,
+)
 
-ProfileKind = Literal["devices", "links", "nodes", "clusters", "prices", "software"]
+ProfileKind = Literal["devices", "links", "nodes", "clusters", "prices", "software", "trainers"]
 
 ENVIRONMENT_VARIABLE = "NEWEL_PROFILES"
 _SHIPPED = Path(__file__).parent
@@ -37,6 +44,7 @@ _NOUNS = {
     "clusters": "cluster",
     "prices": "price list",
     "software": "engine",
+    "trainers": "training stack",
 }
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -128,6 +136,17 @@ def load_software(name: str, *, folders: Sequence[Path] = ()) -> SoftwareProfile
         If no engine has that name or its file is wrong.
     """
     return _load("software", name, SoftwareProfile, folders)
+
+
+def load_trainer(name: str, *, folders: Sequence[Path] = ()) -> TrainerProfile:
+    """Return the training stack called `name`.
+
+    Raises
+    ------
+    ProfileError
+        If no training stack has that name or its file is wrong.
+    """
+    return _load("trainers", name, TrainerProfile, folders)
 
 
 def load_cluster_file(name: str, *, folders: Sequence[Path] = ()) -> ClusterFile:

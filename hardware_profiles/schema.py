@@ -289,3 +289,42 @@ class SoftwareProfile(_Sourced):
     notes: str = ""
 
     __hash__ = _Sourced.__hash__
+
+
+class TrainerProfile(_Sourced):
+    """A training stack at a version: how its kernels, host and communication differ from bare kernels.
+
+    `compute_scale` multiplies the times of GEMM, attention and expert kernels (clocks under sustained load,
+    library version), `elementwise_scale` the bytes of element-wise kernels (what is not fused),
+    `attention_backward` is the time of the attention core's backward over its forward. `per_layer_s` is paid
+    per layer and pass, `per_micro_batch_s` per micro-batch and stage, `per_step_s` once. Overlaps are shares
+    (0 to 1) of communication that can hide behind compute. `straggler` is the slow-down per doubling of
+    nodes. `gradient_bytes` per parameter; `context_memory_bytes` is held outside the allocator,
+    `allocator_slack` is the share that the allocator holds beside activations. `sigma_log` is the spread of
+    log(measured / predicted) that plans of one cluster share, from sources that were not fitted.
+    """
+
+    engine: str
+    version: str
+    aliases: tuple[str, ...] = ()
+    compute_scale: CountFact
+    elementwise_scale: CountFact
+    attention_backward: CountFact
+    per_layer_s: TimeFact
+    per_micro_batch_s: TimeFact
+    per_step_s: TimeFact
+    tp_overlap: CountFact
+    cp_overlap: CountFact
+    ep_overlap: CountFact
+    p2p_overlap: CountFact
+    dp_overlap: CountFact
+    straggler: CountFact
+    gradient_bytes: CountFact
+    context_memory_bytes: BytesFact
+    allocator_slack: CountFact
+    sigma_log: CountFact
+    flash_attention: bool = True
+    kernel_software: tuple[str, ...] = ()
+    notes: str = ""
+
+    __hash__ = _Sourced.__hash__

@@ -1,4 +1,4 @@
-"""Exact search of the training space: coarse points in order of a compute-only bound, all switches vectorised.
+"""Exact search of the training space: coarse points in order of a compute-only bound, switches vectorised.
 
 A point (degrees and micro-batch) bounds every plan made from it from below by the time of its
 compute alone, spread perfectly over the stages: m * sum of layer times / pp. Points are expanded and

@@ -1,1 +1,17 @@
-"""The training part of the search space: layers under a strategy become work and bytes."""
+"""The training part of the search space: layers under a strategy become work and bytes.
+
+How to price training plans::
+
+    software = load_training_software("megatron-lm")                        # training/software.py
+    costs = device_cost_model(group.device, kernel_software=software.kernel_software)
+    evaluator = TrainingEvaluator(model, group, costs, software, workload, micro_batches)
+    plans = single(strategy)            # one TrainingStrategy, or
+    plans = expand(degrees(model, workload, choices, num_devices, max_tp), model, choices)
+    result = evaluator.evaluate(plans, "bf16")
+
+`micro_batches` lists every micro-batch size that any plan uses (layer tables are vectors over it).
+`result.time` has the terms of the step time, each an array over plans, `result.peak_bytes` the fullest
+stage, `result.memory[i]` the terms of every stage (kept for at most 64 plans at a time). A plan whose
+layers cannot
+be split so has infinite time and memory.
+"""

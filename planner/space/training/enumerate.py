@@ -102,7 +102,7 @@ def _inner(
 
 
 def expand(points: list[Degrees], model: ModelGraph, choices: TrainingChoices) -> PlanArrays:
-    """Return every plan of the coarse points: chunks, layer split, ZeRO level, recompute, offload, schedule."""
+    """Return every plan of the points: chunks, layer split, ZeRO, recompute, offload, schedule."""
     fixed = dict(choices.fixed)
     rows: list[tuple[int, ...]] = []
     switches = _switches(choices, fixed)

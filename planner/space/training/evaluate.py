@@ -12,35 +12,18 @@ from cost_models.work import Collective, HostTransfer, Span, Stream
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import ModelGraph
 from planner.ir.training import TrainingWorkload
+from planner.space.spans import span_of
 from planner.space.training.layer_work import LayerWork, Shape, Tuning
 from planner.space.training.memory import MemoryRules, StageLoad, StageMemory, in_flight, stage_memory
-from planner.space.training.network import hop_link, span_of
+from planner.space.training.network import hop_link
 from planner.space.training.partition import stage_counts
 from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
+from planner.space.training.software import TrainingSoftware
 from planner.space.training.tables import ShapeTable, TableBuilder
 
 _ADAM_BYTES_PER_PARAM = (
     34.0  # gradient twice (norm, update), master and moments read and written, weight written
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSoftware:
-    """Constants of a training stack. Overlaps are shares (0 to 1) of a window that may hide communication."""
-
-    name: str
-    tp_overlap: float
-    dp_overlap: float
-    p2p_overlap: float
-    compute_scale: float
-    elementwise: float
-    attention_backward: float
-    per_layer_s: float
-    per_step_s: float
-    grad_bytes: float
-    reserved_bytes: float
-    slack: float
-    flash_attention: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +99,7 @@ class TrainingEvaluator:
         self._batches = np.unique(micro_batches)
         tuning = Tuning(
             attention_backward=software.attention_backward,
-            elementwise=software.elementwise,
+            elementwise=software.elementwise_scale,
             per_layer_s=software.per_layer_s,
         )
         self.tables = TableBuilder(model, group, costs, tuning, self._batches.astype(np.float64))
@@ -186,9 +169,9 @@ class TrainingEvaluator:
         held = in_flight(plans, num_micro, len(counts))
         shards = self._shards(plans)
         rules = MemoryRules(
-            grad_bytes=self.software.grad_bytes,
-            reserved_bytes=self.software.reserved_bytes,
-            slack=self.software.slack,
+            grad_bytes=self.software.gradient_bytes,
+            reserved_bytes=self.software.context_memory_bytes,
+            slack=self.software.allocator_slack,
         )
         mem = stage_memory(plans, load, held, shards, rules)
         return self._step(plans, stages, load, num_micro, shards), mem
@@ -310,7 +293,7 @@ class TrainingEvaluator:
             if size <= 1:
                 continue
             mask = (strides == stride) & (sizes == size)
-            span = span_of(self.group, stride=int(stride), size=int(size))
+            span = span_of(self.group, int(size), int(stride))
             work = Collective(op=op, num_bytes=num_bytes[mask], span=span)  # pyright: ignore[reportArgumentType]
             result[mask] = self._costs.price(work).time_s
         return result
@@ -319,7 +302,7 @@ class TrainingEvaluator:
         self, plans: PlanArrays, stages: _Stages, load: StageLoad
     ) -> tuple[FloatArray, FloatArray]:
         """Exposed gradient and parameter traffic: (once per step, once per micro-batch)."""
-        grad_bytes = self.software.grad_bytes
+        grad_bytes = self.software.gradient_bytes
         dense = load.dense_params.max(axis=0)
         expert = load.expert_params.max(axis=0)
         shard = plans.dp_shard * plans.cp

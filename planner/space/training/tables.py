@@ -12,8 +12,8 @@ from cost_models.cost import FloatArray
 from cost_models.work import Collective, Gemm, Span, Stream
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small
+from planner.space.spans import span_of
 from planner.space.training.layer_work import Groups, LayerPricer, LayerWork, Shape, Tuning
-from planner.space.training.network import span_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +88,9 @@ class TableBuilder:
     def _groups(self, shape: Shape) -> Groups:
         ep_stride = 1 if shape.etp < shape.tp else shape.tp
         return Groups(
-            tensor=span_of(self._group, stride=1, size=shape.tp),
-            context=span_of(self._group, stride=shape.tp, size=shape.cp),
-            expert=span_of(self._group, stride=ep_stride, size=shape.ep),
+            tensor=span_of(self._group, shape.tp, 1),
+            context=span_of(self._group, shape.cp, shape.tp),
+            expert=span_of(self._group, shape.ep, ep_stride),
         )
 
     def _price(self, work: Gemm | Stream | Collective, like: FloatArray) -> FloatArray:
@@ -108,7 +108,7 @@ class TableBuilder:
         rows = self._price(Stream(num_bytes=tokens * hidden * 6.0, num_kernels=2.0), tokens)
         reduce = np.zeros_like(tokens)
         if shape.tp > 1:
-            span: Span = span_of(self._group, stride=1, size=shape.tp)
+            span: Span = span_of(self._group, shape.tp, 1)
             reduce = self._price(
                 Collective(op="all_reduce", num_bytes=tokens * hidden * 2.0, span=span), tokens
             )
