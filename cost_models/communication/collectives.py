@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import log2
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from cost_models.cost import FloatArray
 from cost_models.work import Collective, LinkSpec, Span
 
 _OVERLAP_NORM = 4.0
+_MAX_CHAIN = 7.0
+"""Peers inside that a buffer passes one by one; larger domains are reduced by their switch (NVLS)."""
 Constants = Mapping[str, float]
 
 
@@ -32,8 +35,9 @@ def collective_time_s(work: Collective, constants: Callable[[str, LinkSpec], Lev
 
     all_reduce over levels reduces inside (in two halves, before and after; together they move what one
     all_reduce of the level moves, and use the same switch reduction) and outside on a shard of the buffer
-    over the ranks inside. all_to_all sends over level l what leaves the group
-    below it. p2p and broadcast run at the slowest level in between.
+    over the ranks inside; what crosses a level as well pays for protocols of higher latency (see
+    `_crossing_s`). all_to_all sends over level l what leaves the group below it. p2p and broadcast run at
+    the slowest level in between.
 
     Source: standard hierarchical algorithms (NCCL); alpha-beta with a mid-size term per level.
     """
@@ -72,9 +76,37 @@ def _reducing(
     inside = 1
     for ranks, link in levels:
         shard = num_bytes / inside
-        terms.append(fitted_terms(work.op, shard, ranks, link, constants(work.op, link).main))
+        main = constants(work.op, link).main
+        found = fitted_terms(work.op, shard, ranks, link, main)
+        if inside > 1:
+            more_s = _crossing_s(work.op, num_bytes, inside, ranks, link, main)
+            found = LevelTerms(latency_s=found.latency_s + more_s, wire_s=found.wire_s)
+        terms.append(found)
         inside *= ranks
     return terms
+
+
+def _crossing_s(
+    op: str, num_bytes: FloatArray, inside: int, ranks: int, link: LinkSpec, constants: Constants
+) -> FloatArray:
+    """Return what a buffer too large for the low-latency protocol adds, seconds, if it leaves a level.
+
+    Small buffers travel with flags in the data (LL). Larger ones wait for whole chunks, at every peer
+    inside and on every hop outside: `peer_s` per peer and `hop_ratio` latencies of the link per hop more,
+    reached at `crossing_bytes` and growing with the square root until then.
+
+    Source: latencies of LL, LL128 and Simple on NVLink and network in NCCL's tuning model
+    (src/graph/tuning.cc): tree 2 ((ranks inside - 1) intra + log2(nodes) inter); checked against 32 B200
+    over EFA (stas00/ml-engineering) and the model's own log of 24 H100 (NVIDIA/nccl issue 1453).
+    """
+    reach = constants.get("crossing_bytes", 0.0)
+    if reach <= 0.0:
+        return np.zeros_like(num_bytes)
+    sweeps = 2.0 if op == "all_reduce" else 1.0
+    peers = min(inside - 1.0, _MAX_CHAIN)
+    hops = log2(max(ranks, 2.0))
+    most_s = sweeps * (peers * constants["peer_s"] + hops * constants["hop_ratio"] * link.latency_s)
+    return most_s * np.minimum(1.0, np.sqrt(num_bytes / reach))
 
 
 def _all_to_all(
