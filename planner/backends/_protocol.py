@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from planner.errors import InputError, UnsupportedError
-from planner.plan.schema import Plan, Pool
+from planner.plan.schema import Plan, Pool, TrainingSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,16 @@ def _no_reasons() -> dict[str, str]:
     return {}
 
 
+TRAINING_DEGREES: Mapping[str, str] = dict.fromkeys(
+    ("dp", "etp", "num_chunks"), "it is a degree of training jobs"
+)
+"""Degrees that backends of served models refuse."""
+SERVING_DEGREES: Mapping[str, str] = dict.fromkeys(
+    ("attention_dp", "moe_tp", "decode_cp"), "it is a degree of served models"
+)
+"""Degrees that backends of training jobs refuse."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """Which decisions of a plan a backend can express; what is in none of the fields is refused.
@@ -58,6 +68,7 @@ class Capabilities:
     `degrees` are the fields of a strategy that it expresses (some values may still be refused),
     `refused_degrees` those that it never does, with the reason. `limits` are the engine settings it
     expresses. `weight_dtypes` and `kv_dtypes` map the plan's names of formats to the runtime's own.
+    `settings` and `refused_settings` are the same as for degrees, for what a training job decides.
     """
 
     kinds: frozenset[str]
@@ -68,6 +79,8 @@ class Capabilities:
     weight_dtypes: Mapping[str, str]
     kv_dtypes: Mapping[str, str]
     refused_degrees: Mapping[str, str] = field(default_factory=_no_reasons)
+    settings: frozenset[str] = frozenset()
+    refused_settings: Mapping[str, str] = field(default_factory=_no_reasons)
 
     def check(self, backend: str, plan: Plan) -> None:
         """Refuse the plan if it holds a decision that these capabilities lack.
@@ -106,6 +119,19 @@ class Capabilities:
                     value=degree,
                     allowed="1",
                 )
+        self._check_settings(backend, f"{key}.training", pool.training)
+
+    def _check_settings(self, backend: str, key: str, settings: TrainingSettings | None) -> None:
+        if settings is None:
+            return
+        for name, info in TrainingSettings.model_fields.items():
+            value = getattr(settings, name)
+            if name in self.settings or value == info.default:
+                continue
+            reason = self.refused_settings.get(name, "this backend does not know it")
+            raise UnsupportedError(
+                f"{backend} cannot express this: {reason}", key=f"{key}.{name}", value=value
+            )
 
 
 def _require(backend: str, key: str, value: str, allowed: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import cast
 
 from planner.backends._layout import Server, is_dense_data_parallel, replica_size
-from planner.backends._protocol import Capabilities, ExportOptions
+from planner.backends._protocol import TRAINING_DEGREES, Capabilities, ExportOptions
 from planner.backends._vllm_flags import FLAGS
 from planner.errors import InputError, UnsupportedError
 from planner.ir.parser import parse_ir
@@ -67,6 +67,7 @@ CAPABILITIES = Capabilities(
         "fp8_e5m2": "fp8_e5m2",
         "nvfp4": "nvfp4",
     },
+    refused_degrees=TRAINING_DEGREES,
 )
 
 

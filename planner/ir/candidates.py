@@ -50,7 +50,8 @@ class PoolChoice:
     """Equal replicas of one shape on one node group.
 
     `degrees` names the degrees of one replica (tp, pp, attention_dp, ep, moe_tp, cp, decode_cp, ...);
-    `limits` what the engine is told (token_budget, max_num_seqs, ...).
+    `limits` what the engine is told (token_budget, max_num_seqs, ...); `settings` what a training job
+    decides beside its degrees.
     """
 
     name: str
@@ -68,6 +69,7 @@ class PoolChoice:
     layers_per_stage: tuple[int, ...]
     predicted: Predictions
     memory: tuple[StageMemory, ...]
+    settings: tuple[tuple[str, object], ...] = ()
 
     @property
     def num_devices(self) -> int:

@@ -55,12 +55,21 @@ class TrainingStrategy:
 class TrainingWorkload:
     """A fixed global batch of `global_batch` sequences of `seq_len` tokens per step.
 
-    `num_tokens` is the whole run's budget; None when only the step matters.
+    `num_tokens` is the whole run's budget, None when only the step matters; `deadline_s` is the longest
+    time that the whole run may take.
     """
 
     global_batch: int
     seq_len: int
     num_tokens: float | None = None
+    deadline_s: float | None = None
+
+    @property
+    def longest_step_s(self) -> float | None:
+        """Longest step that keeps the deadline of the run, seconds; None without a deadline."""
+        if self.deadline_s is None or self.num_tokens is None:
+            return None
+        return self.deadline_s * self.tokens_per_step / self.num_tokens
 
     @property
     def tokens_per_step(self) -> int:

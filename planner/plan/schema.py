@@ -38,7 +38,11 @@ class ObjectiveResult(_Strict):
 
 
 class StrategyModel(_Strict):
-    """Degrees of one replica; a degree that a kind does not use stays at 1."""
+    """Degrees of one replica; a degree that a kind does not use stays at 1.
+
+    Of a training job: `dp` data-parallel ranks, `etp` tensor ranks of an expert, `num_chunks` model chunks
+    per device (virtual pipeline).
+    """
 
     tp: Annotated[int, Field(ge=1)] = 1
     pp: Annotated[int, Field(ge=1)] = 1
@@ -47,6 +51,34 @@ class StrategyModel(_Strict):
     cp: Annotated[int, Field(ge=1)] = 1
     moe_tp: Annotated[int, Field(ge=1)] = 1
     decode_cp: Annotated[int, Field(ge=1)] = 1
+    dp: Annotated[int, Field(ge=1)] = 1
+    etp: Annotated[int, Field(ge=1)] = 1
+    num_chunks: Annotated[int, Field(ge=1)] = 1
+
+
+class TrainingSettings(_Strict):
+    """What a training job decides beside its degrees.
+
+    `global_batch` sequences of `seq_len` tokens are one step; a data-parallel rank runs them in
+    micro-batches of `micro_batch`. ZeRO level `zero` shards optimizer states (1), gradients (2) and
+    parameters (3) over `dp_shard` data-parallel ranks times the context ranks. `cp_ulysses` of the context
+    ranks exchange heads, the others pass keys and values in a ring. `layers_per_chunk` are the layers of
+    every model chunk in model order; chunk c sits on stage c mod pp. `recompute_layers` layers of every
+    stage are recomputed where `recompute` is full (0: all of them).
+    """
+
+    global_batch: Annotated[int, Field(ge=1)]
+    seq_len: Annotated[int, Field(ge=1)]
+    micro_batch: Annotated[int, Field(ge=1)]
+    zero: Annotated[int, Field(ge=0, le=3)] = 0
+    dp_shard: Annotated[int, Field(ge=1)] = 1
+    cp_ulysses: Annotated[int, Field(ge=1)] = 1
+    sequence_parallel: bool = False
+    recompute: Literal["none", "selective", "full"] = "none"
+    recompute_layers: Annotated[int, Field(ge=0)] = 0
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    schedule: str = "1f1b"
+    layers_per_chunk: list[int] = []
 
 
 class MemoryPart(_Strict):
@@ -82,6 +114,7 @@ class Pool(_Strict):
     layers_per_stage: list[int]
     predicted: dict[str, Quantity]
     memory: list[DeviceMemory]
+    training: TrainingSettings | None = None
 
 
 class Replica(_Strict):

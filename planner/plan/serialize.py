@@ -42,6 +42,7 @@ from planner.plan.schema import (
     Replica,
     SolverInfo,
     StrategyModel,
+    TrainingSettings,
 )
 
 MAX_PLAN_BYTES = 128 * 1024 * 1024
@@ -210,6 +211,7 @@ def _pool(pool: PoolChoice) -> Pool:
             )
             for memory in pool.memory
         ],
+        training=TrainingSettings.model_validate(dict(pool.settings)) if pool.settings else None,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cost_models.cost import FloatArray
-from planner.space.training.plans import SCHEDULES, PlanArrays
+from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
 
 WEIGHT_BYTES = 2.0
 OPTIMIZER_BYTES = 12.0
@@ -59,13 +59,15 @@ class StageMemory:
         )
 
 
-def in_flight(plans: PlanArrays, num_micro_batches: FloatArray, num_stages: int) -> FloatArray:
-    """Return micro-batches whose activations a stage holds at its peak, [stages, plans].
+def in_flight(
+    plans: PlanArrays, num_micro_batches: FloatArray, stages: IntArray, num_stages: int
+) -> FloatArray:
+    """Return micro-batches whose activations each of `stages` holds at its peak, [stages, plans].
 
     1F1B holds p - i on stage i (0-based), GPipe all m, interleaved 1F1B 2(p-i-1) + (v-1)p + 1 chunks of
     1/v each (Megatron-LM's warm-up count), ZB-H1 p on every stage (Qi 2024, section 3).
     """
-    stage = np.arange(num_stages, dtype=np.float64)[:, None]
+    stage = stages.astype(np.float64)[:, None]
     p = float(num_stages)
     v = plans.num_chunks[None, :].astype(np.float64)
     m = num_micro_batches[None, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -56,3 +57,47 @@ def stage_counts(
             counts[chunk % num_stages, kind] += 1
         start += size
     return counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageClasses:
+    """Stages that hold the same: one row per class, the first and the last stage always by themselves.
+
+    `counts` are layers of each kind, [classes, kinds]; `first` is the first stage of the class (which holds
+    the most activations of its class); `size` how many stages it has.
+    """
+
+    counts: NDArray[np.int64]
+    first: NDArray[np.int64]
+    size: NDArray[np.int64]
+    num_stages: int
+
+
+@lru_cache(maxsize=65536)
+def stage_classes(
+    order: tuple[int, ...], num_stages: int, num_chunks: int, drops: tuple[int, int], *, every: bool = False
+) -> StageClasses | None:
+    """Return the classes of stages of a split, first stages first; None where the split is impossible.
+
+    With `every`, each stage is a class of its own.
+    """
+    counts = stage_counts(order, num_stages, num_chunks, *drops)
+    if counts is None:
+        return None
+    stages = np.arange(num_stages)
+    if every or num_stages <= 2:
+        first = stages
+        size = np.ones(num_stages, dtype=np.int64)
+    else:
+        ends = np.zeros(num_stages, dtype=np.int64)
+        ends[0], ends[-1] = 1, 2
+        keys = np.column_stack([ends, counts])
+        _, first, size = np.unique(keys, axis=0, return_index=True, return_counts=True)
+        turn = np.argsort(first, kind="stable")
+        first, size = first[turn], size[turn]
+    return StageClasses(
+        counts=counts[first],
+        first=first.astype(np.int64),
+        size=size.astype(np.int64),
+        num_stages=num_stages,
+    )

@@ -14,6 +14,7 @@ from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small
 from planner.space.spans import span_of
 from planner.space.training.layer_work import Groups, LayerPricer, LayerWork, Shape, Tuning
+from planner.space.training.plans import IntArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,34 @@ class ShapeTable:
 
     kinds: tuple[LayerWork, ...]
     ends: Ends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanTable:
+    """Tables of several shapes as seen by plans: every plan reads its own shape and micro-batch size.
+
+    `shape` and `column` say which, each [plans].
+    """
+
+    tables: tuple[ShapeTable, ...]
+    shape: IntArray
+    column: IntArray
+
+    def take(self, index: IntArray) -> PlanTable:
+        """Return the view of the plans at `index`."""
+        return PlanTable(tables=self.tables, shape=self.shape[index], column=self.column[index])
+
+    def layer(self, field: str) -> FloatArray:
+        """Return a time or a size of one layer of each kind, [kinds, plans]."""
+        stacked = np.array([[getattr(kind, field) for kind in table.kinds] for table in self.tables])
+        found = stacked[self.shape] if stacked.ndim == 2 else stacked[self.shape, :, self.column]
+        return np.asarray(found.T, dtype=np.float64)
+
+    def end(self, field: str) -> FloatArray:
+        """Return a time or a size of embedding or head, [plans]."""
+        stacked = np.array([getattr(table.ends, field) for table in self.tables])
+        found = stacked[self.shape] if stacked.ndim == 1 else stacked[self.shape, self.column]
+        return np.asarray(found, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +113,10 @@ class TableBuilder:
             kinds = tuple(pricer.price(layer, self._model.hidden_size) for layer in self.folded.kinds)
             self._tables[shape] = ShapeTable(kinds=kinds, ends=self._ends(shape, pricer.tokens))
         return self._tables[shape]
+
+    def view(self, shapes: list[Shape], shape: IntArray, column: IntArray) -> PlanTable:
+        """Return the tables of plans: plan i has shape `shapes[shape[i]]` and the batch of `column[i]`."""
+        return PlanTable(tables=tuple(self.table(s) for s in shapes), shape=shape, column=column)
 
     def _groups(self, shape: Shape) -> Groups:
         ep_stride = 1 if shape.etp < shape.tp else shape.tp

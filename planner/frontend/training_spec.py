@@ -1,0 +1,167 @@
+"""The sections of a training spec, as users write them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from pydantic import BeforeValidator, Field
+
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.units import parse_quantity
+from planner.errors import InputError, UnknownNameError
+from planner.frontend.distributions import tokens as token_count
+from planner.frontend.specs import CommonSpec, Count, Section, Text, TimeS, checked
+
+GOALS = ("min_step_time", "min_cost", "min_energy")
+PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "nvfp4")
+SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v")
+DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "num_chunks", "micro_batch", "dp_shard", "cp_ulysses")
+LEVELS = ("zero", "recompute_layers")
+WORDS: dict[str, tuple[str, ...]] = {
+    "recompute": ("none", "selective", "full"),
+    "offload": ("none", "optimizer", "optimizer_and_parameters"),
+    "schedule": SCHEDULES,
+    "precision": PRECISIONS,
+}
+SWITCHES = ("sequence_parallel",)
+FIXABLE = (*DEGREES, *LEVELS, *SWITCHES, *WORDS)
+_OTHER_NAMES = {
+    "vpp": "num_chunks",
+    "v": "num_chunks",
+    "mbs": "micro_batch",
+    "sp": "sequence_parallel",
+    "fsdp": "dp_shard",
+    "zero_stage": "zero",
+}
+
+
+def _list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else [value]
+
+
+def _named(what: str, names: tuple[str, ...]) -> BeforeValidator:
+    """Return a validator that reads one or more names out of `names`."""
+
+    def read(value: object) -> object:
+        found: list[str] = []
+        for item in _list(value):
+            if not isinstance(item, str) or item.strip().lower() not in names:
+                raise UnknownNameError(what, str(item), names)
+            found.append(item.strip().lower())
+        return list(dict.fromkeys(found))
+
+    return checked(read)
+
+
+def _count(value: object) -> object:
+    """Return a number such as ``15T`` (tokens of a run) as a float."""
+    try:
+        found = parse_quantity(value, "count")
+    except ProfileError as error:
+        raise InputError(
+            error.message, value=error.value, allowed="a number of tokens, e.g. 15T or 300B"
+        ) from None
+    if found < 1:
+        raise InputError("a run trains at least one token", value=value)
+    return found
+
+
+def _billions(value: object) -> object:
+    """Read ``300B`` (billions of tokens), which people write beside ``15T``."""
+    if isinstance(value, str) and value.strip().upper().endswith("B"):
+        return _count(value.strip()[:-1] + "G")
+    return _count(value)
+
+
+def _bytes(value: object) -> object:
+    try:
+        return parse_quantity(value, "bytes", allow_bare=False)
+    except ProfileError as error:
+        raise InputError(error.message, value=error.value, allowed=error.allowed or None) from None
+
+
+def fixed_value(name: str, value: object) -> int | str | bool:
+    """Return the value of a pinned choice, checked.
+
+    Raises
+    ------
+    InputError
+        If it is no value of that choice.
+    """
+    if name in WORDS:
+        if value not in WORDS[name]:
+            raise UnknownNameError(name, str(value), WORDS[name])
+        return str(value)
+    if name in SWITCHES:
+        if not isinstance(value, bool):
+            raise InputError("must be true or false", value=value)
+        return value
+    least = 0 if name in LEVELS else 1
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**7:
+        raise InputError(f"must be a whole number from {least}", value=value)
+    if name == "zero" and value > 3:
+        raise InputError("must be a ZeRO stage", value=value, allowed="0, 1, 2, 3")
+    return value
+
+
+def fix_name(name: str) -> str:
+    """Return the name of a pinned choice under any of its spellings.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such choice.
+    """
+    found = _OTHER_NAMES.get(name.lower(), name.lower())
+    if found not in FIXABLE:
+        raise UnknownNameError("degree or choice", name, FIXABLE)
+    return found
+
+
+class TrainingWorkloadSection(Section):
+    """The batch of one optimizer step, which is honoured exactly, and the length of the whole run."""
+
+    global_batch: Count = Field(description="State the sequences of one step (--global-batch).")
+    seq_len: Annotated[int, checked(token_count)] = Field(
+        description="State the tokens of a sequence (--seq)."
+    )
+    tokens: Annotated[float | None, checked(_billions)] = None
+    deadline: TimeS | None = None
+
+
+ZeroStage = Annotated[int, Field(ge=0, le=3)]
+
+
+class TrainingSpec(CommonSpec):
+    """A spec of ``kind: training``."""
+
+    model: Any = Field(
+        description="Give a config.json, a directory that holds one, or a bundled model's name."
+    )
+    cluster: Any = Field(
+        description="Give a shorthand such as 64x8xh100@ib400, a mapping, or the path of a cluster file."
+    )
+    workload: TrainingWorkloadSection = Field(
+        description="State global_batch and seq_len (--global-batch, --seq)."
+    )
+    precision: Annotated[list[str], Field(min_length=1), _named("precision", PRECISIONS)] = Field(
+        default=["bf16"]
+    )
+    recompute: Annotated[list[str], Field(min_length=1), _named("recompute", WORDS["recompute"])] = Field(
+        default=["none", "selective", "full"]
+    )
+    zero: Annotated[list[ZeroStage], Field(min_length=1), BeforeValidator(_list)] = Field(
+        default=[0, 1, 2, 3]
+    )
+    offload: Annotated[list[str], Field(min_length=1), _named("offload", WORDS["offload"])] = Field(
+        default=["none"]
+    )
+    schedule: Annotated[list[str], Field(min_length=1), _named("schedule", SCHEDULES)] = Field(
+        default=["1f1b", "interleaved", "zb-h1"]
+    )
+    software: Text = "megatron-lm"
+    flash_attention: bool = True
+    max_micro_batch: Annotated[int, Field(ge=1, le=4096)] = 64
+    memory_reserve: Annotated[float, checked(_bytes)] = 0.0
+    fix: dict[str, Any] = Field(default={})
+    assume_family: Text | None = None
