@@ -72,6 +72,12 @@ class CurveSet:
         wanted = _curve_format(fmt)
         return any(c.operation == operation and c.fmt == wanted for c in self.own)
 
+    def has(self, operation: str, fmt: str) -> bool:
+        """Return whether the device or what it shares was fitted for the operation in the format."""
+        wanted = _curve_format(fmt)
+        everything = (self.own, *self.shared)
+        return any(c.operation == operation and c.fmt == wanted for curves in everything for c in curves)
+
     def _search(self, operation: str, fmt: str) -> Chosen:
         levels = [(self.own, Provenance.CALIBRATED)]
         levels += [(curves, Provenance.ANALYTICAL) for curves in self.shared]

@@ -41,6 +41,7 @@ from hardware_profiles.provenance import Provenance
 from hardware_profiles.schema import DeviceProfile, SoftwareProfile
 
 SCALE_UP = "scale_up"
+NETWORK = "network"
 SKEW_SIGMA_LOG = 0.2
 """Spread that routing skew adds: with the same mean skew the measured rank's load differs by so much."""
 HOST_LAUNCH_S = 15e-6
@@ -166,7 +167,7 @@ class DeviceCostModel:
         return float(np.median([max(0.0, slow[key] - quick[key]) for key in shared] or [HOST_LAUNCH_S]))
 
     def _level(self, used: list[Chosen], operation: str, link: LinkSpec) -> LevelConstants:
-        name = self._link_key(link)
+        name = self._link_key(operation, link)
         if operation == "all_reduce" and self.pricing.all_reduce in ENGINE_ALL_REDUCE:
             operation = ENGINE_ALL_REDUCE[self.pricing.all_reduce]
             if not self.curves.has_own(operation, name):
@@ -178,11 +179,16 @@ class DeviceCostModel:
         small = self.curves.choose(custom, name) if with_small and self.curves.has_own(custom, name) else None
         return LevelConstants(main=main.constants, small=small.constants if small else None)
 
-    def _link_key(self, link: LinkSpec) -> str:
-        """Return the format key of a link's curves: measured ones belong to the device's scale-up link."""
+    def _link_key(self, operation: str, link: LinkSpec) -> str:
+        """Return the format key of a link's curves: measured ones belong to the device's scale-up link.
+
+        A network has curves under its own name or, where nobody fitted it, those of all networks.
+        """
         if link.calibration:
             return link.calibration
-        return SCALE_UP if _plain(link.name) == _plain(self.scale_up_link) else link.name
+        if _plain(link.name) == _plain(self.scale_up_link):
+            return SCALE_UP
+        return NETWORK if link.is_network and not self.curves.has(operation, link.name) else link.name
 
     def _kv_transfer(self, work: KvTransfer) -> Cost:
         chosen = self.curves.choose("kv_transfer", "any")

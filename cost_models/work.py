@@ -18,6 +18,7 @@ Number = float | FloatArray
 CollectiveOp = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast"]
 AttentionKind = Literal["gqa", "mla_absorbed", "mla_expanded"]
 Phase = Literal["prefill", "decode"]
+NETWORK_KINDS = ("infiniband", "ethernet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ class LinkSpec:
     """One level of the network as a collective sees it.
 
     `bandwidth_bytes_per_s` is per device and direction after oversubscription;
+    `kind` is that of the link's profile (``nvlink``, ``infiniband``, ``ethernet``...), empty where unknown;
     `calibration` names a fitted table of the device ("" when there is none).
     """
 
@@ -113,6 +115,12 @@ class LinkSpec:
     bandwidth_bytes_per_s: float
     in_network_reduction: bool = False
     calibration: str = ""
+    kind: str = ""
+
+    @property
+    def is_network(self) -> bool:
+        """Whether messages cross a network adapter, with its own start-up and its own algorithms."""
+        return self.kind in NETWORK_KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

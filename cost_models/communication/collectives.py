@@ -1,24 +1,22 @@
 """Time of collectives over one or several levels of the network.
 
-Latencies of the levels add; their bandwidth terms overlap, since the levels are different wires and
-large messages are pipelined through them (a p-norm, close to the slowest level).
+Latencies of the levels add and the launch is paid once; their bandwidth terms overlap, since the levels
+are different wires and large messages are pipelined through them (a p-norm, close to the slowest level).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import log2
 
 import numpy as np
 
 from cost_models.communication.fitted import LevelTerms, fitted_terms
+from cost_models.communication.network import network_terms
 from cost_models.cost import FloatArray
 from cost_models.work import Collective, LinkSpec, Span
 
 _OVERLAP_NORM = 4.0
-_MAX_CHAIN = 7.0
-"""Peers inside that a buffer passes one by one; larger domains are reduced by their switch (NVLS)."""
 Constants = Mapping[str, float]
 
 
@@ -35,9 +33,8 @@ def collective_time_s(work: Collective, constants: Callable[[str, LinkSpec], Lev
 
     all_reduce over levels reduces inside (in two halves, before and after; together they move what one
     all_reduce of the level moves, and use the same switch reduction) and outside on a shard of the buffer
-    over the ranks inside; what crosses a level as well pays for protocols of higher latency (see
-    `_crossing_s`). all_to_all sends over level l what leaves the group below it. p2p and broadcast run at
-    the slowest level in between.
+    over the ranks inside; between nodes it pays for hops of adapters (`network_terms`). all_to_all sends over
+    level l what leaves the group below it. p2p and broadcast run at the slowest level in between.
 
     Source: standard hierarchical algorithms (NCCL); alpha-beta with a mid-size term per level.
     """
@@ -55,14 +52,14 @@ def collective_time_s(work: Collective, constants: Callable[[str, LinkSpec], Lev
         terms = _all_to_all(num_bytes, work.span, constants)
     else:
         terms = _reducing(work, num_bytes, levels, constants)
-    latency_s = sum((term.latency_s for term in terms), np.zeros_like(num_bytes))
+    latency_s = sum((term.latency_s for term in terms), np.zeros_like(num_bytes)) + terms[0].launch_s
     wire_s = np.sum([term.wire_s**_OVERLAP_NORM for term in terms], axis=0) ** (1.0 / _OVERLAP_NORM)
     total = latency_s + wire_s
     if len(levels) == 1:
         small = constants(work.op, levels[0][1]).small
         if small is not None:
             alone = fitted_terms(work.op, num_bytes, levels[0][0], levels[0][1], small)
-            total = np.minimum(total, alone.latency_s + alone.wire_s)
+            total = np.minimum(total, alone.latency_s + alone.wire_s + alone.launch_s)
     return np.where(num_bytes > 0, total, 0.0)
 
 
@@ -76,37 +73,9 @@ def _reducing(
     inside = 1
     for ranks, link in levels:
         shard = num_bytes / inside
-        main = constants(work.op, link).main
-        found = fitted_terms(work.op, shard, ranks, link, main)
-        if inside > 1:
-            more_s = _crossing_s(work.op, num_bytes, inside, ranks, link, main)
-            found = LevelTerms(latency_s=found.latency_s + more_s, wire_s=found.wire_s)
-        terms.append(found)
+        terms.append(_terms(work.op, shard, (ranks, inside), link, constants(work.op, link).main))
         inside *= ranks
     return terms
-
-
-def _crossing_s(
-    op: str, num_bytes: FloatArray, inside: int, ranks: int, link: LinkSpec, constants: Constants
-) -> FloatArray:
-    """Return what a buffer too large for the low-latency protocol adds, seconds, if it leaves a level.
-
-    Small buffers travel with flags in the data (LL). Larger ones wait for whole chunks, at every peer
-    inside and on every hop outside: `peer_s` per peer and `hop_ratio` latencies of the link per hop more,
-    reached at `crossing_bytes` and growing with the square root until then.
-
-    Source: latencies of LL, LL128 and Simple on NVLink and network in NCCL's tuning model
-    (src/graph/tuning.cc): tree 2 ((ranks inside - 1) intra + log2(nodes) inter); checked against 32 B200
-    over EFA (stas00/ml-engineering) and the model's own log of 24 H100 (NVIDIA/nccl issue 1453).
-    """
-    reach = constants.get("crossing_bytes", 0.0)
-    if reach <= 0.0:
-        return np.zeros_like(num_bytes)
-    sweeps = 2.0 if op == "all_reduce" else 1.0
-    peers = min(inside - 1.0, _MAX_CHAIN)
-    hops = log2(max(ranks, 2.0))
-    most_s = sweeps * (peers * constants["peer_s"] + hops * constants["hop_ratio"] * link.latency_s)
-    return most_s * np.minimum(1.0, np.sqrt(num_bytes / reach))
 
 
 def _all_to_all(
@@ -117,10 +86,13 @@ def _all_to_all(
     for ranks, link in zip(span.ranks_per_level, span.links, strict=True):
         if ranks > 1:
             crossing = num_bytes * (span.num_ranks - inside) / span.num_ranks
-            found = fitted_terms("all_to_all", num_bytes, ranks, link, constants("all_to_all", link).main)
+            main = constants("all_to_all", link).main
+            found = _terms("all_to_all", num_bytes, (ranks, inside), link, main)
             own_factor = (ranks - 1.0) / ranks
             ratio = crossing / np.maximum(num_bytes * own_factor, 1e-300)
-            terms.append(LevelTerms(latency_s=found.latency_s, wire_s=found.wire_s * ratio))
+            terms.append(
+                LevelTerms(latency_s=found.latency_s, wire_s=found.wire_s * ratio, launch_s=found.launch_s)
+            )
         inside *= ranks
     return terms
 
@@ -133,6 +105,18 @@ def _outermost(
 ) -> LevelTerms:
     slowest = min(levels, key=lambda level: level[1].bandwidth_bytes_per_s)
     ranks, link = (2, slowest[1]) if work.op == "p2p" else slowest
-    found = fitted_terms(work.op, num_bytes, ranks, link, constants(work.op, link).main)
+    found = _terms(work.op, num_bytes, (ranks, 1), link, constants(work.op, link).main)
     slower = max(link.latency_s for _, link in levels) - link.latency_s
-    return LevelTerms(latency_s=found.latency_s + max(0.0, slower), wire_s=found.wire_s)
+    return LevelTerms(
+        latency_s=found.latency_s + max(0.0, slower), wire_s=found.wire_s, launch_s=found.launch_s
+    )
+
+
+def _terms(
+    op: str, num_bytes: FloatArray, size: tuple[int, int], link: LinkSpec, constants: Constants
+) -> LevelTerms:
+    """Return the terms of one level; `size` is the groups that meet there and the devices inside each."""
+    groups, inside = size
+    if "hop_mid_s" in constants:
+        return network_terms(op, num_bytes, groups, inside, link, constants)
+    return fitted_terms(op, num_bytes, groups, link, constants)

@@ -14,10 +14,15 @@ from cost_models.work import LinkSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelTerms:
-    """Latency and wire time of one level, seconds."""
+    """Latency and wire time of one level, seconds.
+
+    `launch_s` is what the call costs before anything moves; a call over several levels pays it once, so it
+    is apart where the form knows it and part of `latency_s` where it was fitted.
+    """
 
     latency_s: FloatArray
     wire_s: FloatArray
+    launch_s: float = 0.0
 
 
 def wire_factor(op: str, ranks: float) -> float:
@@ -61,7 +66,7 @@ def _generic(
     op: str, num_bytes: FloatArray, ranks: int, link: LinkSpec, constants: Mapping[str, float]
 ) -> LevelTerms:
     hops = 2.0 if link.in_network_reduction and op == "all_reduce" else _hops(op, ranks)
-    latency_s = constants["software_s"] + hops * link.latency_s
+    latency_s = hops * link.latency_s
     eff = constants["eff"]
     factor = wire_factor(op, ranks)
     if link.in_network_reduction and op == "all_reduce":
@@ -69,7 +74,9 @@ def _generic(
     ramp_bytes = max(constants.get("ramp_bytes", 0.0), 1.0)
     ramp_s = ramp_bytes / link.bandwidth_bytes_per_s * -np.expm1(-num_bytes / ramp_bytes)
     return LevelTerms(
-        latency_s=latency_s + ramp_s, wire_s=num_bytes * factor / (link.bandwidth_bytes_per_s * eff)
+        latency_s=latency_s + ramp_s,
+        wire_s=num_bytes * factor / (link.bandwidth_bytes_per_s * eff),
+        launch_s=constants["software_s"],
     )
 
 

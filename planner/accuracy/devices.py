@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,8 @@ from hardware_profiles.profile_file import read_profile_file
 from hardware_profiles.schema import DeviceProfile
 from planner.errors import InputError
 
-_NAMED_NETWORKS = {"sharp": "ib400-sharp", "efa": "efa400"}
+_NAMED_NETWORKS = {"sharp": "ib400-sharp", "efa100": "efa100", "efa": "efa400"}
+_ADAPTERS = re.compile(r"(\d{1,3})x(\d{1,4}(?:\.\d{1,3})?)GB/s")
 
 
 @cache
@@ -74,19 +76,40 @@ def _network_of(device: DeviceProfile) -> LinkSpec | None:
     return _link(node.network_link, share=node.num_network_links / node.devices_per_node)
 
 
+@cache
 def network_link(device_name: str, system: str) -> LinkSpec | None:
-    """Return the network between nodes: what the `system` text names, else that of the usual node."""
+    """Return one device's share of the network between nodes: that of the usual node, unless `system` tells.
+
+    `system` may name a link (``2 nodes ib400``) and the adapters of a node (``EFA 8x50GB/s``).
+    """
     usual = device_links(device_name).get("network")
-    named = next((link for key, link in _NAMED_NETWORKS.items() if key in system.lower()), None)
-    found = _link(named, share=1.0) if named is not None else None
-    if usual is None or found is None:
+    device = find_device(device_name)
+    if usual is None or device is None:
         return usual
-    return replace(
-        usual,
-        name=found.name,
-        latency_s=found.latency_s,
-        in_network_reduction=found.in_network_reduction,
-    )
+    named = _named_network(system)
+    if named is not None:
+        usual = replace(named, bandwidth_bytes_per_s=usual.bandwidth_bytes_per_s)
+    told = _ADAPTERS.search(system)
+    if told is not None:
+        total = int(told[1]) * float(told[2]) * 1e9
+        share = _devices_per_node(device) if int(told[1]) > 1 else 1
+        usual = replace(usual, bandwidth_bytes_per_s=total / share)
+    return usual
+
+
+def _named_network(system: str) -> LinkSpec | None:
+    lowered = system.lower()
+    words = [word for word in lowered.replace("+", " ").split() if not word.startswith("nvl")]
+    names = [name for key, name in _NAMED_NETWORKS.items() if key in lowered] + words
+    found = (_link(name, share=1.0) for name in names)
+    return next((link for link in found if link is not None and link.is_network), None)
+
+
+def _devices_per_node(device: DeviceProfile) -> int:
+    try:
+        return load_node(device.default_node).devices_per_node
+    except ProfileError:
+        return 1
 
 
 def _link(name: str, *, share: float) -> LinkSpec | None:
@@ -99,4 +122,5 @@ def _link(name: str, *, share: float) -> LinkSpec | None:
         latency_s=profile.latency_s.value,
         bandwidth_bytes_per_s=profile.bandwidth_bytes_per_s.value * share,
         in_network_reduction=profile.in_network_reduction,
+        kind=profile.kind,
     )

@@ -177,7 +177,8 @@ _NOTES = """
 - vLLM's block-FP8 GEMM tables were not captured in a graph. They are priced as launch overhead when scored
   and never used to plan.
 - Small-message all-reduce differs between engine versions by up to two times; so do eager ones.
-- Multi-node collectives are not fitted; small messages over Ethernet-like fabrics are underestimated.
+- Collectives between nodes rest on a few public runs of all_reduce; another fabric, tuner or adapter count is
+  easily 30 % off.
 - Replayed benchmarks keep small caches and weights in L2; scored with that bonus, which plans never get.
 - Expert kernels under power-law routing depend on which rank was timed, so their error stays near 20 %.
 """

@@ -13,6 +13,7 @@ def link_spec(link: Link, *, shared: bool = True) -> LinkSpec:
         latency_s=link.latency_s,
         bandwidth_bytes_per_s=link.bandwidth_bytes_per_s / (link.oversubscription if shared else 1.0),
         in_network_reduction=link.in_network_reduction,
+        kind=link.kind,
     )
 
 

@@ -249,17 +249,3 @@ def test_rooflines():
     )
     with pytest.raises(ValueError, match="no roofline"):
         roofline_s(Stream(num_bytes=1.0), FACTS)
-
-
-def test_buffers_that_cross_nodes_wait_at_every_peer_and_hop():
-    # 8 inside, 2 outside, a quarter of crossing_bytes: half of 2 (7 * 1 us + 1 hop * 2 * 10 us)
-    chunks = {**PLAIN, "crossing_bytes": 4e6, "peer_s": 1e-6, "hop_ratio": 2.0}
-
-    def crossing(op, link):
-        return LevelConstants(main=chunks)
-
-    work = Collective(op="all_reduce", num_bytes=1e6, span=span(8, 2))
-    more_s = collective_time_s(work, crossing) - collective_time_s(work, plain)
-    assert more_s == pytest.approx(0.5 * 2 * (7e-6 + 2e-5), rel=1e-6)
-    inside = Collective(op="all_reduce", num_bytes=1e6, span=span(8))
-    assert collective_time_s(inside, crossing) == collective_time_s(inside, plain)

@@ -2,7 +2,8 @@
 
 EFA: stas00/ml-engineering, network chapter (CC-BY-SA-4.0, facts only), torch on 4 p6-b200 nodes; its
 harness adds about 22 us, the difference between its single-node times and those of kernels in graphs.
-InfiniBand: coreweave/nccl-tests README, 8 nodes of 8 H100 with SHARP.
+InfiniBand: coreweave/nccl-tests README, 8 nodes of 8 H100 with SHARP. Neither took part in the fit of
+the network's constants, which rest on runs of two nodes.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SHARP_H100 = {536870912: 2.985e-3, 2147483648: 11.163e-3, 8589934592: 43.98e-3}
 @pytest.mark.parametrize(
     ("cluster", "ranks", "measured", "harness_s", "within"),
     [
-        ("4x8xb200@efa400", 32, EFA_B200, HARNESS_S, 0.10),
+        ("4x8xb200@efa400", 32, EFA_B200, HARNESS_S, 0.15),
         ("8x8xh100", 64, SHARP_H100, 0.0, 0.15),
     ],
 )

@@ -19,7 +19,7 @@ def link_as_seen(link: Link) -> LinkSpec:
         latency_s=link.latency_s,
         bandwidth_bytes_per_s=link.bandwidth_bytes_per_s / link.oversubscription,
         in_network_reduction=link.in_network_reduction,
-        calibration=link.kind,
+        kind=link.kind,
     )
 
 
