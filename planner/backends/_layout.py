@@ -1,9 +1,11 @@
 """Where the ranks of a replica run: its servers, and the processes that make up each server.
 
 The plan numbers the ranks of a replica pipeline stage by pipeline stage (stage, attention data
-parallel rank, prefill context rank, tensor rank; the last runs fastest). vLLM numbers them data
-parallel rank first (data parallel, stage, prefill context, tensor): ``initialize_model_parallel`` in
-``vllm/distributed/parallel_state.py``, vLLM 0.32. This module does the renumbering.
+parallel rank, prefill context rank, tensor rank; the last runs fastest), and so do SGLang
+(``initialize_model_parallel`` in ``sglang/srt/distributed/parallel_state.py``, 0.5.23) and
+TensorRT-LLM. vLLM numbers them data parallel rank first (data parallel, stage, prefill context, tensor):
+``initialize_model_parallel`` in ``vllm/distributed/parallel_state.py``, vLLM 0.32. This module does
+the renumbering.
 """
 
 from __future__ import annotations
@@ -80,8 +82,16 @@ def replica_size(strategy: StrategyModel) -> int:
     return strategy.tp * strategy.pp * strategy.attention_dp * strategy.cp
 
 
-def servers(plan: Plan, pool: Pool) -> tuple[Server, ...]:
+def local_devices(pool: Pool, num_processes: int) -> int:
+    """Return the devices of each process of a server."""
+    ranks = 1 if is_dense_data_parallel(pool.strategy) else pool.strategy.attention_dp
+    return replica_size(pool.strategy) // pool.strategy.attention_dp * ranks // num_processes
+
+
+def servers(plan: Plan, pool: Pool, *, stage_major: bool = False) -> tuple[Server, ...]:
     """Return the servers of a pool in the order of the placement.
+
+    Their processes hold the ranks in the plan's order if `stage_major`, else in that of vLLM.
 
     Raises
     ------
@@ -101,16 +111,23 @@ def servers(plan: Plan, pool: Pool) -> tuple[Server, ...]:
         engines = _engines(devices, pool)
         groups = [[e] for e in engines] if is_dense_data_parallel(pool.strategy) else [engines]
         for group in groups:
+            parts = _stages(devices if len(group) > 1 else group[0], pool) if stage_major else group
             found.append(
                 Server(
                     pool=pool,
                     replica=replica.replica,
                     number=len(found),
                     data_parallel=len(group),
-                    processes=_processes(group),
+                    processes=_processes(parts),
                 )
             )
     return tuple(found)
+
+
+def _stages(devices: tuple[Device, ...], pool: Pool) -> list[tuple[Device, ...]]:
+    """Return the devices of each pipeline stage, in the order of the plan's ranks."""
+    stage = len(devices) // pool.strategy.pp
+    return [devices[i : i + stage] for i in range(0, len(devices), stage)]
 
 
 def _device(text: str) -> Device:
@@ -139,18 +156,17 @@ def _engines(devices: tuple[Device, ...], pool: Pool) -> list[tuple[Device, ...]
     ]
 
 
-def _processes(engines: list[tuple[Device, ...]]) -> tuple[Process, ...]:
+def _processes(parts: list[tuple[Device, ...]]) -> tuple[Process, ...]:
     """Return the processes of a server: equally many devices each, none spanning nodes.
 
-    A process holds whole data-parallel ranks where the nodes allow that, else equal parts of one.
-    vLLM's multiprocessing executor wants every one of its ``--nnodes`` to be of one size, so a
-    node that holds more gets several processes.
+    A process holds whole parts (data-parallel ranks or stages) where the nodes allow that, else equal
+    shares of one. vLLM's multiprocessing executor and SGLang want every one of their ``--nnodes`` to
+    be of one size, so a node that holds more gets several processes.
     """
-    flat = [device for engine in engines for device in engine]
+    flat = [device for part in parts for device in part]
     runs = [len(list(run)) for _, run in groupby(flat, key=lambda d: d.node)]
     size = gcd(*runs)
-    per_engine = len(engines[0])
-    if size % per_engine:
-        size = gcd(size, per_engine)
+    if size % len(parts[0]):
+        size = gcd(size, len(parts[0]))
     chunks = [flat[i : i + size] for i in range(0, len(flat), size)]
     return tuple(Process(node=c[0].node, indexes=tuple(d.index for d in c)) for c in chunks)

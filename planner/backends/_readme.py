@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from planner.backends._engine import Engine
 from planner.backends._protocol import ExportOptions
-from planner.backends._vllm_arguments import checkpoint_format, needs_own_checkpoint, uses_side_channel
-from planner.backends._vllm_flags import VLLM_VERSION
 from planner.errors import shown
 from planner.plan.schema import Plan
 
 
-def _pool_table(plan: Plan, options: ExportOptions) -> list[str]:
+def pool_table(plan: Plan, options: ExportOptions) -> list[str]:
+    """Return the pools of a plan as a Markdown table."""
     lines = [
         "| pool | role | servers | device | tp | pp | ep | attention dp | weights | KV | loads |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -33,37 +33,16 @@ def _pool_table(plan: Plan, options: ExportOptions) -> list[str]:
     return lines
 
 
-def _cautions(plan: Plan) -> list[str]:
-    lines: list[str] = []
-    fmt = checkpoint_format(plan)
-    for pool in plan.pools:
-        if needs_own_checkpoint(pool, fmt):
-            lines.append(
-                f"- Pool {shown(pool.name)} wants weights in {pool.weight_dtype}: pass a checkpoint in that "
-                "format with `newel export --model-path`. vLLM finds its format in its config.json."
-            )
-        if "gpu_memory_utilization" not in pool.limits and "memory_fraction" not in pool.limits:
-            lines.append(
-                f"- Pool {shown(pool.name)}: the plan sets no memory fraction, so vLLM's own default holds."
-            )
-    if any(uses_side_channel(pool) for pool in plan.pools):
-        lines.append(
-            "- Prefill and decode servers exchange KV caches through NIXL (`pip install nixl`), which uses "
-            "UCX: NCCL variables do not apply to it, set UCX_NET_DEVICES where it must choose a network."
-        )
-    return lines
-
-
-def readme(plan: Plan, options: ExportOptions, paths: list[str]) -> str:
+def readme(engine: Engine, plan: Plan, options: ExportOptions, paths: list[str]) -> str:
     """Return the README of an export of shell scripts that holds the files `paths`."""
     nodes = sorted(p for p in paths if p.startswith("nodes/"))
     routers = sorted(p for p in paths if p.startswith("router"))
     lines = [
         "# Launch files",
         "",
-        f"For vLLM {VLLM_VERSION} and later. Plan {shown(plan.name)}, status {plan.status}.",
+        f"For {engine.title} {engine.version} and later. Plan {shown(plan.name)}, status {plan.status}.",
         "",
-        *_pool_table(plan, options),
+        *pool_table(plan, options),
         "",
         "## Start",
         "",
@@ -78,7 +57,7 @@ def readme(plan: Plan, options: ExportOptions, paths: list[str]) -> str:
         lines.append(f"3. The server listens on port {options.base_port}.")
     lines += ["", "Each process sees only the devices of its placement (CUDA_VISIBLE_DEVICES)."]
     lines += ["A server of several processes waits until the last of them has started.", ""]
-    cautions = _cautions(plan)
+    cautions = [f"- {text}" for text in engine.cautions(plan)]
     if cautions:
         lines += ["## Before you start", "", *cautions, ""]
     return "\n".join(lines)

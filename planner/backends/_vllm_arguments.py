@@ -7,20 +7,14 @@ usage guide of the vLLM documentation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import cast
-
-from planner.backends._layout import Server, is_dense_data_parallel, replica_size
+from planner.backends._checkpoint import CHECKPOINT_FORMATS, FULL_PRECISION
+from planner.backends._launch import Argument, Reference, safe_text
+from planner.backends._layout import Server, is_dense_data_parallel
+from planner.backends._pairs import check_roles
 from planner.backends._protocol import TRAINING_DEGREES, Capabilities, ExportOptions
 from planner.backends._vllm_flags import FLAGS
 from planner.errors import InputError, UnsupportedError
-from planner.ir.parser import parse_ir
-from planner.ir.problem import Problem
-from planner.ir.serving import ServingProblem
 from planner.plan.schema import Plan, Pool
-
-Argument = str | int | float | bool | dict[str, str]
 
 FIRST_MASTER_PORT = 29501
 FIRST_RPC_PORT = 13345
@@ -41,10 +35,6 @@ _DEFAULT_BLOCK_TOKENS = 16
 
 _KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
-# Formats that are in the checkpoint or nowhere: vLLM reads them from its quantization_config.
-_CHECKPOINT_FORMATS = ("int8", "w4a16", "mxfp4", "nvfp4")
-_FULL_PRECISION = ("bf16", "fp16", "fp32")
-
 CAPABILITIES = Capabilities(
     kinds=frozenset({"serving"}),
     engines=frozenset({"vllm"}),
@@ -56,7 +46,7 @@ CAPABILITIES = Capabilities(
         "fp16": "",
         "fp8": "fp8",
         "fp8_block": "fp8_per_block",
-        **dict.fromkeys(_CHECKPOINT_FORMATS, ""),
+        **dict.fromkeys(CHECKPOINT_FORMATS, ""),
     },
     kv_dtypes={
         "auto": "auto",
@@ -88,7 +78,8 @@ def check_plan(backend: str, plan: Plan) -> None:
                 key=f"pools[{index}].strategy.decode_cp",
                 value=pool.strategy.decode_cp,
             )
-    _check_roles(plan)
+    check_roles("vLLM", plan)
+    _check_transfer(plan)
 
 
 def _check_experts(key: str, pool: Pool) -> None:
@@ -111,46 +102,17 @@ def _check_experts(key: str, pool: Pool) -> None:
         )
 
 
-def _check_roles(plan: Plan) -> None:
-    for model in sorted({pool.model for pool in plan.pools}):
-        pools = [pool for pool in plan.pools if pool.model == model]
-        roles = {pool.role for pool in pools}
-        if "aggregated" in roles and len(roles) > 1:
-            raise UnsupportedError(
-                "the vLLM router serves a model either from prefill and decode pools or from whole servers",
-                key="pools.role",
-                value=", ".join(sorted(roles)),
-            )
-        if roles != {"aggregated"}:
-            _check_pair(pools)
-
-
-def _check_pair(pools: Sequence[Pool]) -> None:
+def _check_transfer(plan: Plan) -> None:
     """Hold prefill and decode pools against what vLLM's NixlConnector can transfer between."""
-    prefill = [p for p in pools if p.role == "prefill"]
-    decode = [p for p in pools if p.role == "decode"]
-    if not prefill or not decode:
-        raise UnsupportedError(
-            "a disaggregated plan needs a prefill pool and a decode pool",
-            key="pools.role",
-            value=", ".join(p.role for p in pools),
-        )
-    if len({p.kv_dtype for p in pools}) > 1:
-        raise UnsupportedError(
-            "vLLM moves KV blocks as they are, so prefill and decode need one KV format",
-            key="pools.kv_dtype",
-            value=", ".join(p.kv_dtype for p in pools),
-        )
-    for pool in decode:
-        if pool.strategy.pp > 1:
+    for d in (pool for pool in plan.pools if pool.role == "decode"):
+        if d.strategy.pp > 1:
             raise UnsupportedError(
                 "vLLM's NixlConnector cannot deliver to a decode server with pipeline stages",
-                key=f"pools.{pool.name}.strategy.pp",
-                value=pool.strategy.pp,
+                key=f"pools.{d.name}.strategy.pp",
+                value=d.strategy.pp,
                 allowed="1",
             )
-    for p in prefill:
-        for d in decode:
+        for p in (pool for pool in plan.pools if pool.role == "prefill" and pool.model == d.model):
             if max(p.strategy.tp, d.strategy.tp) % min(p.strategy.tp, d.strategy.tp):
                 raise UnsupportedError(
                     "vLLM's NixlConnector needs the tp of prefill and decode to divide one another",
@@ -195,10 +157,10 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
 def _format_arguments(pool: Pool, checkpoint_fmt: str) -> dict[str, Argument]:
     """Return dtype, quantisation and KV format; formats of the checkpoint are left to vLLM to find."""
     found: dict[str, Argument] = {"kv-cache-dtype": CAPABILITIES.kv_dtypes[pool.kv_dtype]}
-    if pool.weight_dtype in _FULL_PRECISION:
+    if pool.weight_dtype in FULL_PRECISION:
         found["dtype"] = "bfloat16" if pool.weight_dtype == "bf16" else "float16"
     method = CAPABILITIES.weight_dtypes[pool.weight_dtype]
-    if method and checkpoint_fmt in ("", *_FULL_PRECISION):
+    if method and checkpoint_fmt in ("", *FULL_PRECISION):
         found["quantization"] = method
     return found
 
@@ -210,17 +172,18 @@ def needs_own_checkpoint(pool: Pool, checkpoint_fmt: str) -> bool:
     """
     if pool.weight_dtype == checkpoint_fmt:
         return False
-    can_convert = pool.weight_dtype not in _CHECKPOINT_FORMATS
-    return not (can_convert and checkpoint_fmt in ("", *_FULL_PRECISION))
+    can_convert = pool.weight_dtype not in CHECKPOINT_FORMATS
+    return not (can_convert and checkpoint_fmt in ("", *FULL_PRECISION))
 
 
-def group_arguments(server: Server, serial: int) -> dict[str, Argument]:
+def server_arguments(server: Server, serial: int, leader: Reference) -> dict[str, Argument]:
     """Return the arguments that tie the processes of the plan's `serial`-th server together."""
     found: dict[str, Argument] = {}
     if len(server.processes) > 1:
         found["distributed-executor-backend"] = "mp"
         found["nnodes"] = len(server.processes)
         found["master-port"] = FIRST_MASTER_PORT + serial
+        found["master-addr"] = leader
     if server.data_parallel > 1:
         found["data-parallel-rpc-port"] = FIRST_RPC_PORT + serial
     return found
@@ -258,47 +221,6 @@ def uses_side_channel(pool: Pool) -> bool:
     return pool.role in _KV_ROLES
 
 
-def local_devices(pool: Pool, num_processes: int) -> int:
-    """Return the devices of each process of a server."""
-    ranks = 1 if is_dense_data_parallel(pool.strategy) else pool.strategy.attention_dp
-    return replica_size(pool.strategy) // pool.strategy.attention_dp * ranks // num_processes
-
-
-def command_line(arguments: Mapping[str, Argument]) -> list[str]:
-    """Return arguments as words of a command line; ``vllm serve`` wants the model first and bare."""
-    import json
-
-    words: list[str] = [str(arguments["model"])] if "model" in arguments else []
-    for flag, value in arguments.items():
-        if flag == "model":
-            continue
-        if value is True:
-            words.append(f"--{flag}")
-        elif isinstance(value, dict):
-            words += [f"--{flag}", json.dumps(value, sort_keys=True)]
-        elif value is not False:
-            words += [f"--{flag}", str(value)]
-    return words
-
-
-def safe_text(value: str, key: str) -> str:
-    """Return `value` if it can be an argument: no leading dash, no control character.
-
-    Raises
-    ------
-    InputError
-        If vLLM would take it for a flag, or a file could not hold it on one line.
-    """
-    if not value or value.startswith("-") or any(not c.isprintable() for c in value):
-        raise InputError(
-            "this cannot be passed to a command",
-            key=key,
-            value=value,
-            allowed="printable text that does not begin with a dash",
-        )
-    return value
-
-
 def _limit(name: str, value: float) -> int | float:
     if FLAGS[_LIMITS[name]] != "int":
         return float(value)
@@ -307,15 +229,3 @@ def _limit(name: str, value: float) -> int | float:
             "a limit of the plan is no count", key=f"pools.limits.{name}", value=value, allowed="1, 2, ..."
         )
     return int(value)
-
-
-def checkpoint_format(plan: Plan) -> str:
-    """Return the weight format that the plan's problem says the checkpoint has, "" if it carries none."""
-    return _checkpoint_format(plan.problem) if plan.problem else ""
-
-
-@lru_cache(maxsize=4)
-def _checkpoint_format(problem_text: str) -> str:
-    problem = parse_ir(problem_text)
-    payload: object = cast("Problem[object]", problem).payload if isinstance(problem, Problem) else None
-    return payload.model.checkpoint_weight_fmt if isinstance(payload, ServingProblem) else ""

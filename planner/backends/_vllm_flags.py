@@ -7,11 +7,9 @@ installed parser.
 
 from __future__ import annotations
 
-from typing import Literal
+from planner.backends._launch import Takes
 
 VLLM_VERSION = "0.32.0"
-
-Takes = Literal["int", "fraction", "text", "switch", "json"]
 
 FLAGS: dict[str, Takes] = {
     "model": "text",

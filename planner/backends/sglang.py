@@ -1,0 +1,34 @@
+"""SGLang on hosts of one's own: scripts that run its server; `_hosts` says how they are laid out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.backends._hosts import HostExport
+from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
+from planner.backends._sglang_engine import ENGINE
+from planner.plan.schema import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SglangBackend:
+    """Writes shell scripts that run ``sglang.launch_server`` on named hosts."""
+
+    name: str = "sglang"
+    capabilities: Capabilities = ENGINE.capabilities
+
+    def export(self, plan: Plan, options: ExportOptions) -> tuple[ExportedFile, ...]:
+        """Return scripts, configurations and a README.
+
+        Raises
+        ------
+        InputError
+            If the plan has nothing to launch, contradicts itself or breaks a rule of SGLang.
+        UnsupportedError
+            If SGLang cannot run a decision of the plan.
+        """
+        ENGINE.check_plan(self.name, plan)
+        return HostExport(engine=ENGINE, plan=plan, options=options).files()
+
+
+BACKEND = SglangBackend()
