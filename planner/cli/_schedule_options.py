@@ -11,16 +11,20 @@ Stages = Annotated[int, typer.Option("--stages", min=1, max=1024, help="Pipeline
 Microbatches = Annotated[
     int, typer.Option("--microbatches", min=1, max=65536, help="Micro-batches per step.")
 ]
-Forward = Annotated[float | None, typer.Option("--forward", help="Forward pass, per device.")]
+Forward = Annotated[
+    str | None,
+    typer.Option("--forward", help="Forward pass per device, or a list with one time per stage: 18,20,18."),
+]
 BackwardInput = Annotated[
-    float | None, typer.Option("--backward-input", help="Backward pass for the input gradient.")
+    str | None, typer.Option("--backward-input", help="Backward pass for the input gradient; the same.")
 ]
 BackwardWeight = Annotated[
-    float | None, typer.Option("--backward-weight", help="Backward pass for the weight gradient.")
+    str | None, typer.Option("--backward-weight", help="Backward pass for the weight gradient; the same.")
 ]
 Send = Annotated[float, typer.Option("--send", help="Time to hand over to another device.")]
 Memory = Annotated[
-    float | None, typer.Option("--memory", help="Activation memory per device, in peaks of 1F1B.")
+    str | None,
+    typer.Option("--memory", help="Activation memory per device, in peaks of 1F1B; or one per device."),
 ]
 WeightMemory = Annotated[
     float, typer.Option("--weight-memory", help="Part of an activation held until the weight gradient.")
@@ -32,6 +36,14 @@ Placement = Annotated[
 ]
 StageTimes = Annotated[
     Path | None, typer.Option("--stage-times", help="CSV with a row of times per stage, if they differ.")
+]
+Paths = Annotated[
+    str | None,
+    typer.Option("--paths", help="Stages that micro-batches visit, taken in turn: '0,1,2,3;0,2,3'."),
+]
+PathLength = Annotated[
+    int | None,
+    typer.Option("--path-length", min=1, help="Stages per micro-batch; which are skipped is chosen."),
 ]
 TimeUnit = Annotated[str, typer.Option("--time-unit", help="Unit of all times: s, ms or us.")]
 Objective = Annotated[

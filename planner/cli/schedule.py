@@ -11,39 +11,22 @@ from typing import TYPE_CHECKING
 import typer
 
 from planner.cli import _schedule_options as flags
+from planner.cli._schedule_work import ScheduleRequest, requested_work
 from planner.cli.terminal import console, emit, new_diagnostics, say
 from planner.errors import EXIT_INFEASIBLE, EXIT_OK, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from planner.ir.pipeline_schedule import PipelineSchedule, PipelineWork
     from planner.search.schedule_orders import ScheduleGoal
-    from planner.space.schedule_family import Layout
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _FORMATS = ("torch-csv", "ascii", "json", "text")
 _GOALS: dict[str, ScheduleGoal] = {"makespan": "makespan", "longest-stage": "longest_stage"}
-_PLACEMENTS: dict[str, Layout] = {"chain": "chain", "loop": "loop", "v": "v"}
-_MOST_OPS = 300_000
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("schedule")(schedule)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """What was asked for: devices, micro-batches, chunks; times in `unit` s; memory in peaks of 1F1B."""
-
-    counts: tuple[int, int, int]
-    times: tuple[float | None, float | None, float | None]
-    send: float
-    memory: float | None
-    weight_memory: float
-    name: str | None
-    placement: str | None
-    stage_times: Path | None
-    unit: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +63,8 @@ def schedule(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     chunks: flags.Chunks = 1,
     placement: flags.Placement = None,
     stage_times: flags.StageTimes = None,
+    paths: flags.Paths = None,
+    path_length: flags.PathLength = None,
     time_unit: flags.TimeUnit = "ms",
     objective: flags.Objective = "makespan",
     time_limit: flags.TimeLimit = 60.0,
@@ -95,7 +80,9 @@ def schedule(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     """
     to = "json" if as_json else to
     _check_names(to, objective, time_unit)
-    request = _Request(
+    if not 0 < time_limit < math.inf:
+        raise InputError("a time limit is finite and positive", key="--time-limit", value=time_limit)
+    request = ScheduleRequest(
         counts=(stages, microbatches, chunks),
         times=(forward, backward_input, backward_weight),
         send=send,
@@ -105,8 +92,10 @@ def schedule(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         placement=placement,
         stage_times=stage_times,
         unit=_UNITS[time_unit],
+        paths=paths,
+        path_length=path_length,
     )
-    work = _work(request)
+    work = requested_work(request)
     if to == "torch-csv":
         from planner.backends._torch_pipelining import as_torch_runs_it
 
@@ -129,114 +118,6 @@ def _check_names(to: str, objective: str, time_unit: str) -> None:
     ):
         if value not in allowed:
             raise UnknownNameError(what, value, allowed)
-
-
-def _layout(request: _Request) -> Layout:
-    from planner.space.schedule_family import FAMILIES
-
-    chunks, placement = request.counts[2], request.placement
-    if request.name is not None:
-        family = FAMILIES.get(request.name)
-        if placement is not None and placement != family.layout:
-            raise InputError(
-                f"{family.title} has its own placement",
-                key="--placement",
-                value=placement,
-                allowed=family.layout,
-            )
-        if family.layout == "loop" and chunks < 2:
-            raise InputError(f"{family.title} needs two chunks or more", key="--chunks", value=chunks)
-        return family.layout
-    placement = placement or ("chain" if chunks == 1 else "loop")
-    if placement not in _PLACEMENTS:
-        raise UnknownNameError("placement", placement, tuple(_PLACEMENTS))
-    if (placement == "chain" and chunks != 1) or (placement == "v" and chunks > 2):
-        raise InputError(
-            "the placement fixes the chunks",
-            key="--chunks",
-            value=chunks,
-            allowed="chain 1, v 2, loop any",
-        )
-    return _PLACEMENTS[placement]
-
-
-def _work(request: _Request) -> PipelineWork:
-    from planner.ir.pipeline_schedule import check_work
-    from planner.space.schedule_family import arrange
-
-    num_devices, num_microbatches, chunks = request.counts
-    layout = _layout(request)
-    if 6 * num_devices * chunks * num_microbatches > _MOST_OPS:
-        raise InputError(
-            "this step has too many operations",
-            value=3 * num_devices * chunks * num_microbatches,
-            allowed=f"stages x chunks x micro-batches up to {_MOST_OPS // 6}",
-        )
-    limit = math.inf if request.memory is None else request.memory * num_devices
-    if math.isnan(limit) or limit <= 0:
-        raise InputError("the memory limit is positive", key="--memory", value=request.memory)
-    if not 0 <= request.weight_memory <= 1:
-        raise InputError(
-            "a part of an activation", key="--weight-memory", value=request.weight_memory, allowed="0 to 1"
-        )
-    work = arrange(
-        layout,
-        num_devices=num_devices,
-        num_microbatches=num_microbatches,
-        pass_times_s=_pass_times_s(request),
-        send_s=request.send * request.unit,
-        num_chunks=chunks,
-        weight_memory_fraction=request.weight_memory,
-        memory_limit_bytes=limit,
-    )
-    if request.stage_times is not None:
-        work = _with_stage_times(work, request, request.stage_times)
-    check_work(work)
-    return work
-
-
-def _pass_times_s(request: _Request) -> tuple[float, float, float]:
-    forward, backward_input, backward_weight = request.times
-    if request.stage_times is not None:
-        if request.times != (None, None, None):
-            raise InputError("pass times come from the file or from options", key="--stage-times")
-        return 1.0, 1.0, 1.0
-    if forward is None or backward_input is None or backward_weight is None:
-        raise InputError(
-            "pass times are missing",
-            hint="Give --forward, --backward-input and --backward-weight, or --stage-times FILE.",
-        )
-    for option, value in (
-        ("--forward", forward),
-        ("--backward-input", backward_input),
-        ("--backward-weight", backward_weight),
-        ("--send", request.send),
-    ):
-        if not 0 <= value < math.inf:
-            raise InputError("a time is finite and not negative", key=option, value=value)
-    return forward * request.unit, backward_input * request.unit, backward_weight * request.unit
-
-
-def _with_stage_times(work: PipelineWork, request: _Request, path: Path) -> PipelineWork:
-    from planner.frontend.stage_times import read_stage_times
-
-    rows = read_stage_times(path)
-    if len(rows) != len(work.stages):
-        raise InputError(
-            "one row per stage is needed", file=str(path), value=len(rows), allowed=str(len(work.stages))
-        )
-    stages = tuple(
-        replace(
-            stage,
-            forward_s=row["forward"] * request.unit,
-            backward_input_s=row["backward_input"] * request.unit,
-            backward_weight_s=row["backward_weight"] * request.unit,
-            activation_bytes=(held := row.get("activation", stage.activation_bytes)),
-            weight_activation_bytes=row.get("weight_activation", held * request.weight_memory),
-        )
-        for stage, row in zip(work.stages, rows, strict=True)
-    )
-    return replace(work, stages=stages)
 
 
 def _answer(
@@ -294,14 +175,14 @@ def _synthesised(work: PipelineWork, goal: ScheduleGoal, time_limit_s: float, se
 
 def _fits(needed: tuple[float, ...], work: PipelineWork, title: str) -> bool:
     """Tell whether `needed` fits the limit; say the smallest feasible limit if not."""
-    limit = min(work.memory_limit_bytes)
-    if max(needed) <= limit * (1 + 1e-9):
+    limits = work.memory_limit_bytes
+    device = max(range(len(limits)), key=lambda d: needed[d] / limits[d])
+    if needed[device] <= limits[device] * (1 + 1e-9):
         return True
-    device = needed.index(max(needed))
-    least = max(needed) / work.num_devices
+    least = f"{math.ceil(max(needed) / work.num_devices * 1e6 - 1e-6) / 1e6:g}"
     say(
-        f"infeasible: {title} needs {max(needed):g} activations on device {device}, the limit is {limit:g}; "
-        f"the smallest feasible limit is --memory {math.ceil(least * 1e6 - 1e-6) / 1e6:g}"
+        f"infeasible: {title} needs {needed[device]:g} activations on device {device}, the limit is "
+        f"{limits[device]:g}; the smallest feasible limit for all is --memory {least}"
     )
     return False
 
@@ -350,7 +231,7 @@ def _as_json(answer: _Answer) -> dict[str, object]:
 
 def _bubble(answer: _Answer) -> float:
     """Return the idle part of the device with most work."""
-    return 1.0 - max(answer.schedule.work.device_work_s()) / answer.value_s
+    return max(0.0, 1.0 - max(answer.schedule.work.device_work_s()) / answer.value_s)
 
 
 def _show(answer: _Answer, unit: float, unit_name: str) -> None:
@@ -372,10 +253,10 @@ def _write(text: str, out: Path | None) -> None:
     if out is None:
         emit(text)
         return
-    part = out.with_name(out.name + ".part")
     try:
+        part = out.with_name(out.name + ".part")
         part.write_text(text, encoding="utf-8")
         part.replace(out)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError("cannot write this file", file=str(out)) from error
     say(f"wrote {out}")

@@ -12,6 +12,7 @@ from planner.errors import InputError
 _REQUIRED = ("forward", "backward_input", "backward_weight")
 _OPTIONAL = ("activation", "weight_activation")
 _MAX_BYTES = 1 << 20
+_LARGEST = 1e9
 
 
 def read_stage_times(path: Path) -> list[dict[str, float]]:
@@ -60,9 +61,9 @@ def _row(path: Path, line: int, names: list[str], row: list[str]) -> dict[str, f
             value = float(cell)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < 0:
+        if not 0 <= value <= _LARGEST:
             raise InputError(
-                "a number of zero or more is needed", file=str(path), line=line, key=name, value=cell
+                "a number from zero to 1e9 is needed", file=str(path), line=line, key=name, value=cell
             )
         found[name] = value
     return found

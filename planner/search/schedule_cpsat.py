@@ -170,13 +170,17 @@ class _Model:
             add(self.start[inputs[-1]] >= self._end(forward[-1]))
 
     def _first_in_first_out(self) -> None:
-        """start(kind, stage, next micro-batch) >= end(kind, stage, micro-batch), for equal routes."""
-        last: dict[tuple[str, int], PipelineOp] = {}
+        """start(kind, stage, next micro-batch) >= end(kind, stage, micro-batch), for those of equal routes.
+
+        Only these are interchangeable: between others, any order may be the best.
+        """
+        last: dict[tuple[str, int, tuple[int, ...]], PipelineOp] = {}
         for op in self.ops:
-            before = last.get((op.kind, op.stage))
+            key = (op.kind, op.stage, self.work.routes[op.microbatch])
+            before = last.get(key)
             if before is not None:
                 self.model.add(self.start[op] >= self._end(before))
-            last[op.kind, op.stage] = op
+            last[key] = op
         self.last = last
 
     def _one_at_a_time(self) -> None:
@@ -226,7 +230,7 @@ class _Model:
             if device not in origins:
                 origins[device] = self.model.new_int_var(0, self.horizon, f"origin {device}")
             self.model.add(origins[device] <= self.start[op])
-        for (kind, stage), op in self.last.items():
+        for (kind, stage, _), op in self.last.items():
             if kind == "W":
                 origin = origins.get(self.work.stages[stage].device, 0)
                 self.model.add(self.value >= self._end(op) - origin)

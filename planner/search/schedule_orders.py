@@ -42,8 +42,11 @@ class OrderSpace:
         self.orders = [list(nodes) for nodes in graph.device_nodes]
         self.memory_step = [memory_step_bytes(work, op) for op in self.ops]
         self.limit = [limit * (1 + _ROUNDING) for limit in work.memory_limit_bytes]
-        streams: dict[tuple[str, int], int] = {}
-        self.stream = [streams.setdefault((op.kind, op.stage), len(streams)) for op in self.ops]
+        streams: dict[tuple[str, int, tuple[int, ...]], int] = {}
+        self.stream = [
+            streams.setdefault((op.kind, op.stage, work.routes[op.microbatch]), len(streams))
+            for op in self.ops
+        ]
         self.waiters: list[list[int]] = [[] for _ in self.ops]
         for node, other in enumerate(self.waits_for):
             if other >= 0:

@@ -24,7 +24,8 @@ from planner.space.schedule_squeeze import SqueezePolicy, squeeze
 from planner.space.schedule_timing import timed
 
 _ROUNDING = 1e-9
-_OVERRUNS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_OVERRUNS = (0.0, 0.5, 1.0, 0.25, 0.75)
+_EIGHTHS = range(1, 21)
 _FEW_OPS = 2000
 _LONGEST_BLOCK = 4
 _MANY_OPS = 8000
@@ -97,7 +98,13 @@ def _collect(
     small = fewer(work)
     found = whole if small is work else []
     ask = stop if small is work else partial(_ask_time, stop)
-    more: Iterable[_Recipe] = chain(_dispatch_recipes(work), _v_recipes(work))
+    apt = _apt_slopes(work)
+    more: Iterable[_Recipe] = chain(
+        _dispatch_recipes([None, *apt], always=True),
+        _known_v_recipes(work),
+        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], always=False),
+        _v_block_recipes(work),
+    )
     if not _try(small, goal, more, ask, found):
         more = _filled([r for _, r in _ranked(found)[:_FILLED]])
         if 3 * sum(map(len, small.routes)) <= _MANY_OPS:
@@ -180,22 +187,27 @@ def _try(
     return False
 
 
-def _dispatch_recipes(work: PipelineWork) -> Iterator[_Recipe]:
-    """Yield list scheduling with many warm-ups: what memory allows, what hides the fill, others."""
-    apt: set[float] = set()
+def _apt_slopes(work: PipelineWork) -> list[float]:
+    """Return the warm-ups per device that fill the memory, that hide the fill, and that of 1F1B."""
+    apt = {1.0}
     limit, stage = work.memory_limit_bytes[0], work.stages[0]
     if work.num_devices > 1 and stage.activation_bytes > 0 and limit < inf:
         apt.add((limit / stage.activation_bytes - 1) / (work.num_devices - 1))
     if stage.forward_s > 0:
         apt.add((stage.forward_s + stage.backward_input_s + 2 * work.send_s) / stage.forward_s)
-    for slope, overrun in product((None, *sorted(apt | {k / 8 for k in range(1, 21)})), _OVERRUNS):
+    return sorted(apt)
+
+
+def _dispatch_recipes(slopes: Sequence[float | None], *, always: bool) -> Iterator[_Recipe]:
+    """Yield list scheduling with these warm-ups."""
+    for overrun, slope in product(_OVERRUNS, slopes):
         policy = DispatchPolicy(slope=slope, overrun=overrun)
         shown = "without order" if slope is None else f"with warm-up slope {slope:.3g}"
         yield _Recipe(
             family="list",
             label=f"list scheduling {shown}",
             make=partial(_dispatched, policy=policy),
-            always=slope in apt,
+            always=always and slope is not None,
         )
 
 
@@ -215,12 +227,16 @@ def _squeezed(
     return squeeze(work, make(work), policy)
 
 
-def _v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
-    """Yield what is made for a V of two chunks per device."""
+def _is_v(work: PipelineWork) -> bool:
     count = work.num_devices
     devices = (*range(count), *reversed(range(count)))
     is_v = tuple(s.device for s in work.stages) == devices and count > 1
-    if not is_v or any(route != tuple(range(2 * count)) for route in work.routes):
+    return is_v and all(route == tuple(range(2 * count)) for route in work.routes)
+
+
+def _known_v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
+    """Yield the known schedules of a V of two chunks per device."""
+    if not _is_v(work):
         return
     for forward, backward, share in product((True, False), (True, False), (1.0, 0.94)):
         policy = RoundsPolicy(fill_forward=forward, fill_backward=backward)
@@ -233,6 +249,13 @@ def _v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
     for name in ("zb-v", "v-half", "v-min"):
         build = FAMILIES.get(name).build
         yield _Recipe(family="named", label=name, make=build, always=True)
+
+
+def _v_block_recipes(work: PipelineWork) -> Iterator[_Recipe]:
+    """Yield building blocks of a V, their gaps filled."""
+    if not _is_v(work):
+        return
+    count = work.num_devices
     for half in (2, 3, 4, 6):
         for first, second in product(range(1, half), repeat=2):
             slopes: Slopes = (first, second, half - second, half - first)

@@ -2,8 +2,8 @@
 
 1. An analytic lower bound; whoever reaches it is optimal, and the ladder ends there.
 2. Seeds: list scheduling under many policies, building blocks, cyclic blocks from a constraint programme.
-3. Tabu search over device orders from the best seed of each family and some others, then from the best.
-4. On small steps, the whole step as a constraint programme, which may prove or improve.
+3. On small steps, the whole step as a constraint programme, which may prove or improve.
+4. Tabu search over device orders from the best seed of each family and some others, then from the best.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SynthesisOptions:
 
     goal: ScheduleGoal = "makespan"
     seed: int = 0
-    effort: float = 1e7
+    effort: float = 5e6
     proof_effort: float = 2.0
     time_limit_s: float = 60.0
     on_progress: Callable[[str], None] | None = None
@@ -118,8 +118,8 @@ class _Ladder:
         """Run the ladder until the bound is met or the effort is spent."""
         try:
             starts = self._seed()
-            self._search(starts)
             self._prove()
+            self._search(starts)
         except KeyboardInterrupt:
             if self.best is None:
                 raise

@@ -64,6 +64,27 @@ def test_unequal_stages_from_a_file(capsys: pytest.CaptureFixture[str], tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["schedule.json", "stages.csv"]
 
 
+def test_lists_of_stage_times_and_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    step = ["--stages", "2", "--microbatches", "4", "--forward", "2,3", "--backward-input", "2,3"]
+    code, out, _ = _run(capsys, *step, "--backward-weight", "1,2", "--memory", "1,0.5", "--json")
+    answer = json.loads(out)
+    assert code == 0
+    # With room for one, the second device keeps no weight gradient for the end: the first device's last two
+    # passes, 3, follow its last input gradient, which ends at 2 + 4 x 8 - 2.
+    assert (answer["makespan_s"], answer["status"]) == (pytest.approx(0.035), "optimal")
+    assert all(p <= m for p, m in zip(answer["peak_activations"], (2, 1), strict=True))
+
+
+def test_partial_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    step = ["--stages", "4", "--microbatches", "6", *PASSES, "--time-limit", "2", "--json"]
+    code, out, _ = _run(capsys, *step, "--path-length", "3")
+    visits = [len({op["op"] for op in row if "F" in op["op"]}) for row in json.loads(out)["devices"]]
+    assert (code, visits) == (0, [6, 3, 3, 6])
+    code, out, _ = _run(capsys, *step, "--paths", "0,1,3;0,3")
+    visits = [len({op["op"] for op in row if "F" in op["op"]}) for row in json.loads(out)["devices"]]
+    assert (code, visits) == (0, [6, 3, 0, 6])
+
+
 @pytest.mark.parametrize(
     ("extra", "least"), [(["--memory", "0.2"], "0.25"), (["--memory", "0.5", "--name", "1f1b"], "1")]
 )
@@ -95,6 +116,19 @@ def test_infeasible_memory(capsys: pytest.CaptureFixture[str], extra: list[str],
         ([*PASSES, "--name", "dualpipe"], "even"),
         ([*PASSES, "--microbatches", "65536", "--chunks", "64"], "too many operations"),
         (["--stage-times", "no-such-file.csv"], "no-such-file.csv"),
+        ([*PASSES, "--memory", "1,1"], "one limit per device"),
+        ([*PASSES, "--memory", "1,0,1"], "positive"),
+        ([*PASSES, "--memory", "nan"], "--memory"),
+        ([*PASSES[:-1], "1,2"], "one time per stage"),
+        ([*PASSES[:-1], "1e300"], "--backward-weight"),
+        ([*PASSES[:-1], "$(id)"], "--backward-weight"),
+        ([*PASSES, "--time-limit", "inf"], "--time-limit"),
+        ([*PASSES, "--paths", "0,1,2;0,3"], "existing stages"),
+        ([*PASSES, "--paths", "0,,2"], "list of stages"),
+        ([*PASSES, "--paths", "0,1,2", "--path-length", "2"], "alone"),
+        ([*PASSES, "--path-length", "4"], "--path-length"),
+        ([*PASSES, "--path-length", "2", "--to", "torch-csv"], "all stages in order"),
+        ([*PASSES, "-o", "/"], "cannot write"),
         (["--forward", "0", "--backward-input", "0", "--backward-weight", "0"], "not all zero"),
     ],
 )

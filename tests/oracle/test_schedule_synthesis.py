@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from itertools import product
+from itertools import permutations, product
 from typing import Literal
 
 import pytest
@@ -165,3 +165,30 @@ def test_constraint_programme_bounds_hold_for_times_that_are_no_whole_steps() ->
     assert found.schedule is not None
     assert best - 1e-9 <= found.schedule.makespan_s() <= best * 1.02
     assert best * 0.97 <= found.bound_s <= best + 1e-9
+
+
+@pytest.mark.parametrize("limit", [1.0, 2.0])
+def test_partial_paths_may_overtake_each_other(limit: float) -> None:
+    """Micro-batches of different paths are not interchangeable: all orders of the shared stage are tried."""
+    base = uniform_work(num_devices=3, num_microbatches=2, pass_times_s=(1.0, 2.0, 1.0))
+    stages = (
+        replace(base.stages[0], forward_s=5.0),
+        base.stages[1],
+        replace(base.stages[2], backward_input_s=4.0),
+    )
+    work = replace(base, stages=stages, routes=((0, 2), (1, 2)), memory_limit_bytes=(limit,) * 3)
+    best = float("inf")
+    shared = [[PipelineOp(kind=k, stage=2, microbatch=m) for k in ("F", "I", "W")] for m in (0, 1)]
+    for picks in set(permutations((0, 0, 0, 1, 1, 1))):
+        left = [iter(row) for row in shared]
+        row = tuple(next(left[m]) for m in picks)
+        alone = [tuple(PipelineOp(kind=k, stage=s, microbatch=s) for k in ("F", "I", "W")) for s in (0, 1)]
+        found = earliest_starts(compile_ops(work, (*alone, row)))
+        if found is None or peak_memory_bytes(work, row) > limit:
+            continue
+        ops = (*alone[0], *alone[1], *row)
+        best = min(best, max(found[0][n] + work.duration_s(op) for n, op in enumerate(ops)))
+    seen = synthesise(work, SynthesisOptions(effort=1e4))
+    assert isinstance(seen, Synthesis)
+    assert seen.optimal
+    assert seen.value_s == pytest.approx(best)
