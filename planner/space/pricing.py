@@ -29,12 +29,26 @@ from planner.space.lower import (
 from planner.space.spans import link_spec, span_of
 
 _REFERENCE_TOKENS = 256.0
+_SPREAD_FROM = 96.0
+_SPREAD = np.array([-1.2816, -0.5244, 0.0, 0.5244, 1.2816])
+"""Standard deviations at which a step is priced: the middles of five equally likely fifths of a normal."""
 
 
 def step_grid_points(top: float) -> FloatArray:
     """Return grid points 0, 1, 2, 3, 4, 6, 8, 12, 16, ... up to at least `top`."""
     powers = 2.0 ** np.arange(0, max(2, int(np.ceil(np.log2(max(top, 2.0)))) + 1))
     return np.unique(np.concatenate(([0.0], powers, 1.5 * powers[1:])))
+
+
+def spread_out(tokens: FloatArray) -> FloatArray:
+    """Return around each token count the counts that steps of this mean have, [tokens, 5].
+
+    The number in a step fluctuates with the square root of its mean, as arrivals do. Kernels cost whole
+    tiles, so the mean of their cost is not the cost of the mean, and no count is luckily aligned. Small
+    steps (below one tile) are taken as they are.
+    """
+    deviation = np.where(tokens >= _SPREAD_FROM, np.sqrt(tokens), 0.0)
+    return tokens[:, None] + deviation[:, None] * _SPREAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +275,7 @@ class Pricer:
         part, strategy, weight_fmt, kv_fmt = key
         how = self.lowering(strategy, weight_fmt, kv_fmt)
         grid = StepGrid(
-            tokens=self._tokens / strategy.prefill_cp,
+            tokens=spread_out(self._tokens).ravel() / strategy.prefill_cp,
             sequences=self._sequences,
             requests=self.requests,
             token_budget=token_budget,
@@ -290,11 +304,13 @@ class Pricer:
         for piece in pieces:
             cost: Cost = self.costs.model.price(piece.work)
             share = exposed if piece.is_communication else 1.0
-            totals[piece.family] += cost.time_s * piece.count * share
             provenance = max(provenance, cost.provenance)
-            if piece.family == "tokens":
-                variances = np.broadcast_to(cost.variance_s2, self._tokens.shape)
-                variance += float(variances[min(reference, self._tokens.size - 1)])
+            if piece.family != "tokens":
+                totals[piece.family] += cost.time_s * piece.count * share
+                continue
+            totals["tokens"] += self._mean(cost.time_s * piece.count) * share
+            variances = self._mean(cost.variance_s2)
+            variance += float(variances[min(reference, self._tokens.size - 1)])
         return Priced(
             tokens_s=totals["tokens"],
             sequences_s=totals["sequences"],
@@ -302,6 +318,11 @@ class Pricer:
             variance_s2=variance,
             provenance=provenance,
         )
+
+    def _mean(self, values: FloatArray | float) -> FloatArray:
+        """Return the mean over the spread of every token count."""
+        spread = (self._tokens.size, _SPREAD.size)
+        return np.broadcast_to(values, self._tokens.size * _SPREAD.size).reshape(spread).mean(axis=1)
 
     def lowering(self, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str) -> Lowering:
         """Return how this pricer lowers layers under a strategy."""
