@@ -294,14 +294,19 @@ class SoftwareProfile(_Sourced):
 class TrainerProfile(_Sourced):
     """A training stack at a version: how its kernels, host and communication differ from bare kernels.
 
-    `compute_scale` multiplies the times of GEMM, attention and expert kernels (clocks under sustained load,
+    Time: `compute_scale` multiplies GEMM, attention and expert kernels (clocks under sustained load,
     library version), `elementwise_scale` the bytes of element-wise kernels (what is not fused),
-    `attention_backward` is the time of the attention core's backward over its forward. `per_layer_s` is paid
-    per layer and pass, `per_micro_batch_s` per micro-batch and stage, `per_step_s` once. Overlaps are shares
-    (0 to 1) of communication that can hide behind compute. `straggler` is the slow-down per doubling of
-    nodes. `gradient_bytes` per parameter; `context_memory_bytes` is held outside the allocator,
-    `allocator_slack` is the share that the allocator holds beside activations. `sigma_log` is the spread of
-    log(measured / predicted) that plans of one cluster share, from sources that were not fitted.
+    `attention_backward` is the backward of a fused attention core over its forward, `score_bytes` what an
+    unfused one moves per element of the score matrix forward. `per_layer_s` is the host's time to launch a
+    layer's pass (a floor), `per_micro_batch_s` is paid per micro-batch and stage, `per_step_s` once.
+    Overlaps are shares (0 to 1) of communication that hides behind compute; `regather_overlap` is that of
+    the inputs gathered again by sequence parallelism. `straggler` is the slow-down per doubling of nodes.
+
+    Memory: bytes per parameter of weights, gradients and optimizer; `reduce_bytes` of a gradient on the wire;
+    `logit_bytes` per element of the logits at the peak; `context_memory_bytes` is held outside the allocator,
+    `allocator_slack` the share that the allocator holds beside activations. `dropout` keeps masks;
+    `sequence_parallel` is the default with tensor parallelism. `sigma_log` is the spread of log(measured /
+    predicted) on sources that were not fitted.
     """
 
     engine: str
@@ -310,20 +315,28 @@ class TrainerProfile(_Sourced):
     compute_scale: CountFact
     elementwise_scale: CountFact
     attention_backward: CountFact
+    score_bytes: CountFact
     per_layer_s: TimeFact
     per_micro_batch_s: TimeFact
     per_step_s: TimeFact
     tp_overlap: CountFact
+    regather_overlap: CountFact
     cp_overlap: CountFact
     ep_overlap: CountFact
     p2p_overlap: CountFact
     dp_overlap: CountFact
     straggler: CountFact
+    weight_bytes: CountFact
     gradient_bytes: CountFact
+    optimizer_bytes: CountFact
+    reduce_bytes: CountFact
+    logit_bytes: CountFact
     context_memory_bytes: BytesFact
     allocator_slack: CountFact
     sigma_log: CountFact
     flash_attention: bool = True
+    sequence_parallel: bool = True
+    dropout: bool = False
     kernel_software: tuple[str, ...] = ()
     notes: str = ""
 

@@ -50,7 +50,6 @@ def compute_bound(evaluator: TrainingEvaluator, points: list[Degrees], fmt: str)
     """Return the compute-only lower bound of every point, seconds."""
     order = np.array(evaluator.tables.folded.order)
     bounds = np.empty(len(points))
-    scale = evaluator.software.compute_scale
     batch = evaluator.workload.global_batch
     for i, point in enumerate(points):
         table = evaluator.tables.table(_shape(evaluator, point, fmt))
@@ -58,7 +57,7 @@ def compute_bound(evaluator: TrainingEvaluator, points: list[Degrees], fmt: str)
         per_kind = [k.forward_s[column] + k.backward_s[column] + k.weight_grad_s[column] for k in table.kinds]
         layers = float(np.array(per_kind)[order].sum())
         num_micro = batch / (point.dp * point.micro_batch)
-        bounds[i] = scale * layers * num_micro / point.pp
+        bounds[i] = layers * num_micro / point.pp
     return bounds
 
 
@@ -70,7 +69,6 @@ def _shape(evaluator: TrainingEvaluator, point: Degrees, fmt: str) -> Shape:
         ep=point.ep,
         etp=point.etp,
         sequence_parallel=point.sequence_parallel,
-        flash_attention=evaluator.software.flash_attention,
         fmt=fmt,
     )
 

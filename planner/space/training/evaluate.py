@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 
 import numpy as np
 
@@ -12,19 +13,20 @@ from cost_models.work import Collective, HostTransfer, Span, Stream
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import ModelGraph
 from planner.ir.training import TrainingWorkload
-from planner.space.spans import span_of
-from planner.space.training.layer_work import Shape, Tuning
-from planner.space.training.memory import MemoryRules, StageLoad, StageMemory, in_flight, stage_memory
+from planner.space.training.exposed import ExposedCommunication
+from planner.space.training.layer_work import Shape
+from planner.space.training.memory import StageLoad, StageMemory, in_flight, stage_memory
 from planner.space.training.network import hop_link
 from planner.space.training.partition import StageClasses, stage_classes
-from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
+from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays
 from planner.space.training.software import TrainingSoftware
 from planner.space.training.tables import PlanTable, TableBuilder
 
 _MOST_DETAILED = 64
-_ADAM_BYTES_PER_PARAM = (
-    34.0  # gradient twice (norm, update), master and moments read and written, weight written
-)
+_KERNEL_CORRELATION = 0.5
+_ADAM_BYTES_PER_PARAM = 46.0
+"""Norm and overflow check read the gradient (8), it is unscaled (8) and read again (4), master and moments
+are read and written (24), the weight is written (2): mixed-precision Adam, ZeRO section 3.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class StepTime:
     data_parallel_s: FloatArray
     optimizer_s: FloatArray
     overhead_s: FloatArray
+    straggler_s: FloatArray
 
     @property
     def total_s(self) -> FloatArray:
@@ -54,26 +57,50 @@ class StepTime:
             + self.data_parallel_s
             + self.optimizer_s
             + self.overhead_s
+            + self.straggler_s
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Times and memory of plans; infinite where the layers cannot be split so."""
+    """Times and memory of plans; infinite where the layers cannot be split so.
+
+    `sigma_log` is the spread of the log of measured over predicted step time. `allocated_bytes` is what the
+    framework would report as allocated on the fullest stage, `peak_bytes` what the device must have.
+    """
 
     time: StepTime
+    sigma_log: FloatArray
     memory: list[StageMemory | None]
     peak_bytes: FloatArray
+    allocated_bytes: FloatArray
+
+    def interval_s(self, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """Return the bounds of the central interval of the step time, seconds.
+
+        Raises
+        ------
+        ValueError
+            If `level` is not between 0 and 1.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"an interval's level lies between 0 and 1, got {level}")
+        width = NormalDist().inv_cdf(0.5 + level / 2.0) * self.sigma_log
+        return self.time.total_s * np.exp(-width), self.time.total_s * np.exp(width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageTimes:
-    """Per-stage times of one micro-batch, seconds, [stages, plans]; `comm` is what no overlap hides."""
+    """Per-stage times of one micro-batch, seconds, [stages, plans]; `comm` is what no overlap hides.
+
+    `error` sums time by spread (log) of the kernels, for the interval.
+    """
 
     forward: FloatArray
     backward: FloatArray
     weight_grad: FloatArray
     comm: FloatArray
+    error: FloatArray
 
     @property
     def total(self) -> FloatArray:
@@ -96,6 +123,7 @@ class _Parts:
     dense_params: FloatArray
     expert_params: FloatArray
     updated_params: FloatArray
+    kernel_sigma: FloatArray
 
     @staticmethod
     def empty(num: int) -> _Parts:
@@ -128,12 +156,8 @@ class TrainingEvaluator:
         self.workload = workload
         self._costs = costs
         self._batches = np.unique(micro_batches)
-        tuning = Tuning(
-            attention_backward=software.attention_backward,
-            elementwise=software.elementwise_scale,
-            per_layer_s=software.per_layer_s,
-        )
-        self.tables = TableBuilder(model, group, costs, tuning, self._batches.astype(np.float64))
+        self._exposed = ExposedCommunication(group, costs, software)
+        self.tables = TableBuilder(model, group, costs, software, self._batches.astype(np.float64))
 
     def batch_column(self, micro_batch: int) -> int:
         """Return the column of a micro-batch size in the tables."""
@@ -149,7 +173,7 @@ class TrainingEvaluator:
         detailed = num <= _MOST_DETAILED
         table = self._table(plans, fmt)
         parts = _Parts.empty(num)
-        peak = np.full(num, np.inf)
+        peak, allocated = np.full(num, np.inf), np.full(num, np.inf)
         memory: list[StageMemory | None] = [None] * num
         for index in _groups(plans):
             part = plans.take(index)
@@ -161,10 +185,17 @@ class TrainingEvaluator:
             stage_mem = self._memory(part, load, classes)
             parts.put(index, self._parts(part, stages, load, classes))
             peak[index] = stage_mem.total.max(axis=0)
+            allocated[index] = stage_mem.allocated.max(axis=0)
             if detailed:
                 for column, i in enumerate(index):
-                    memory[int(i)] = _column(stage_mem, column)
-        return Evaluation(time=self._step(plans, parts), memory=memory, peak_bytes=peak)
+                    memory[int(i)] = stage_mem.plan(column)
+        return Evaluation(
+            time=self._step(plans, parts),
+            sigma_log=np.hypot(self.software.sigma_log, _KERNEL_CORRELATION * parts.kernel_sigma),
+            memory=memory,
+            peak_bytes=peak,
+            allocated_bytes=allocated,
+        )
 
     def stage_times(self, plans: PlanArrays, fmt: str = "bf16") -> StageTimes:
         """Return the times of one micro-batch on every stage of plans that share one split, [stages, plans].
@@ -202,7 +233,6 @@ class TrainingEvaluator:
                 ep=int(ep),
                 etp=int(etp),
                 sequence_parallel=bool(parallel),
-                flash_attention=self.software.flash_attention,
                 fmt=fmt,
             )
             for tp, cp, ep, etp, parallel in unique.T
@@ -214,17 +244,13 @@ class TrainingEvaluator:
         """Return the classes of stages of plans that share one split."""
         drops = int(plans.first_drop[0]), int(plans.last_drop[0])
         pp, chunks = int(plans.pp[0]), int(plans.num_chunks[0])
-        return stage_classes(self.tables.folded.order, pp, chunks, drops, every=every)
+        folded = int(plans.schedule[0]) == SCHEDULES.index("zb-v")
+        return stage_classes(self.tables.folded.order, pp, chunks, drops, every=every, folded=folded)
 
     def _memory(self, plans: PlanArrays, load: StageLoad, classes: StageClasses) -> StageMemory:
         num_micro = self._num_micro(plans)
         held = in_flight(plans, num_micro, classes.first, classes.num_stages)
-        rules = MemoryRules(
-            grad_bytes=self.software.gradient_bytes,
-            reserved_bytes=self.software.context_memory_bytes,
-            slack=self.software.allocator_slack,
-        )
-        return stage_memory(plans, load, held, self._shards(plans), rules)
+        return stage_memory(plans, load, held, self._shards(plans), self.software)
 
     def _num_micro(self, plans: PlanArrays) -> FloatArray:
         return np.asarray(self.workload.global_batch / (plans.dp * plans.micro_batch), dtype=np.float64)
@@ -233,20 +259,21 @@ class TrainingEvaluator:
         def summed(field: str) -> FloatArray:
             return np.asarray(classes.counts @ table.layer(field), dtype=np.float64)
 
-        scale = self.software.compute_scale
         recompute = plans.recompute[None, :]
-        extra = np.where(recompute == 2, summed("recompute_full_s"), 0.0)
-        extra = np.where(recompute == 1, summed("recompute_selective_s"), extra)
-        forward = summed("forward_s")
-        backward = summed("backward_s") + extra
-        weight_grad = summed("weight_grad_s")
+        extra = np.where(recompute == RECOMPUTES.index("full"), summed("recompute_full_s"), 0.0)
+        extra = np.where(recompute == RECOMPUTES.index("selective"), summed("recompute_selective_s"), extra)
+        half = self.software.per_micro_batch_s / 2.0
+        forward, backward = summed("forward_s") + half, summed("backward_s") + extra + half
         forward[0] += table.end("embed_forward_s")
         backward[0] += table.end("embed_backward_s")
-        forward[-1] += table.end("head_forward_s")
-        backward[-1] += table.end("head_backward_s")
-        comm = (summed("forward_comm_s") + summed("backward_comm_s")) * (1.0 - self.software.tp_overlap)
+        forward[classes.last] += table.end("head_forward_s")
+        backward[classes.last] += table.end("head_backward_s")
         return StageTimes(
-            forward=forward * scale, backward=backward * scale, weight_grad=weight_grad * scale, comm=comm
+            forward=forward,
+            backward=backward,
+            weight_grad=summed("weight_grad_s"),
+            comm=summed("forward_comm_s") + summed("backward_comm_s"),
+            error=summed("error_s"),
         )
 
     def _load(self, table: PlanTable, classes: StageClasses, plans: PlanArrays) -> StageLoad:
@@ -254,21 +281,24 @@ class TrainingEvaluator:
         names = ("kept_none_bytes", "kept_selective_bytes", "kept_full_bytes")
         kept = np.choose(plans.recompute, [table.layer(name) for name in names])
         dense = counts @ table.layer("dense_params")
-        expert = counts @ table.layer("expert_params")
         dense[0] += table.end("embed_params")
-        if classes.num_stages > 1 or not self.model.tied_embeddings:
-            dense[-1] += table.end("head_params")
+        if classes.last != 0 or not self.model.tied_embeddings:
+            dense[classes.last] += table.end("head_params")
+        logits = np.zeros_like(dense)
+        logits[classes.last] = table.end("logits_bytes")
         present = (counts > 0)[:, :, None]
-        full = table.layer("kept_none_bytes")
-        working = np.where(present, full[None], 0.0).max(axis=1) * (plans.recompute == 2)[None, :]
-        working[-1] = np.maximum(working[-1], table.end("logits_bytes"))
-        sizes = table.layer("dense_params") + table.layer("expert_params")
+
+        def largest(of_kind: FloatArray) -> FloatArray:
+            return np.where(present, of_kind[None], 0.0).max(axis=1)
+
         return StageLoad(
             dense_params=dense,
-            expert_params=expert,
+            expert_params=counts @ table.layer("expert_params"),
             kept_bytes=counts @ kept,
-            working_bytes=working,
-            layer_params=np.where(present, sizes[None], 0.0).max(axis=1),
+            rebuilt_bytes=largest(table.layer("kept_none_bytes") - kept),
+            working_bytes=largest(table.layer("working_bytes")),
+            logits_bytes=logits,
+            layer_params=largest(table.layer("dense_params") + table.layer("expert_params")),
         )
 
     def _shards(self, plans: PlanArrays) -> tuple[FloatArray, FloatArray]:
@@ -293,78 +323,46 @@ class TrainingEvaluator:
             load.dense_params.max(axis=0),
             load.expert_params.max(axis=0),
             (load.dense_params / dense_shard + load.expert_params / expert_shard).max(axis=0),
+            stages.error.sum(axis=0) / np.maximum(stages.total.sum(axis=0), 1e-30),
         ]
 
     def _step(self, plans: PlanArrays, parts: _Parts) -> StepTime:
         num_micro = self._num_micro(plans)
-        dp_s, per_micro_s = self._data_parallel(plans, parts)
-        impossible = np.where(np.isfinite(parts.compute_s), 0.0, np.inf)
+        windows = (parts.window_forward_s, parts.window_backward_s)
+        once, each = self._exposed.data_parallel_s(plans, windows, parts.dense_params, parts.expert_params)
+        busy, comm = parts.compute_s * num_micro, parts.comm_s * num_micro
+        sends = self._exposed.sends_s(plans, self.hop_s(plans), num_micro)
+        reduction = once + each * num_micro
+        num_nodes = np.maximum(plans.tp * plans.pp * plans.dp * plans.cp / self.group.devices_per_node, 1.0)
+        late = self.software.straggler * np.log2(num_nodes)
         return StepTime(
-            compute_s=parts.compute_s * num_micro,
-            layer_comm_s=parts.comm_s * num_micro,
+            compute_s=busy,
+            layer_comm_s=comm,
             bubble_s=parts.ramp_s,
-            pipeline_comm_s=self._hops(plans, num_micro),
-            data_parallel_s=dp_s + per_micro_s * num_micro,
+            pipeline_comm_s=sends,
+            data_parallel_s=reduction,
             optimizer_s=self._optimizer(plans, parts.updated_params),
-            overhead_s=self.software.per_step_s + impossible,
+            overhead_s=np.full(len(plans), self.software.per_step_s),
+            straggler_s=late * (busy + comm + parts.ramp_s + sends + reduction),
         )
 
     def _ramp(self, plans: PlanArrays, stages: StageTimes, classes: StageClasses) -> FloatArray:
         """Ramp-up and drain: one micro-batch through every other stage, less what a schedule hides.
 
-        1F1B (p-1)(F+B+W), interleaved 1/v of it, ZB-H1 (p-1)(F+B-W); for unequal stages the sum over the
-        stages other than the slowest replaces p-1 times the mean.
+        1F1B (p-1)(F+B+W), interleaved 1/v of it, ZB-H1 (p-1)(F+B-W), ZB-H2 and ZB-V (p-1)(F+B-2W), Qi 2024;
+        for unequal stages the sum over the stages other than the slowest replaces p-1 times the mean.
         """
         total, weight = stages.total, stages.weight_grad
         others: FloatArray = np.asarray(classes.size @ total - total.max(axis=0))
-        hidden: FloatArray = np.asarray(2.0 * (classes.size @ weight - weight.max(axis=0)))
+        weights: FloatArray = np.asarray(classes.size @ weight - weight.max(axis=0))
         name = plans.schedule
         ramp = np.where(name == SCHEDULES.index("interleaved"), others / plans.num_chunks, others)
-        return np.where(name == SCHEDULES.index("zb-h1"), np.maximum(others - hidden, 0.0), ramp)
-
-    def _hops(self, plans: PlanArrays, num_micro: FloatArray) -> FloatArray:
-        """Exposed pipeline sends: Tc [2 m (p-1)/p + 2 (p-2)] per chunk round of 1F1B."""
-        pp = plans.pp
-        rounds = 2.0 * num_micro * plans.num_chunks * (pp - 1) / pp + 2.0 * np.maximum(pp - 2, 0)
-        return self.hop_s(plans) * rounds * (1.0 - self.software.p2p_overlap)
-
-    def _collective(self, op: str, num_bytes: FloatArray, strides: IntArray, sizes: IntArray) -> FloatArray:
-        """Price one collective per plan, grouping plans that share a span."""
-        result = np.zeros(len(num_bytes))
-        for stride, size in set(zip(strides.tolist(), sizes.tolist(), strict=True)):
-            if size <= 1:
-                continue
-            mask = (strides == stride) & (sizes == size)
-            span = span_of(self.group, int(size), int(stride))
-            work = Collective(op=op, num_bytes=num_bytes[mask], span=span)  # pyright: ignore[reportArgumentType]
-            result[mask] = self._costs.price(work).time_s
-        return result
-
-    def _data_parallel(self, plans: PlanArrays, parts: _Parts) -> tuple[FloatArray, FloatArray]:
-        """Exposed gradient and parameter traffic: (once per step, once per micro-batch)."""
-        grad_bytes = self.software.gradient_bytes
-        dense, expert = parts.dense_params, parts.expert_params
-        shard = plans.dp_shard * plans.cp
-        expert_group = np.maximum(plans.dp * plans.cp * plans.tp // (plans.ep * plans.etp), 1)
-        stride = plans.tp
-        window_b, window_f = parts.window_backward_s, parts.window_forward_s
-        overlap = self.software.dp_overlap
-
-        def exposed(comm: FloatArray, window: FloatArray) -> FloatArray:
-            return np.maximum(comm - overlap * window, comm * (1.0 - overlap))
-
-        replicate = self._collective(
-            "all_reduce", dense * grad_bytes / shard, stride * shard, plans.dp // plans.dp_shard
+        hidden = np.select(
+            [name == SCHEDULES.index(word) for word in ("zb-h1", "zb-h2", "zb-v")],
+            [2.0 * weights, 3.0 * weights, 3.0 * weights],
+            0.0,
         )
-        reduce = self._collective("reduce_scatter", dense * grad_bytes, stride, shard)
-        gather = self._collective("all_gather", dense * 2.0, stride, shard)
-        experts = self._collective("all_reduce", expert * grad_bytes, stride * plans.ep, expert_group)
-        no_shard = self._collective("all_reduce", dense * grad_bytes, stride, plans.dp * plans.cp)
-        sharded = exposed(reduce + replicate + experts, window_b) + exposed(gather, window_f)
-        once = np.where(plans.zero == 0, exposed(no_shard + experts, window_b), sharded)
-        per_micro = exposed(gather, window_f) + exposed(gather + reduce, window_b)
-        fsdp = plans.zero >= 3
-        return np.where(fsdp, exposed(replicate + experts, window_b), once), np.where(fsdp, per_micro, 0.0)
+        return np.maximum(ramp - hidden, 0.0)
 
     def _optimizer(self, plans: PlanArrays, params: FloatArray) -> FloatArray:
         """Adam over the parameters that this rank updates; offloaded states cross the host link."""
@@ -385,15 +383,3 @@ def _groups(plans: PlanArrays) -> list[IntArray]:
     order = np.argsort(inverse, kind="stable")
     cuts = np.flatnonzero(np.diff(inverse[order])) + 1
     return [part.astype(np.int64) for part in np.split(order, cuts)]
-
-
-def _column(memory: StageMemory, column: int) -> StageMemory:
-    return StageMemory(
-        weights=memory.weights[:, column],
-        gradients=memory.gradients[:, column],
-        optimizer=memory.optimizer[:, column],
-        gathered=memory.gathered[:, column],
-        activations=memory.activations[:, column],
-        workspace=memory.workspace[:, column],
-        reserved=memory.reserved[:, column],
-    )

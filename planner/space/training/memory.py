@@ -1,41 +1,54 @@
 """Memory of every pipeline stage of a training plan, term by term.
 
-Bytes per parameter follow mixed-precision Adam: 16-bit weight, gradient (16 or 32 bit by software),
-32-bit master copy and two moments (Rajbhandari 2020, ZeRO, section 3.1).
+Bytes per parameter are the software's: Megatron-LM keeps 16-bit weights, 32-bit gradients, a 32-bit
+master copy and two moments (18 bytes, Korthikanti 2022, section 5; ZeRO, Rajbhandari 2020, section 3.1); FSDP
+keeps one 32-bit copy that is cast while it is gathered.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from cost_models.cost import FloatArray
+from cost_models.memory.workspace import communication_bytes
 from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
+from planner.space.training.software import TrainingSoftware
 
-WEIGHT_BYTES = 2.0
-OPTIMIZER_BYTES = 12.0
-_FSDP_GATHERED_LAYERS = 2.0  # the layer at work and the one prefetched
+_GATHERED_LAYERS = 2.0
+"""FSDP holds the layer at work and the one prefetched (PyTorch FSDP documentation, backward prefetch)."""
+_CAST_BYTES = 2.0
+_OPTIMIZER_CHUNK_BYTES = 0.5e9
+"""Temporaries of an optimizer step, judged from torch memory snapshots; at most the states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageLoad:
     """What every stage of every plan holds; arrays are [stages, plans].
 
-    `kept_bytes` is one micro-batch's activations under the plan's recompute choice, `working_bytes` the
-    largest transient beside them, `layer_params` the parameters of the largest layer.
+    `kept_bytes` is one micro-batch's activations under the plan's recompute choice, `rebuilt_bytes` those
+    of the one layer that is recomputed at a time, `working_bytes` the largest transient of a layer,
+    `logits_bytes` the head's, `layer_params` the parameters of the largest layer.
     """
 
     dense_params: FloatArray
     expert_params: FloatArray
     kept_bytes: FloatArray
+    rebuilt_bytes: FloatArray
     working_bytes: FloatArray
+    logits_bytes: FloatArray
     layer_params: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageMemory:
-    """Bytes on a device of every stage; arrays are [stages, plans]."""
+    """Bytes on a device of every stage; arrays are [stages, plans].
+
+    `gathered` is what ZeRO-3 holds unsharded, `workspace` recomputed activations, transients and logits of
+    the micro-batch at work; `allocator` is held free by the caching allocator; `reserved` is outside it:
+    CUDA context, libraries and communication buffers.
+    """
 
     weights: FloatArray
     gradients: FloatArray
@@ -43,20 +56,28 @@ class StageMemory:
     gathered: FloatArray
     activations: FloatArray
     workspace: FloatArray
+    allocator: FloatArray
     reserved: FloatArray
 
     @property
-    def total(self) -> FloatArray:
-        """Sum of all terms."""
+    def allocated(self) -> FloatArray:
+        """What the framework reports as its peak of allocated memory."""
         return (
-            self.weights
-            + self.gradients
-            + self.optimizer
-            + self.gathered
-            + self.activations
-            + self.workspace
-            + self.reserved
+            self.weights + self.gradients + self.optimizer + self.gathered + self.activations + self.workspace
         )
+
+    @property
+    def total(self) -> FloatArray:
+        """What the device must have."""
+        return self.allocated + self.allocator + self.reserved
+
+    def plan(self, column: int) -> StageMemory:
+        """Return the terms of one plan, arrays over its stages."""
+        return StageMemory(**{f.name: getattr(self, f.name)[:, column] for f in fields(StageMemory)})
+
+    def parts(self, stage: int) -> tuple[tuple[str, float], ...]:
+        """Return the named terms of one stage of one plan, bytes."""
+        return tuple((f.name, float(getattr(self, f.name)[stage])) for f in fields(StageMemory))
 
 
 def in_flight(
@@ -65,34 +86,27 @@ def in_flight(
     """Return micro-batches whose activations each of `stages` holds at its peak, [stages, plans].
 
     1F1B holds p - i on stage i (0-based), GPipe all m, interleaved 1F1B 2(p-i-1) + (v-1)p + 1 chunks of
-    1/v each (Megatron-LM's warm-up count), ZB-H1 p on every stage (Qi 2024, section 3).
+    1/v each (Megatron-LM's warm-up count), ZB-H1 and ZB-V p on every stage, ZB-H2 2p - 1 (Qi 2024,
+    sections 3 and 6).
     """
     stage = stages.astype(np.float64)[:, None]
     p = float(num_stages)
     v = plans.num_chunks[None, :].astype(np.float64)
     m = num_micro_batches[None, :]
     name = plans.schedule[None, :]
-    one_f_one_b = p - stage + 0.0 * m
-    interleaved = (2.0 * (p - stage - 1.0) + (v - 1.0) * p + 1.0) / v
+    every = 0.0 * stage + 0.0 * m
     held = np.select(
+        [name == SCHEDULES.index(word) for word in ("gpipe", "interleaved", "zb-h1", "zb-h2", "zb-v")],
         [
-            name == SCHEDULES.index("gpipe"),
-            name == SCHEDULES.index("interleaved"),
-            name == SCHEDULES.index("zb-h1"),
+            m + every,
+            (2.0 * (p - stage - 1.0) + (v - 1.0) * p + 1.0) / v,
+            p + every,
+            2.0 * p - 1.0 + every,
+            p + every,
         ],
-        [m + 0.0 * stage, interleaved, p + 0.0 * stage + 0.0 * m],
-        one_f_one_b,
+        p - stage + every,
     )
     return np.minimum(held, m)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryRules:
-    """Constants of the software: gradient bytes per parameter, fixed bytes, allocator slack (share)."""
-
-    grad_bytes: float
-    reserved_bytes: float
-    slack: float
 
 
 def stage_memory(
@@ -100,7 +114,7 @@ def stage_memory(
     load: StageLoad,
     held: FloatArray,
     shards: tuple[FloatArray, FloatArray],
-    rules: MemoryRules,
+    software: TrainingSoftware,
 ) -> StageMemory:
     """Return the memory of every stage.
 
@@ -118,21 +132,35 @@ def stage_memory(
         return (dense + expert) * bytes_per_param
 
     offload = plans.offload[None, :]
-    weights = split(3, WEIGHT_BYTES)
-    resident_weights = np.where(offload >= 2, 0.0, weights)
+    away = offload >= 2
     gathered = np.where(
-        (zero >= 3) | (offload >= 2), load.layer_params * WEIGHT_BYTES * _FSDP_GATHERED_LAYERS, 0.0
+        (zero >= 3) | away,
+        load.layer_params * (_CAST_BYTES * _GATHERED_LAYERS + software.reduce_bytes),
+        np.where(zero == 2, load.layer_params * software.reduce_bytes, 0.0),
     )
-    # A reduce bucket of gradients is unsharded while it is reduced.
-    gradients = split(2, rules.grad_bytes) + np.where(zero >= 2, load.layer_params * rules.grad_bytes, 0.0)
+    # One replica of 16-bit weights stays whole until ZeRO-3, whatever the master copy's sharding.
+    weights = split(3, software.weight_bytes)
+    states = np.where(offload >= 1, 0.0, split(1, software.optimizer_bytes))
     activations = load.kept_bytes * held
-    workspace = load.working_bytes + rules.slack * (activations + load.working_bytes)
+    backward = load.rebuilt_bytes + load.working_bytes
+    head = load.logits_bytes
+    step = np.minimum(states, _OPTIMIZER_CHUNK_BYTES)
+    workspace = np.maximum(np.maximum(backward, head), step)
     return StageMemory(
-        weights=resident_weights,
-        gradients=gradients,
-        optimizer=np.where(offload >= 1, 0.0, split(1, OPTIMIZER_BYTES)),
+        weights=np.where(away, 0.0, weights),
+        gradients=split(2, software.gradient_bytes),
+        optimizer=states,
         gathered=gathered,
         activations=activations,
         workspace=workspace,
-        reserved=np.full_like(activations, rules.reserved_bytes),
+        allocator=software.allocator_slack * (activations + workspace + gathered),
+        reserved=_reserved(plans, software)[None, :] + 0.0 * activations,
     )
+
+
+def _reserved(plans: PlanArrays, software: TrainingSoftware) -> FloatArray:
+    """Return context and communication buffers, one communicator per parallel axis, [plans]."""
+    axes = (plans.tp, plans.pp, plans.dp * plans.cp, plans.cp, plans.ep)
+    count = sum((np.asarray(axis > 1, dtype=np.int64) for axis in axes), np.zeros(len(plans), dtype=np.int64))
+    buffers = np.array([communication_bytes(n, custom_all_reduce=False) for n in range(len(axes) + 1)])
+    return software.context_memory_bytes + buffers[count]

@@ -31,7 +31,13 @@ def chunk_sizes(num_layers: int, num_chunks: int, first_drop: int, last_drop: in
 
 @lru_cache(maxsize=4096)
 def stage_counts(
-    order: tuple[int, ...], num_stages: int, num_chunks: int, first_drop: int, last_drop: int
+    order: tuple[int, ...],
+    num_stages: int,
+    num_chunks: int,
+    first_drop: int,
+    last_drop: int,
+    *,
+    folded: bool = False,
 ) -> NDArray[np.int64] | None:
     """Return how many layers of each kind every stage holds.
 
@@ -41,6 +47,9 @@ def stage_counts(
         Kind of every layer, in model order.
     num_stages, num_chunks
         Pipeline stages, and chunks per stage; chunk c of the model sits on stage c mod num_stages.
+    folded
+        Every other round of chunks runs backwards over the stages (the V of ZB-V), so that the first and the
+        last chunk of two rounds share a stage.
 
     Returns
     -------
@@ -53,8 +62,10 @@ def stage_counts(
     counts = np.zeros((num_stages, max(order) + 1), dtype=np.int64)
     start = 0
     for chunk, size in enumerate(sizes):
+        turn, place = divmod(chunk, num_stages)
+        stage = num_stages - 1 - place if folded and turn % 2 else place
         for kind in order[start : start + size]:
-            counts[chunk % num_stages, kind] += 1
+            counts[stage, kind] += 1
         start += size
     return counts
 
@@ -64,24 +75,31 @@ class StageClasses:
     """Stages that hold the same: one row per class, the first and the last stage always by themselves.
 
     `counts` are layers of each kind, [classes, kinds]; `first` is the first stage of the class (which holds
-    the most activations of its class); `size` how many stages it has.
+    the most activations of its class); `size` how many stages it has. `last` is the row that holds the head.
     """
 
     counts: NDArray[np.int64]
     first: NDArray[np.int64]
     size: NDArray[np.int64]
     num_stages: int
+    last: int
 
 
 @lru_cache(maxsize=65536)
 def stage_classes(
-    order: tuple[int, ...], num_stages: int, num_chunks: int, drops: tuple[int, int], *, every: bool = False
+    order: tuple[int, ...],
+    num_stages: int,
+    num_chunks: int,
+    drops: tuple[int, int],
+    *,
+    every: bool = False,
+    folded: bool = False,
 ) -> StageClasses | None:
     """Return the classes of stages of a split, first stages first; None where the split is impossible.
 
-    With `every`, each stage is a class of its own.
+    With `every`, each stage is a class of its own; `folded` as in `stage_counts`.
     """
-    counts = stage_counts(order, num_stages, num_chunks, *drops)
+    counts = stage_counts(order, num_stages, num_chunks, *drops, folded=folded)
     if counts is None:
         return None
     stages = np.arange(num_stages)
@@ -100,4 +118,5 @@ def stage_classes(
         first=first.astype(np.int64),
         size=size.astype(np.int64),
         num_stages=num_stages,
+        last=0 if folded and num_chunks % 2 == 0 else len(first) - 1,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+from cost_models.library import DeviceCostModel, Pricing, device_cost_model
 from hardware_profiles.loader import load_trainer
-from hardware_profiles.schema import TrainerProfile
+from hardware_profiles.schema import Fact, TrainerProfile
+from planner.ir.cluster import NodeGroup
+from planner.space.spans import link_spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,42 +26,44 @@ class TrainingSoftware:
     per_micro_batch_s: float = 0.0
     per_step_s: float = 0.0
     tp_overlap: float = 0.0
+    regather_overlap: float = 0.0
     cp_overlap: float = 0.0
     ep_overlap: float = 0.0
     p2p_overlap: float = 0.0
     dp_overlap: float = 0.0
     straggler: float = 0.0
+    weight_bytes: float = 2.0
     gradient_bytes: float = 4.0
+    optimizer_bytes: float = 12.0
+    reduce_bytes: float = 4.0
+    logit_bytes: float = 8.0
+    score_bytes: float = 11.0
+    dropout: bool = False
     context_memory_bytes: float = 0.0
     allocator_slack: float = 0.0
     sigma_log: float = 0.1
     flash_attention: bool = True
+    sequence_parallel: bool = True
     kernel_software: tuple[str, ...] = ()
 
     @staticmethod
     def of(profile: TrainerProfile) -> TrainingSoftware:
         """Read the numbers out of a profile."""
-        return TrainingSoftware(
-            name=profile.name,
-            compute_scale=profile.compute_scale.value,
-            elementwise_scale=profile.elementwise_scale.value,
-            attention_backward=profile.attention_backward.value,
-            per_layer_s=profile.per_layer_s.value,
-            per_micro_batch_s=profile.per_micro_batch_s.value,
-            per_step_s=profile.per_step_s.value,
-            tp_overlap=profile.tp_overlap.value,
-            cp_overlap=profile.cp_overlap.value,
-            ep_overlap=profile.ep_overlap.value,
-            p2p_overlap=profile.p2p_overlap.value,
-            dp_overlap=profile.dp_overlap.value,
-            straggler=profile.straggler.value,
-            gradient_bytes=profile.gradient_bytes.value,
-            context_memory_bytes=profile.context_memory_bytes.value,
-            allocator_slack=profile.allocator_slack.value,
-            sigma_log=profile.sigma_log.value,
-            flash_attention=profile.flash_attention,
-            kernel_software=profile.kernel_software,
-        )
+        values: dict[str, Any] = {}
+        for field in fields(TrainingSoftware):
+            stated: object = getattr(profile, field.name)
+            values[field.name] = stated.value if isinstance(stated, Fact) else stated
+        return TrainingSoftware(**values)
+
+
+def training_cost_model(group: NodeGroup, software: TrainingSoftware) -> DeviceCostModel:
+    """Return what prices the kernels of a training stack on a node group."""
+    return device_cost_model(
+        group.device,
+        pricing=Pricing(all_reduce="library"),
+        host_link=link_spec(group.host_link, shared=False),
+        kernel_software=software.kernel_software,
+    )
 
 
 def load_training_software(name: str, *, folders: Sequence[Path] = ()) -> TrainingSoftware:

@@ -9,12 +9,15 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, Gemm, Span, Stream
+from cost_models.work import Collective, Gemm, Stream
 from planner.ir.cluster import NodeGroup
-from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small
+from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small, ceil_div
 from planner.space.spans import span_of
-from planner.space.training.layer_work import Groups, LayerPricer, LayerWork, Shape, Tuning
+from planner.space.training.alignment import alignment
+from planner.space.training.layer_pricer import LayerPricer
+from planner.space.training.layer_work import Groups, LayerWork, Shape
 from planner.space.training.plans import IntArray
+from planner.space.training.software import TrainingSoftware
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +94,18 @@ class TableBuilder:
     """Prices shapes of one model on one node group, and remembers them."""
 
     def __init__(
-        self, model: ModelGraph, group: NodeGroup, costs: CostModel, tuning: Tuning, micro_batches: FloatArray
+        self,
+        model: ModelGraph,
+        group: NodeGroup,
+        costs: CostModel,
+        software: TrainingSoftware,
+        micro_batches: FloatArray,
     ) -> None:
         self.folded = fold(model)
         self._model = model
         self._group = group
         self._costs = costs
-        self._tuning = tuning
+        self._software = software
         self._batches = micro_batches
         self._tables: dict[Shape, ShapeTable] = {}
 
@@ -109,9 +117,9 @@ class TableBuilder:
     def table(self, shape: Shape) -> ShapeTable:
         """Return the table of a shape, pricing it if it is new."""
         if shape not in self._tables:
-            pricer = LayerPricer(self._costs, shape, self._groups(shape), self._tuning, self._batches)
+            pricer = LayerPricer(self._costs, shape, self._groups(shape), self._software, self._batches)
             kinds = tuple(pricer.price(layer, self._model.hidden_size) for layer in self.folded.kinds)
-            self._tables[shape] = ShapeTable(kinds=kinds, ends=self._ends(shape, pricer.tokens))
+            self._tables[shape] = ShapeTable(kinds=kinds, ends=self._ends(shape, pricer))
         return self._tables[shape]
 
     def view(self, shapes: list[Shape], shape: IntArray, column: IntArray) -> PlanTable:
@@ -126,35 +134,33 @@ class TableBuilder:
             expert=span_of(self._group, shape.ep, ep_stride),
         )
 
-    def _price(self, work: Gemm | Stream | Collective, like: FloatArray) -> FloatArray:
-        return np.broadcast_to(self._costs.price(work).time_s, like.shape).astype(np.float64)
+    def _ends(self, shape: Shape, pricer: LayerPricer) -> Ends:
+        """Price the embedding and the head with its loss.
 
-    def _ends(self, shape: Shape, tokens: FloatArray) -> Ends:
-        model = self._model
-        vocab = model.vocab_size / shape.tp
+        The vocabulary is padded to a multiple of 128 per tensor rank (Megatron-LM). The loss reads and writes
+        the logits in 32 bit about 2.5 times per pass.
+        """
+        model, tokens = self._model, pricer.tokens
+        vocab = 128.0 * ceil_div(model.vocab_size, 128 * shape.tp)
         hidden = float(model.hidden_size)
-        gemm = self._price(Gemm(m=tokens, n=vocab, k=hidden), tokens)
-        grad_in = self._price(Gemm(m=tokens, n=hidden, k=vocab), tokens)
-        grad_w = self._price(Gemm(m=np.full_like(tokens, hidden), n=vocab, k=tokens), tokens)
-        # Cross entropy reads and writes the logits about five times in 32 bit over both passes.
-        loss = self._price(Stream(num_bytes=tokens * vocab * 4.0 * 2.5, num_kernels=4.0), tokens)
-        rows = self._price(Stream(num_bytes=tokens * hidden * 6.0, num_kernels=2.0), tokens)
+        lost = 1.0 / alignment(hidden, vocab)
+        gemm = pricer.time(Gemm(m=tokens, n=vocab, k=hidden)) * lost
+        grad_in = pricer.time(Gemm(m=tokens, n=hidden, k=vocab)) * lost
+        grad_w = pricer.time(Gemm(m=np.full_like(tokens, hidden), n=vocab, k=tokens)) * lost
+        loss = pricer.time(Stream(num_bytes=tokens * vocab * 4.0 * 2.5, num_kernels=4.0))
+        rows = pricer.stream(tokens * hidden * 6.0, 2.0)
         reduce = np.zeros_like(tokens)
         if shape.tp > 1:
-            span: Span = span_of(self._group, shape.tp, 1)
-            reduce = self._price(
-                Collective(op="all_reduce", num_bytes=tokens * hidden * 2.0, span=span), tokens
-            )
-        table_params = float(sum(_per_rank(op, shape.tp) for op in model.embedding))
-        head_params = float(sum(_per_rank(op, shape.tp) for op in model.head))
+            work = Collective(op="all_reduce", num_bytes=tokens * hidden * 2.0, span=pricer.groups.tensor)
+            reduce = pricer.time(work)
         return Ends(
             embed_forward_s=rows + reduce,
             embed_backward_s=rows,
             head_forward_s=gemm + loss,
             head_backward_s=grad_in + grad_w + loss + reduce,
-            embed_params=table_params,
-            head_params=head_params,
-            logits_bytes=tokens * vocab * 6.0,
+            embed_params=float(sum(_per_rank(op, shape.tp) for op in model.embedding)),
+            head_params=float(sum(_per_rank(op, shape.tp) for op in model.head)),
+            logits_bytes=tokens * vocab * self._software.logit_bytes,
         )
 
 

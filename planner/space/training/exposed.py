@@ -1,0 +1,83 @@
+"""Communication of a step outside the layers: pipeline sends, gradient reduction, parameter gathers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cost_models.base import CostModel
+from cost_models.cost import FloatArray
+from cost_models.work import Collective, CollectiveOp
+from planner.ir.cluster import NodeGroup
+from planner.space.spans import span_of
+from planner.space.training.plans import IntArray, PlanArrays
+from planner.space.training.software import TrainingSoftware
+
+
+class ExposedCommunication:
+    """Prices what a step sends outside its layers, for plans with one layer split."""
+
+    def __init__(self, group: NodeGroup, costs: CostModel, software: TrainingSoftware) -> None:
+        self._group = group
+        self._costs = costs
+        self._software = software
+
+    def sends_s(self, plans: PlanArrays, hop_s: FloatArray, num_micro: FloatArray) -> FloatArray:
+        """Return exposed sends: all 2 (p-1) of the ramp, 2 m v (p-1)/p of the rest less the overlap."""
+        steady = 2.0 * num_micro * plans.num_chunks * (plans.pp - 1) / plans.pp
+        return hop_s * (steady * (1.0 - self._software.p2p_overlap) + 2.0 * (plans.pp - 1))
+
+    def data_parallel_s(
+        self,
+        plans: PlanArrays,
+        windows: tuple[FloatArray, FloatArray],
+        dense: FloatArray,
+        expert: FloatArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return exposed gradient and parameter traffic: (once per step, once per micro-batch).
+
+        Parameters
+        ----------
+        windows
+            Forward and backward time of one micro-batch on a stage, behind which traffic may hide.
+        dense, expert
+            Parameters of the fullest stage.
+        """
+        shard = plans.dp_shard * plans.cp
+        expert_ranks = np.maximum(plans.dp * plans.cp * plans.tp // (plans.ep * plans.etp), 1)
+        sent = self._software.reduce_bytes
+        forward, backward = windows
+        stride = plans.tp
+        replicas = self._collective(
+            "all_reduce", dense * sent / shard, stride * shard, plans.dp // plans.dp_shard
+        )
+        scatter = self._collective("reduce_scatter", dense * sent, stride, shard)
+        gather = self._collective("all_gather", dense * 2.0, stride, shard)
+        experts = self._collective("all_reduce", expert * sent, stride * plans.ep, expert_ranks)
+        whole = self._collective("all_reduce", dense * sent, stride, plans.dp * plans.cp)
+        sharded = self._exposed(scatter + replicas + experts, backward) + self._exposed(gather, forward)
+        once = np.where(plans.zero == 0, self._exposed(whole + experts, backward), sharded)
+        each = self._exposed(gather, forward) + self._exposed(gather + scatter, backward)
+        fully = plans.zero >= 3
+        return (
+            np.where(fully, self._exposed(replicas + experts, backward), once),
+            np.where(fully, each, 0.0),
+        )
+
+    def _exposed(self, traffic: FloatArray, window: FloatArray) -> FloatArray:
+        """Return what of `traffic` does not hide; at best the share `dp_overlap` of either hides."""
+        overlap = self._software.dp_overlap
+        return np.maximum(traffic - overlap * window, traffic * (1.0 - overlap))
+
+    def _collective(
+        self, op: CollectiveOp, num_bytes: FloatArray, strides: IntArray, sizes: IntArray
+    ) -> FloatArray:
+        """Price one collective per plan, grouping plans that share a span."""
+        result = np.zeros(len(num_bytes))
+        for stride, size in sorted(set(zip(strides.tolist(), sizes.tolist(), strict=True))):
+            if size <= 1:
+                continue
+            mask = (strides == stride) & (sizes == size)
+            span = span_of(self._group, int(size), int(stride))
+            work = Collective(op=op, num_bytes=num_bytes[mask], span=span)
+            result[mask] = self._costs.price(work).time_s
+        return result

@@ -1,0 +1,204 @@
+"""Prices one layer of a training step under (tp, cp, ep, etp): forward, backward and what is kept.
+
+Shapes of the matrix products are the real sharded ones: forward (t, n, k), input gradient (t, k, n) and
+weight gradient (k, n, t), so that odd hidden sizes and head counts show in the time. Element-wise
+kernels are counted in bytes per token, as named beside each.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import numpy as np
+
+from cost_models.base import CostModel
+from cost_models.cost import FloatArray
+from cost_models.work import Collective, CollectiveOp, Gemm, Span, StateScan, Stream, Work
+from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, Op, Small, StateCore
+from planner.space.training.alignment import alignment
+from planner.space.training.attention_work import AttentionWork
+from planner.space.training.expert_work import ExpertWork
+from planner.space.training.layer_work import ACT_BYTES, Groups, LayerSum, LayerWork, Shape
+from planner.space.training.software import TrainingSoftware
+
+_SCAN_BACKWARD = 2.0
+
+
+def _gemm_key(op: Op) -> object:
+    """Return what tells whether neighbouring operators run as one GEMM."""
+    return ("gemm", op.gemm) if isinstance(op, Linear) and op.gemm else id(op)
+
+
+class LayerPricer:
+    """Prices layers of one model shape on one device kind, for a vector of micro-batch sizes."""
+
+    def __init__(
+        self,
+        costs: CostModel,
+        shape: Shape,
+        groups: Groups,
+        software: TrainingSoftware,
+        micro_batch: FloatArray,
+    ) -> None:
+        self._costs = costs
+        self.shape = shape
+        self.groups = groups
+        self.software = software
+        self.batch = micro_batch
+        self.tokens = micro_batch * (shape.seq_len / shape.cp)
+        # Residual-stream tensors are split over the tensor ranks only with sequence parallelism.
+        self.residual_tokens = self.tokens / (shape.tp if shape.sequence_parallel else 1)
+
+    def price(self, layer: Layer, hidden: int) -> LayerWork:
+        """Return the work of one layer."""
+        acc = LayerSum.like(self.tokens)
+        for _, ops in groupby(layer.ops, key=_gemm_key):
+            self._add(tuple(ops), acc)
+        self._add_residual_stream(layer, hidden, acc)
+        forward_comm, backward_comm = self._tensor_comm(layer, hidden, acc)
+        host = self.software.per_layer_s
+        forward = np.maximum(acc.forward, host)
+        backward = np.maximum(acc.backward + acc.weight_grad, 2.0 * host) - acc.weight_grad
+        exposed = acc.expert_comm * (1.0 - self.software.ep_overlap) + acc.context_comm
+        return LayerWork(
+            forward_s=forward,
+            backward_s=backward,
+            weight_grad_s=acc.weight_grad,
+            forward_comm_s=forward_comm + exposed,
+            backward_comm_s=backward_comm + exposed + acc.context_comm,
+            recompute_selective_s=acc.core,
+            recompute_full_s=forward + forward_comm + exposed,
+            kept_none_bytes=acc.kept + acc.core_kept,
+            kept_selective_bytes=acc.kept,
+            kept_full_bytes=self.residual_tokens * hidden * ACT_BYTES,
+            working_bytes=acc.working + self.tokens * hidden * ACT_BYTES * 2.0,
+            error_s=acc.error,
+            dense_params=acc.dense_params,
+            expert_params=acc.expert_params,
+        )
+
+    def time(self, work: Work, acc: LayerSum | None = None) -> FloatArray:
+        """Return the seconds of a kernel at the software's clocks, and note its error."""
+        cost = self._costs.price(work)
+        scale = 1.0 if isinstance(work, Collective | Stream) else self.software.compute_scale
+        time_s = np.broadcast_to(cost.time_s * scale, self.tokens.shape).astype(np.float64)
+        if acc is not None:
+            acc.error += time_s * cost.sigma_log
+        return time_s
+
+    def stream(self, num_bytes: FloatArray, num_kernels: float = 1.0) -> FloatArray:
+        """Return the seconds of element-wise kernels."""
+        return self.time(
+            Stream(num_bytes=num_bytes * self.software.elementwise_scale, num_kernels=num_kernels)
+        )
+
+    def collective(self, op: CollectiveOp, num_bytes: FloatArray, span: Span) -> FloatArray:
+        """Return the seconds of a collective."""
+        return self.time(Collective(op=op, num_bytes=num_bytes, span=span))
+
+    def _add(self, ops: tuple[Op, ...], acc: LayerSum) -> None:
+        linears = tuple(op for op in ops if isinstance(op, Linear))
+        if linears:
+            self._add_linears(linears, acc)
+            return
+        op = ops[0]
+        if isinstance(op, Experts):
+            ExpertWork(self).add(op, acc)
+        elif isinstance(op, AttentionCore):
+            AttentionWork(self).add(op, acc)
+        elif isinstance(op, StateCore):
+            self._add_state(op, acc)
+        elif isinstance(op, Small):
+            acc.dense_params += op.num_params_per_rank(self.shape.tp)
+
+    def _add_linears(self, ops: tuple[Linear, ...], acc: LayerSum) -> None:
+        """Add maps that read the same input and run as one GEMM."""
+        tp = self.shape.tp
+        shapes = [op.shape_per_rank(tp) for op in ops]
+        k = float(shapes[0][0])
+        n = float(sum(cols for _, cols in shapes))
+        acc.dense_params += sum(op.num_params_per_rank(tp) for op in ops)
+        first = ops[0]
+        if first.per_token <= 0.0:
+            return
+        tokens = self.tokens * first.per_token
+        fmt = self.shape.fmt if first.quantised else "bf16"
+        lost = 1.0 / alignment(k, n)
+        acc.forward += self.time(Gemm(m=tokens, n=n, k=k, fmt=fmt), acc) * lost
+        acc.backward += self.time(Gemm(m=tokens, n=k, k=n, fmt=fmt), acc) * lost
+        acc.weight_grad += self.time(Gemm(m=np.full_like(tokens, k), n=n, k=tokens, fmt=fmt), acc) * lost
+        if first.shard == "row":  # its input is the output of an activation or of attention
+            again = self.software.flash_attention and first.slot in ("dense_ffn", "shared_expert")
+            if again:  # selective recompute repeats the activation function
+                acc.core_kept += tokens * k * ACT_BYTES
+            else:
+                acc.kept += tokens * k * ACT_BYTES
+        if first.slot in ("dense_ffn", "shared_expert") and first.shard != "row":
+            self.add_activation(tokens * n, acc, gated=len(ops) > 1)
+        acc.working = np.maximum(acc.working, tokens * n * ACT_BYTES)
+
+    def add_activation(self, elements: FloatArray, acc: LayerSum, *, gated: bool) -> None:
+        """Add the activation function over `elements` outputs of the up (and gate) projection.
+
+        GeLU reads and writes 16 bit forward, reads two and writes one backward; a gate halves the output.
+        """
+        acc.kept += elements * ACT_BYTES
+        forward = self.stream(elements * (3.0 if gated else 4.0))
+        acc.forward += forward
+        if self.software.flash_attention:
+            acc.core += forward
+        acc.backward += self.stream(elements * (5.0 if gated else 6.0))
+
+    def _add_state(self, op: StateCore, acc: LayerSum) -> None:
+        work = StateScan(
+            phase="prefill",
+            num_tokens=self.tokens,
+            batch=self.batch,
+            state_elems=op.recurrent_elems_per_rank(self.shape.tp),
+        )
+        scan = self.time(work, acc)
+        acc.forward += scan
+        acc.backward += _SCAN_BACKWARD * scan
+        acc.core += scan
+
+    def _add_residual_stream(self, layer: Layer, hidden: int, acc: LayerSum) -> None:
+        """Norms (4 bytes forward, 6 backward) and residual additions (6 and 6; dropout adds 1 and 5).
+
+        Kept: the norm's input and output, and the mask of the dropout (Korthikanti 2022, section 4.1).
+        """
+        num_blocks = max(
+            1,
+            sum(1 for op in layer.ops if isinstance(op, Linear) and op.shard == "row" and op.per_token > 0),
+        )
+        elements = self.residual_tokens * hidden * num_blocks
+        dropout = 1.0 if self.software.dropout else 0.0
+        acc.forward += self.stream(elements * (10.0 + dropout), 2.0 * num_blocks)
+        acc.backward += self.stream(elements * (12.0 + 5.0 * dropout), 3.0 * num_blocks)
+        acc.kept += elements * (ACT_BYTES + dropout)
+        if self.software.flash_attention:  # selective recompute repeats the norms
+            acc.core += self.stream(elements * 4.0, num_blocks)
+            acc.core_kept += elements * ACT_BYTES
+        else:
+            acc.kept += elements * ACT_BYTES
+
+    def _tensor_comm(self, layer: Layer, hidden: int, acc: LayerSum) -> tuple[FloatArray, FloatArray]:
+        """One all-reduce (or reduce-scatter + all-gather) per block and pass, Megatron-LM 2019.
+
+        With sequence parallelism backward gathers the input of every column map once more (Korthikanti 2022).
+        """
+        zero = np.zeros_like(self.tokens)
+        if self.shape.tp == 1:
+            return zero, zero
+        num_rows = sum(
+            1 for op in layer.ops if isinstance(op, Linear) and op.shard == "row" and op.per_token > 0
+        )
+        num_bytes = self.tokens * hidden * ACT_BYTES
+        span = self.groups.tensor
+        visible = num_rows * (1.0 - self.software.tp_overlap)
+        if not self.shape.sequence_parallel:
+            once = visible * self.time(Collective(op="all_reduce", num_bytes=num_bytes, span=span), acc)
+            return once, once
+        gather = visible * self.collective("all_gather", num_bytes, span)
+        scatter = visible * self.collective("reduce_scatter", num_bytes, span)
+        again = gather * (1.0 - self.software.regather_overlap)
+        return gather + scatter, gather + scatter + again
