@@ -285,6 +285,9 @@ class SoftwareProfile(_Sourced):
     graph_memory_bytes: BytesFact
     context_memory_bytes: BytesFact
     static_quantisation: bool = True
+    mixed_steps: bool = True
+    chunked_prefill: bool = True
+    reserved_output_share: CountFact | None = None
     kernel_software: tuple[str, ...] = ()
     notes: str = ""
 

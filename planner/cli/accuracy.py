@@ -24,6 +24,10 @@ def accuracy(
         list[Path] | None,
         typer.Option("--kernels", help="CSV of measured GEMM, attention, MoE or collective kernels."),
     ] = None,
+    serving: Annotated[
+        Path | None,
+        typer.Option("--serving", help="CSV of measured serving runs: latencies and throughput."),
+    ] = None,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Calibration file to use for its device.")
     ] = None,
@@ -35,7 +39,7 @@ def accuracy(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Score the cost models against measurements, per source, device and operation.
+    """Score the cost models against measurements, per source, device and operation (or engine and mode).
 
     Rows that cannot be priced are counted as refusals with their reasons. Beside the model stand the naive
     roofline and the best constant: the roofline times the one factor that fits these very rows best.
@@ -46,9 +50,16 @@ def accuracy(
         for path in write_scoreboard(scoreboard):
             say(f"wrote {path}")
         return
+    if serving is not None:
+        from planner.cli._accuracy_serving import score_table, show
+
+        show(score_table(serving), as_json=as_json)
+        return
     if not kernels:
         raise InputError(
-            "nothing to score", key="--kernels", hint="Give a CSV: newel accuracy --kernels gemm.csv"
+            "nothing to score",
+            key="--kernels",
+            hint="Give a CSV: newel accuracy --kernels gemm.csv, or --serving serving.csv",
         )
     from planner.accuracy.calibrate import load_calibration
     from planner.accuracy.kernels import read_kernels

@@ -72,6 +72,19 @@ def load_model(
     )
 
 
+def bundled_model(name: str, diagnostics: Diagnostics) -> ModelGraph:
+    """Return the model graph of a bundled config, whatever files there are.
+
+    Raises
+    ------
+    InputError
+        If no bundled config has that name.
+    """
+    bundled = _bundled(name)
+    first = bundled.aliases[0] if bundled.aliases else bundled.name
+    return model_from_config(bundled.config, name=first, file=name, diagnostics=diagnostics)
+
+
 def model_from_config(
     values: Mapping[str, object],
     *,

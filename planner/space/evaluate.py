@@ -19,6 +19,7 @@ from cost_models.serving.capacity import (
     state_at,
     ttft_percentiles,
 )
+from cost_models.serving.closed_loop import Discipline, Loop, LoopTimes, closed_loop_pattern, loop_times
 from cost_models.serving.queueing import Arrivals
 from cost_models.serving.static_batch import BatchTimes, static_batch
 from cost_models.work import KvTransfer, LinkSpec
@@ -133,11 +134,58 @@ class Evaluator:
         replica = self.replica(fixed)
         if replica is None:
             return None
+        if self.workload.concurrency is not None and fixed.role == "aggregated":
+            return self.closed_loop(fixed, replica, self.workload.concurrency)
         pools = self._pools(replica)
         entries = Entries.one(0, fixed.replicas)
         position, saturated = self._position(pools, entries)
         state = state_at(pools, entries, np.array([position]))
         return self._prediction(replica, fixed, pools, state, saturated=saturated)
+
+    def closed_loop(self, fixed: FixedReplica, replica: Replica, concurrency: int) -> Prediction:
+        """Return what a replica does when `concurrency` clients wait for their answers, evenly over replicas.
+
+        `utilisation` is the share of steps that carry prompt tokens.
+        """
+        times = self._loop_times(fixed, replica, concurrency)
+        high = self.workload.slo.percentile or 50.0
+        rate = concurrency / float(times.e2e_s.mean())
+        return Prediction(
+            ttft_s=float(times.ttft_s.mean()),
+            tpot_s=float(times.tpot_s.mean()),
+            e2e_s=float(times.e2e_s.mean()),
+            ttft_percentiles_s=_paired(np.percentile(times.ttft_s, PERCENTILES)),
+            tpot_high_s=float(np.percentile(times.tpot_s, high)),
+            e2e_percentiles_s=_paired(np.percentile(times.e2e_s, PERCENTILES)),
+            rate_rps=rate,
+            output_tokens_per_s=rate * self.builder.requests.mean_output_tokens,
+            running_sequences=times.sequences * replica.curve.num_ranks * fixed.replicas,
+            utilisation=times.mixed_share,
+            saturated=concurrency / fixed.replicas > replica.curve.num_ranks * _capacity(replica),
+            num_devices=replica.num_devices * fixed.replicas,
+            sigma=replica.tables.sigma,
+            provenance=replica.tables.provenance,
+            memory=replica.memory_report(),
+        )
+
+    def _loop_times(self, fixed: FixedReplica, replica: Replica, concurrency: int) -> LoopTimes:
+        software, limits = self.costs.software, replica.limits
+        context = self.builder.requests.context_moments()[0]
+        loop = Loop(
+            num_clients=max(1, round(concurrency / fixed.replicas)),
+            num_ranks=replica.curve.num_ranks,
+            max_sequences=limits.max_sequences,
+            cache_tokens=round(limits.cache_sequences * context, -2),
+        )
+        share = software.reserved_output_share
+        how = Discipline(
+            token_budget=fixed.token_budget,
+            mixed=software.mixed_steps,
+            chunked=software.chunked_prefill,
+            reserved_share=share.value if share is not None else 1.0,
+        )
+        pattern = closed_loop_pattern(self.builder.requests, loop, how)
+        return loop_times(pattern, replica.tables, self.builder.requests)
 
     def evaluate_static(self, fixed: FixedReplica, batch: float) -> BatchTimes | None:
         """Return the times of one static batch per attention rank; None if it does not fit."""
@@ -227,6 +275,10 @@ class Evaluator:
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
+
+
+def _capacity(replica: Replica) -> float:
+    return min(replica.limits.max_sequences, replica.limits.cache_sequences)
 
 
 def _paired(values: FloatArray) -> tuple[tuple[float, float], ...]:

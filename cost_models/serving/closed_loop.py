@@ -1,0 +1,323 @@
+"""What a fixed number of clients makes an engine do, step by step, before any step has a time.
+
+In a closed loop every client sends its next request when the last one ends. All start together, so
+their prompts come in bursts that spread only slowly: waiting for a first token is decided by these
+bursts, not by the mean load. Which step carries which tokens follows from lengths and limits alone, so a
+pattern is made once and priced for any model on any device with a few array operations.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from functools import lru_cache
+from heapq import heappop, heappush
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models.cost import FloatArray
+from cost_models.serving.iteration import step_time
+from cost_models.serving.requests import Requests
+from cost_models.serving.tables import TimeTables
+
+IntArray = NDArray[np.int64]
+
+WAVES = 10
+"""Requests per client of a benchmark: the usual ratio of prompts to concurrency."""
+_MAX_REQUESTS = 4000
+_MIN_WAVES = 3
+_SEED = 20260821
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discipline:
+    """How an engine fills its steps.
+
+    Parameters
+    ----------
+    token_budget
+        Tokens per step of one rank.
+    mixed
+        Whether prompts ride along with decode tokens; otherwise they go first, in steps of their own.
+    chunked
+        Whether a prompt that does not fit into what is left of a step is cut.
+    reserved_share
+        Share of a request's output for which cache must be free before it may start.
+    """
+
+    token_budget: int
+    mixed: bool = True
+    chunked: bool = True
+    reserved_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loop:
+    """Clients of one replica, the attention ranks they spread over, and what a rank may hold."""
+
+    num_clients: int
+    num_ranks: int
+    max_sequences: float
+    cache_tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pattern:
+    """Segments of equal steps, the prompt chunks in them, and between which segments each request ran.
+
+    `arrived`, `first` and `finished` index the ends of segments; 0 is the start, before the first one.
+    """
+
+    num_steps: FloatArray
+    decode: FloatArray
+    prompt_tokens: FloatArray
+    mean_prompt_tokens: FloatArray
+    chunk_segment: IntArray
+    chunk_sample: IntArray
+    chunk_share: FloatArray
+    sample: IntArray
+    arrived: IntArray
+    first: IntArray
+    finished: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopTimes:
+    """What every request of a pattern saw, seconds, and the mean requests in decode of one rank."""
+
+    ttft_s: FloatArray
+    tpot_s: FloatArray
+    e2e_s: FloatArray
+    sequences: float
+    mixed_share: float
+
+
+def loop_times(pattern: Pattern, tables: TimeTables, requests: Requests) -> LoopTimes:
+    """Return the times of a pattern's requests.
+
+    With several pipeline stages a round of all micro-batches is one step of the pattern, and prompts ride
+    in one of the slots. Ranks run in lockstep: dense work waits for the fullest rank.
+    """
+    stages = float(tables.num_stages)
+    attention = _attention_s(pattern, tables)
+    decode = pattern.decode / stages
+    slot = step_time(tables, decode, pattern.prompt_tokens, attention)
+    once = slot.slot_s
+    if stages > 1.0:
+        once = once + (stages - 1.0) * step_time(tables, decode, np.zeros_like(decode)).slot_s
+    ends = np.concatenate(([0.0], np.cumsum(once * pattern.num_steps)))
+    steps = requests.steps[pattern.sample]
+    fill = slot.fill_s[np.maximum(pattern.first - 1, 0)]
+    ttft = ends[pattern.first] - ends[pattern.arrived] + fill + tables.per_request_s
+    decoding = np.maximum(ends[pattern.finished] - ends[pattern.first] - fill, 0.0)
+    total = float(ends[-1])
+    return LoopTimes(
+        ttft_s=ttft,
+        tpot_s=decoding / np.maximum(steps, 1.0),
+        e2e_s=ttft + decoding,
+        sequences=float((pattern.decode * once * pattern.num_steps).sum()) / total,
+        mixed_share=float(pattern.num_steps[pattern.prompt_tokens > 0].sum() / pattern.num_steps.sum()),
+    )
+
+
+def _attention_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
+    """Return the attention of the prompts in each segment on the fullest rank, [rows, segments]."""
+    per_chunk = tables.prompt_attention_s[:, pattern.chunk_sample] * pattern.chunk_share
+    sums = [
+        np.bincount(pattern.chunk_segment, weights=values, minlength=pattern.num_steps.size)
+        for values in per_chunk
+    ]
+    everyone = np.maximum(pattern.mean_prompt_tokens * tables.num_attention_ranks, 1.0)
+    return np.array(sums) * pattern.prompt_tokens / everyone
+
+
+def closed_loop_pattern(requests: Requests, loop: Loop, how: Discipline) -> Pattern:
+    """Return the pattern of a closed loop (see `Pattern`); equal questions are answered once."""
+    lengths = tuple(
+        zip(
+            requests.input_tokens.tolist(),
+            requests.new_tokens.tolist(),
+            requests.steps.tolist(),
+            requests.weights.tolist(),
+            strict=True,
+        )
+    )
+    return _pattern(lengths, loop, how)
+
+
+@lru_cache(maxsize=2048)
+def _pattern(lengths: tuple[tuple[float, float, float, float], ...], loop: Loop, how: Discipline) -> Pattern:
+    waves = max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(loop.num_clients, 1)))
+    samples = np.array(lengths)
+    weights = samples[:, 3] / samples[:, 3].sum()
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.choice(weights.size, size=waves * loop.num_clients, p=weights)
+    run = _Run(
+        loop=loop,
+        how=how,
+        prompt=[max(1, round(x)) for x in samples[drawn, 1]],
+        held=[float(x) for x in samples[drawn, 0] + how.reserved_share * samples[drawn, 2]],
+        steps=[int(x) for x in np.ceil(samples[drawn, 2])],
+    )
+    run.run()
+    return run.pattern(drawn)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    loop: Loop
+    how: Discipline
+    prompt: list[int]
+    held: list[float]
+    steps: list[int]
+    rank_of: list[int] = field(default_factory=list[int])
+    arrived: list[int] = field(default_factory=list[int])
+    first: list[int] = field(default_factory=list[int])
+    finished: list[int] = field(default_factory=list[int])
+    segments: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+    chunks: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    _queues: list[deque[int]] = field(default_factory=list[deque[int]])
+    _running: list[int] = field(default_factory=list[int])
+    _decoding: list[int] = field(default_factory=list[int])
+    _cache: list[float] = field(default_factory=list[float])
+    _left: dict[int, int] = field(default_factory=dict[int, int])
+    _ends: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    _coming: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
+    _launched: int = 0
+    _step: int = 0
+    _clock: int = 0
+
+    def __post_init__(self) -> None:
+        ranks, total = self.loop.num_ranks, len(self.prompt)
+        self._queues = [deque() for _ in range(ranks)]
+        self._running, self._decoding, self._cache = [0] * ranks, [0] * ranks, [0.0] * ranks
+        self.rank_of, self.arrived = [0] * total, [0] * total
+        self.first, self.finished = [0] * total, [0] * total
+
+    def run(self) -> None:
+        """Run until every request has ended."""
+        for client in range(min(self.loop.num_clients, len(self.prompt))):
+            self._launch(client % self.loop.num_ranks, 0)
+        done = 0
+        while done < len(self.prompt):
+            self._admit()
+            ended = self._prompts()
+            done += self._advance(ended) if ended is not None else self._stride()
+
+    def _launch(self, rank: int, delay: int) -> None:
+        """Let a client send its next request; it is seen one step later, since the next step is under way."""
+        if self._launched == len(self.prompt):
+            return
+        request = self._launched
+        self._launched += 1
+        self.rank_of[request], self.arrived[request] = rank, len(self.segments)
+        self._coming.append((self._step + delay, request))
+
+    def _admit(self) -> None:
+        while self._coming and self._coming[0][0] <= self._step:
+            _, request = self._coming.popleft()
+            self._queues[self.rank_of[request]].append(request)
+
+    def _prompts(self) -> list[int] | None:
+        """Take prompt tokens into the next step; return whose prompts end in it, None if it has none."""
+        ended: list[int] = []
+        most = total = 0
+        for rank, queue in enumerate(self._queues):
+            if queue:
+                taken = self._take(rank, queue, ended)
+                most, total = max(most, taken), total + taken
+        if not total:
+            return None
+        decode = max(self._decoding) if self.how.mixed else 0
+        self.segments.append((1, decode, most, total))
+        return ended
+
+    def _take(self, rank: int, queue: deque[int], ended: list[int]) -> int:
+        budget = self.how.token_budget
+        room = budget - (self._decoding[rank] if self.how.mixed else 0)
+        taken = 0
+        while room > 0 and queue:
+            request = queue[0]
+            left = self._left.get(request)
+            if left is None:
+                if not self._fits(rank, request):
+                    break
+                left = self.prompt[request]
+                if left > room and taken and not self.how.chunked:
+                    break
+                self._running[rank] += 1
+                self._cache[rank] += self.held[request]
+            count = min(room, left)
+            room -= count
+            taken += count
+            self._left[request] = left - count
+            self.chunks.append((len(self.segments), request, count))
+            if count == left:
+                ended.append(queue.popleft())
+        return taken
+
+    def _fits(self, rank: int, request: int) -> bool:
+        if not self._running[rank]:
+            return True
+        room = self._cache[rank] + self.held[request] <= self.loop.cache_tokens
+        return room and self._running[rank] < self.loop.max_sequences
+
+    def _advance(self, ended: list[int]) -> int:
+        """Finish a step with prompts."""
+        self._step += 1
+        done = 0
+        if self.how.mixed:
+            self._clock += 1
+            done = self._retire()
+        for request in ended:
+            del self._left[request]
+            self.first[request] = len(self.segments)
+            self._decoding[self.rank_of[request]] += 1
+            heappush(self._ends, (self._clock + self.steps[request], request))
+        return done + self._retire()
+
+    def _stride(self) -> int:
+        """Decode up to the next event; return how many requests ended."""
+        if not self._ends:
+            self._step = max(self._step + 1, self._coming[0][0] if self._coming else 0)
+            return 0
+        count = self._ends[0][0] - self._clock
+        if self._coming:
+            count = min(count, self._coming[0][0] - self._step)
+        self.segments.append((count, max(self._decoding), 0, 0))
+        self._step += count
+        self._clock += count
+        return self._retire()
+
+    def _retire(self) -> int:
+        done = 0
+        while self._ends and self._ends[0][0] <= self._clock:
+            _, request = heappop(self._ends)
+            rank = self.rank_of[request]
+            self.finished[request] = len(self.segments)
+            self._running[rank] -= 1
+            self._decoding[rank] -= 1
+            self._cache[rank] -= self.held[request]
+            self._launch(rank, 1)
+            done += 1
+        return done
+
+    def pattern(self, drawn: IntArray) -> Pattern:
+        """Return what happened."""
+        segments = np.array(self.segments, dtype=np.float64).reshape(-1, 4)
+        chunks = np.array(self.chunks, dtype=np.int64).reshape(-1, 3)
+        prompts = np.array(self.prompt, dtype=np.float64)
+        return Pattern(
+            num_steps=segments[:, 0],
+            decode=segments[:, 1],
+            prompt_tokens=segments[:, 2],
+            mean_prompt_tokens=segments[:, 3] / self.loop.num_ranks,
+            chunk_segment=chunks[:, 0],
+            chunk_sample=drawn[chunks[:, 1]],
+            chunk_share=chunks[:, 2] / prompts[chunks[:, 1]],
+            sample=drawn,
+            arrived=np.array(self.arrived, dtype=np.int64),
+            first=np.array(self.first, dtype=np.int64),
+            finished=np.array(self.finished, dtype=np.int64),
+        )

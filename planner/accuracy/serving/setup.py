@@ -1,0 +1,296 @@
+"""From a measured run to the fixed configuration that it was: model, devices, degrees, formats and load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from cost_models.formats import number_format
+from planner.accuracy.devices import find_device
+from planner.accuracy.kernel_work import CannotPriceError
+from planner.accuracy.serving.names import engine_name, model_spellings
+from planner.accuracy.serving.rows import ServingRow
+from planner.errors import InputError
+from planner.ir.cluster import NodeGroup
+from planner.ir.model_graph import Experts, ModelGraph
+from planner.ir.strategy import ServingStrategy
+from planner.ir.workload import Lengths
+from planner.space.evaluate import FixedReplica
+
+LoadKind = Literal["closed", "open", "offline", "static", "disaggregated"]
+
+_MODES: dict[str, LoadKind] = {
+    "agg": "closed",
+    "aggregated": "closed",
+    "trace": "open",
+    "open": "open",
+    "offline_max": "offline",
+    "mlperf_offline": "offline",
+    "static_batch": "static",
+    "disagg": "disaggregated",
+    "disaggregated": "disaggregated",
+}
+_SPREAD_POINTS = 64
+_GOLDEN = 0.6180339887498949
+_UNCLEAR = "UNCLEAR"
+_BLOCK_FP8_OWNERS = ("qwen/", "zai-org/", "zhipuai/", "minimaxai/", "deepseek-ai/", "moonshotai/")
+"""Owners whose FP8 checkpoints carry a scale per block (their model cards); others scale per tensor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """A run as we evaluate it. `load` is the concurrency, the rate or the batch over all replicas.
+
+    `halves` is one configuration, or those of prefill and decode; `num_devices` what all of them have.
+    """
+
+    row: ServingRow
+    kind: LoadKind
+    model_name: str
+    model: ModelGraph
+    engine: str
+    device: str
+    group: NodeGroup
+    lengths: Lengths
+    halves: tuple[FixedReplica, ...]
+    load: float
+    num_devices: int
+
+
+@dataclass(slots=True, kw_only=True)
+class SetupReader:
+    """Reads runs; `find_model` and `find_group` (device, devices) look up what the names mean.
+
+    Both raise InputError for what they do not know.
+    """
+
+    find_model: Callable[[str], ModelGraph]
+    find_group: Callable[[str, int], NodeGroup]
+    _models: dict[str, tuple[str, ModelGraph] | None] = field(
+        default_factory=dict[str, tuple[str, ModelGraph] | None]
+    )
+    _groups: dict[tuple[str, int], NodeGroup] = field(default_factory=dict[tuple[str, int], NodeGroup])
+
+    def read(self, row: ServingRow) -> Setup:
+        """Return what a run was.
+
+        Raises
+        ------
+        CannotPriceError
+            If the row does not say enough, or names what is not known; the message is the reason.
+        """
+        _refuse_unusable(row)
+        kind = _kind(row)
+        model_name, model = self._model(row.text("model"))
+        device = find_device(row.text("gpu"))
+        if device is None:
+            raise CannotPriceError(f"no device profile is called {row.text('gpu')!r:.60}")
+        engine = engine_name(row.text("framework"))
+        if engine is None:
+            raise CannotPriceError(f"no engine profile for {row.text('framework')!r:.60}")
+        weight_fmt, kv_fmt = formats(row, model, engine)
+        halves = _halves(row, kind, model, weight_fmt, kv_fmt)
+        num_devices = sum(half.strategy.num_devices * half.replicas for half in halves)
+        return Setup(
+            row=row,
+            kind=kind,
+            model_name=model_name,
+            model=model,
+            engine=engine,
+            device=device.name,
+            group=self._group(device.name, max(half.strategy.num_devices for half in halves)),
+            lengths=lengths_of(_need(row, "isl"), _need(row, "osl"), row.length_spread),
+            halves=halves,
+            load=_load(row, kind),
+            num_devices=num_devices,
+        )
+
+    def _model(self, name: str) -> tuple[str, ModelGraph]:
+        if name not in self._models:
+            self._models[name] = next(self._known(name), None)
+        found = self._models[name]
+        if found is None:
+            raise CannotPriceError(f"no bundled config of the model {name!r:.80}")
+        return found
+
+    def _known(self, name: str) -> Iterator[tuple[str, ModelGraph]]:
+        for spelling in model_spellings(name):
+            try:
+                yield spelling, self.find_model(spelling)
+            except InputError:
+                continue
+
+    def _group(self, device: str, num_devices: int) -> NodeGroup:
+        key = (device, num_devices)
+        if key not in self._groups:
+            try:
+                self._groups[key] = self.find_group(device, num_devices)
+            except InputError as error:
+                raise CannotPriceError(f"no cluster of {num_devices} x {device}: {error}") from error
+        return self._groups[key]
+
+
+def formats(row: ServingRow, model: ModelGraph, engine: str) -> tuple[str, str]:
+    """Return the weight and cache formats of a run; blank weights are the checkpoint's.
+
+    TensorRT-LLM's quantised checkpoints state an FP8 cache; the other engines keep the model's type.
+    """
+    said = row.text("quantization").lower()
+    if not said:
+        return model.checkpoint_weight_fmt, "auto"
+    try:
+        fmt = number_format(said).name
+    except ValueError:
+        raise CannotPriceError(f"unknown quantisation {said!r:.40}") from None
+    own = model.checkpoint_weight_fmt
+    kv_fmt = "fp8" if engine == "trtllm" and fmt in ("fp8", "nvfp4") else "auto"
+    if own.startswith("mxfp4") and fmt in ("nvfp4", "fp8"):
+        return own, kv_fmt
+    if fmt == "fp8" and (own == "fp8_block" or _is_block(row.text("model"))):
+        return "fp8_block", kv_fmt
+    if (
+        number_format(own).weight_bits < 16
+        and number_format(own).weight_bits == number_format(fmt).weight_bits
+    ):
+        return own, kv_fmt
+    return fmt, kv_fmt
+
+
+def _is_block(name: str) -> bool:
+    lowered = name.lower()
+    return lowered.startswith(_BLOCK_FP8_OWNERS) and lowered.endswith("-fp8")
+
+
+@lru_cache(maxsize=256)
+def lengths_of(isl: float, osl: float, spread: tuple[float, float]) -> Lengths:
+    """Return the lengths of requests drawn uniformly between `spread` times the nominal ones.
+
+    The sample is a lattice, so that inputs and outputs are each even and independent of each other.
+    """
+    low, high = spread
+    if low == high:
+        return Lengths(samples=((max(1, round(isl * low)), max(1, round(osl * low)), 1.0),))
+    even = (np.arange(_SPREAD_POINTS) + 0.5) / _SPREAD_POINTS
+    inputs = low + (high - low) * even
+    outputs = low + (high - low) * ((np.arange(_SPREAD_POINTS) * _GOLDEN) % 1.0)
+    samples = tuple(
+        (max(1, round(isl * a)), max(1, round(osl * b)), 1.0 / _SPREAD_POINTS)
+        for a, b in zip(inputs.tolist(), outputs.tolist(), strict=True)
+    )
+    return Lengths(samples=samples, source="uniform")
+
+
+def _refuse_unusable(row: ServingRow) -> None:
+    if _UNCLEAR in row.text("note"):
+        raise CannotPriceError("the note says that the layout of devices is unclear")
+    if row.text("suspect"):
+        raise CannotPriceError(f"marked as suspect: {row.text('suspect'):.60}")
+    if not any(
+        row.number(n) for n in ("ttft_ms", "tpot_ms", "e2e_ms", "out_tok_s_total", "out_tok_s_per_gpu")
+    ):
+        raise CannotPriceError("nothing was measured")
+
+
+def _kind(row: ServingRow) -> LoadKind:
+    mode = row.mode
+    if mode in _MODES:
+        return _MODES[mode]
+    raise CannotPriceError(f"unknown mode {mode!r:.40}")
+
+
+def _need(row: ServingRow, name: str) -> float:
+    value = row.number(name)
+    if not value:
+        raise CannotPriceError(f"{name} is not stated")
+    return value
+
+
+def _degree(row: ServingRow, name: str, default: int = 1) -> int:
+    """Return a degree; blank and zero both mean that it was not used or not stated."""
+    value = row.number(name)
+    if not value:
+        return default
+    if value != int(value) or value > 4096:
+        raise CannotPriceError(f"{name} is no degree: {value:g}")
+    return int(value)
+
+
+def _load(row: ServingRow, kind: LoadKind) -> float:
+    if kind in ("closed", "disaggregated"):
+        return _need(row, "concurrency")
+    if kind == "static":
+        return _need(row, "batch")
+    return _need(row, "rate") if kind == "open" else 0.0
+
+
+def _halves(
+    row: ServingRow, kind: LoadKind, model: ModelGraph, weight_fmt: str, kv_fmt: str
+) -> tuple[FixedReplica, ...]:
+    if kind == "disaggregated":
+        prefill = _half(row, "p", model)
+        decode = _half(row, "d", model)
+        return (
+            FixedReplica(
+                strategy=prefill[0], role="prefill", weight_fmt=weight_fmt, kv_fmt=kv_fmt, replicas=prefill[1]
+            ),
+            FixedReplica(
+                strategy=decode[0], role="decode", weight_fmt=weight_fmt, kv_fmt=kv_fmt, replicas=decode[1]
+            ),
+        )
+    _need(row, "tp")
+    tp, ranks = _degree(row, "tp"), _degree(row, "attn_dp")
+    if ranks > 1 and tp == _degree(row, "n_gpus", 0):
+        tp = tp // ranks or 1
+    strategy = _strategy(
+        model,
+        tp=tp,
+        ranks=ranks,
+        ep=_degree(row, "ep"),
+        pp=_degree(row, "pp"),
+    )
+    copies = 1 if _has_experts(model) else _degree(row, "attn_dp")
+    devices = strategy.num_devices * copies
+    total = _degree(row, "n_gpus", devices)
+    if total % strategy.num_devices:
+        raise CannotPriceError(f"{total} devices are no whole number of replicas of {strategy.num_devices}")
+    return (
+        FixedReplica(
+            strategy=strategy,
+            weight_fmt=weight_fmt,
+            kv_fmt=kv_fmt,
+            replicas=max(total // strategy.num_devices, copies),
+        ),
+    )
+
+
+def _half(row: ServingRow, side: str, model: ModelGraph) -> tuple[ServingStrategy, int]:
+    workers = _degree(row, f"{side}_workers", 0)
+    if not workers:
+        raise CannotPriceError("the number of prefill or decode workers is not stated")
+    _need(row, f"{side}_tp")
+    strategy = _strategy(
+        model,
+        tp=_degree(row, f"{side}_tp"),
+        ranks=_degree(row, f"{side}_dp"),
+        ep=_degree(row, f"{side}_ep"),
+        pp=1,
+    )
+    return strategy, workers
+
+
+def _has_experts(model: ModelGraph) -> bool:
+    return any(isinstance(op, Experts) for layer in set(model.layers) for op in layer.ops)
+
+
+def _strategy(model: ModelGraph, *, tp: int, ranks: int, ep: int, pp: int) -> ServingStrategy:
+    """Return the degrees of one replica; what is not split by expert is split inside each expert."""
+    if not _has_experts(model):
+        return ServingStrategy(tp=tp, pp=pp)
+    stage = tp * ranks
+    if stage % ep:
+        raise CannotPriceError(f"ep {ep} does not divide the {stage} devices of a stage")
+    return ServingStrategy(tp=tp, pp=pp, attention_dp=ranks, ep=ep, moe_tp=stage // ep)

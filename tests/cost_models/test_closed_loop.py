@@ -1,0 +1,109 @@
+"""Closed loops: what must hold of any pattern, and cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cost_models.serving.closed_loop import Discipline, Loop, Pattern, closed_loop_pattern, loop_times
+from cost_models.serving.requests import Requests
+from cost_models.serving.tables import TimeTables
+from hardware_profiles.provenance import Provenance
+
+STEP_S, TOKEN_S = 0.010, 1e-4
+
+
+def tables(stages: float = 1.0, ranks: int = 1) -> TimeTables:
+    grid = np.array([0.0, 1e6])
+    return TimeTables(
+        token_grid=grid,
+        token_time_s=np.array([[STEP_S, STEP_S + TOKEN_S * 1e6]]),
+        sequence_grid=grid,
+        sequence_time_s=np.zeros((1, 2)),
+        prompt_attention_s=np.zeros((1, 1)),
+        stage_counts=np.array([stages]),
+        num_attention_ranks=ranks,
+        per_request_s=0.0,
+        sigma=0.1,
+        provenance=Provenance.MEASURED,
+    )
+
+
+def requests(prompt: float = 100.0, output: float = 11.0) -> Requests:
+    one = np.ones(1)
+    return Requests(
+        input_tokens=one * prompt, new_tokens=one * prompt, output_tokens=one * output, weights=one
+    )
+
+
+def pattern(clients: int, how: Discipline, *, ranks: int = 1, cache: float = 1e9) -> Pattern:
+    loop = Loop(num_clients=clients, num_ranks=ranks, max_sequences=1000.0, cache_tokens=cache)
+    return closed_loop_pattern(requests(), loop, how)
+
+
+def test_one_client_waits_for_the_step_under_way_and_its_own_prompt() -> None:
+    found = loop_times(pattern(1, Discipline(token_budget=1000)), tables(), requests())
+    assert found.ttft_s == pytest.approx(STEP_S + 100 * TOKEN_S)
+    assert found.tpot_s == pytest.approx(STEP_S + TOKEN_S)
+
+
+def test_prompts_that_share_a_step_get_their_first_tokens_together() -> None:
+    found = loop_times(pattern(2, Discipline(token_budget=1000)), tables(), requests())
+    assert found.ttft_s == pytest.approx(STEP_S + 200 * TOKEN_S)
+
+
+def test_a_budget_of_one_prompt_makes_the_second_client_wait() -> None:
+    found = loop_times(pattern(2, Discipline(token_budget=100, mixed=False)), tables(), requests())
+    once = STEP_S + 100 * TOKEN_S
+    assert sorted(found.ttft_s[:2]) == pytest.approx([once, 2 * once])
+
+
+def test_every_step_keeps_the_budget_and_every_prompt_is_computed_once() -> None:
+    how = Discipline(token_budget=250)
+    found = pattern(7, how)
+    assert (found.prompt_tokens + found.decode <= how.token_budget).all()
+    assert np.bincount(found.chunk_segment, weights=found.chunk_share).sum() == pytest.approx(70.0)
+    assert (found.arrived <= found.first).all()
+    assert (found.first < found.finished).all()
+
+
+def test_unchunked_prompts_are_never_cut() -> None:
+    found = pattern(7, Discipline(token_budget=250, chunked=False))
+    assert found.chunk_share == pytest.approx(1.0)
+    cut = pattern(7, Discipline(token_budget=250, chunked=True))
+    assert cut.chunk_share.min() < 1.0
+
+
+def test_a_full_cache_keeps_requests_out() -> None:
+    free = loop_times(pattern(4, Discipline(token_budget=1000)), tables(), requests())
+    full = loop_times(pattern(4, Discipline(token_budget=1000), cache=220.0), tables(), requests())
+    assert full.sequences <= 2.0
+    assert full.ttft_s.mean() > 3.0 * free.ttft_s.mean()
+    assert full.tpot_s.mean() < free.tpot_s.mean()
+
+
+def test_prompts_in_steps_of_their_own_hold_up_everybody() -> None:
+    """A step of prompts alone delays every decoding client; mixed in, it carries their tokens too."""
+    mixed = loop_times(pattern(1, Discipline(token_budget=1000, mixed=True)), tables(), requests())
+    apart = loop_times(pattern(3, Discipline(token_budget=100, mixed=False)), tables(), requests())
+    together = loop_times(pattern(3, Discipline(token_budget=103, mixed=True)), tables(), requests())
+    assert apart.e2e_s.mean() > together.e2e_s.mean() > mixed.e2e_s.mean()
+
+
+def test_ranks_halve_what_one_rank_decodes() -> None:
+    two = pattern(8, Discipline(token_budget=1000), ranks=2)
+    assert two.decode.max() == 4.0
+    assert loop_times(two, tables(ranks=2), requests()).tpot_s.mean() < (
+        loop_times(pattern(8, Discipline(token_budget=1000)), tables(), requests()).tpot_s.mean()
+    )
+
+
+def test_stages_take_turns() -> None:
+    one = loop_times(pattern(4, Discipline(token_budget=1000)), tables(1.0), requests())
+    two = loop_times(pattern(4, Discipline(token_budget=1000)), tables(2.0), requests())
+    assert two.tpot_s.mean() > one.tpot_s.mean()
+
+
+def test_equal_questions_have_equal_answers() -> None:
+    how = Discipline(token_budget=1000)
+    assert pattern(5, how) is pattern(5, how)
