@@ -108,6 +108,30 @@ class StageTimes:
         return self.forward + self.backward + self.weight_grad + self.comm
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerTotals:
+    """Times of one micro-batch through all layers on one rank, ends included, seconds, [plans].
+
+    `selective` and `full` are what recomputing adds.
+    """
+
+    forward: FloatArray
+    backward: FloatArray
+    weight_grad: FloatArray
+    selective: FloatArray
+    full: FloatArray
+    comm: FloatArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """Lower bounds on what plans cost, each [plans]: step, compute of the slowest stage, fullest stage."""
+
+    step_s: FloatArray
+    compute_s: FloatArray
+    least_bytes: FloatArray
+
+
 @dataclass(slots=True, kw_only=True)
 class _Parts:
     """What the step time needs of the stages, each [plans]: of the slowest stage, or of the fullest.
@@ -197,6 +221,34 @@ class TrainingEvaluator:
             allocated_bytes=allocated,
         )
 
+    def outline(self, plans: PlanArrays, fmt: str = "bf16") -> Outline:
+        """Return what no choice of sharding or offload can improve on, for plans that state the leanest one.
+
+        Time without what runs once per step, and memory without buffers that come with sharding.
+        """
+        num = len(plans)
+        table = self._table(plans, fmt)
+        parts = _Parts.empty(num)
+        least = np.full(num, np.inf)
+        for index in _groups(plans):
+            part = plans.take(index)
+            classes = self._classes(part, every=False)
+            if classes is None:
+                continue
+            stages = self._stages(table.take(index), classes, part)
+            load = self._load(table.take(index), classes, part)
+            parts.put(index, self._parts(part, stages, load, classes))
+            held = self._memory(part, load, classes)
+            bucket = load.layer_params * self.software.gradient_bytes * (part.zero >= 2)
+            least[index] = (held.total - held.gathered - bucket).max(axis=0)
+        num_micro = self._num_micro(plans)
+        step = (parts.compute_s + parts.comm_s) * num_micro + parts.ramp_s + self._hops(plans, num_micro)
+        return Outline(
+            step_s=step + self.software.per_step_s,
+            compute_s=parts.compute_s * num_micro,
+            least_bytes=least,
+        )
+
     def stage_times(self, plans: PlanArrays, fmt: str = "bf16") -> StageTimes:
         """Return the times of one micro-batch on every stage of plans that share one split, [stages, plans].
 
@@ -209,6 +261,26 @@ class TrainingEvaluator:
         if classes is None:
             raise ValueError("the layers cannot be split so")
         return self._stages(self._table(plans, fmt), classes, plans)
+
+    def work_of_all_layers(self, plans: PlanArrays, fmt: str = "bf16") -> LayerTotals:
+        """Return the times of one micro-batch through the whole model on one rank, seconds, [plans]."""
+        table = self._table(plans, fmt)
+        counts = np.bincount(np.array(self.tables.folded.order), minlength=len(self.tables.folded.kinds))
+        scale = self.software.compute_scale
+
+        def summed(*names: str) -> FloatArray:
+            return np.asarray(sum(counts @ table.layer(name) for name in names), dtype=np.float64)
+
+        forward = summed("forward_s") + table.end("embed_forward_s") + table.end("head_forward_s")
+        backward = summed("backward_s") + table.end("embed_backward_s") + table.end("head_backward_s")
+        return LayerTotals(
+            forward=forward * scale,
+            backward=backward * scale,
+            weight_grad=summed("weight_grad_s") * scale,
+            selective=summed("recompute_selective_s") * scale,
+            full=summed("recompute_full_s") * scale,
+            comm=summed("forward_comm_s", "backward_comm_s") * (1.0 - self.software.tp_overlap),
+        )
 
     def hop_s(self, plans: PlanArrays) -> FloatArray:
         """Return the time of one send between neighbouring stages, exposed or not, [plans]."""

@@ -1,0 +1,217 @@
+"""Search for kind ``training``: every plan of one job on one node group, by bounds and exact prices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+import numpy as np
+
+from planner.diagnostics import Diagnostics
+from planner.ir.candidates import AlternativeChoice, ObjectiveValue, SearchResult
+from planner.ir.problem import Problem
+from planner.ir.training import TrainingProblem
+from planner.search.training_answer import (
+    Answer,
+    answer_of,
+    details_of,
+    placement_of,
+    pool_of,
+    predictions_of,
+    summary_of,
+)
+from planner.search.training_exact import Effort, ExactSearch, Priced
+from planner.search.training_infeasible import explain_infeasible
+from planner.search.training_question import GOALS, limits_of, rates_of
+from planner.space.training.evaluate import TrainingEvaluator
+from planner.space.training.grid import Space, points
+from planner.space.training.plans import PlanArrays, concatenate
+from planner.space.training.source import evaluator_of, formats_of
+
+METHOD = "enumeration in order of bounds: all layers alone, then stages, then sharding"
+SPACE = (
+    "one job on one node group: every tp that splits heads and widths (with sequence parallelism), cp, "
+    "ep with its own tp, pp with uneven ends, chunks and schedules, micro-batch, recompute, ZeRO level over "
+    "every number of ranks, offload and precision that is allowed; the global batch exactly"
+)
+_NUM_KEPT = 256
+
+
+@dataclass(slots=True, kw_only=True)
+class _Found:
+    """The best plans of one group in one precision."""
+
+    evaluator: TrainingEvaluator
+    fmt: str
+    kept: Priced
+
+
+@dataclass(slots=True, kw_only=True)
+class _Total:
+    """What all searches found together."""
+
+    found: list[_Found] = field(default_factory=list["_Found"])
+    efforts: list[Effort] = field(default_factory=list[Effort])
+    best: float = np.inf
+    bound: float = np.inf
+    interrupted: bool = False
+
+
+def search(
+    problem: Problem[TrainingProblem],
+    diagnostics: Diagnostics,
+    *,
+    stop: Callable[[], bool] | None = None,
+) -> SearchResult:
+    """Return the best training plan with its proof, or why there is none.
+
+    The time limit and `stop` end the search early; the best plan priced so far is then returned as feasible,
+    with the least bound of what was not looked at.
+
+    Raises
+    ------
+    InputError
+        If the objective is unknown or a price is needed and unknown.
+    """
+    total = find(problem, diagnostics, stop)
+    if not total.found:
+        return _nothing(problem, total, diagnostics)
+    winner = min(total.found, key=lambda f: float(f.kept.value[0]))
+    answer = answer_of(winner.evaluator, winner.fmt, winner.kept.plans, 0, float(winner.kept.value[0]))
+    proved = not total.interrupted
+    bound = answer.value if proved else min(total.bound, answer.value)
+    gap = (answer.value - bound) / max(abs(answer.value), 1e-300)
+    return SearchResult(
+        status="optimal" if proved else "feasible",
+        objective=_objective(problem, answer.value, bound, gap),
+        pools=(pool_of(problem, answer),),
+        placement=(placement_of(answer),),
+        predicted=predictions_of(problem, answer),
+        alternatives=_runners_up(problem, total, answer),
+        infeasibility=None,
+        method=METHOD,
+        work=_work(total),
+        space=SPACE,
+        details=details_of(answer),
+    )
+
+
+def find(
+    problem: Problem[TrainingProblem], diagnostics: Diagnostics, stop: Callable[[], bool] | None = None
+) -> _Total:
+    """Search every group in every precision, with the best of the former ones as incumbent."""
+    end = monotonic() + problem.options.time_limit_s
+
+    def stopped() -> bool:
+        return monotonic() > end or (stop is not None and stop())
+
+    total = _Total()
+    for group in problem.cluster.groups:
+        limits, rates = limits_of(problem, group), rates_of(problem, group)
+        space = Space(
+            model=problem.payload.model,
+            workload=problem.payload.workload,
+            choices=problem.payload.choices,
+            num_devices=limits.num_devices,
+        )
+        grid = list(points(space)) if limits.num_devices > 0 else []
+        if not grid:
+            continue
+        coarse = concatenate(grid)
+        evaluator = evaluator_of(problem.payload, group, coarse)
+        for fmt in formats_of(problem.payload, group):
+            diagnostics.progress(f"searching {len(coarse)} points on {group.name} in {fmt}")
+            exact = ExactSearch(evaluator, space, rates, limits, _NUM_KEPT, stopped)
+            outcome = exact.run(coarse, fmt, total.best)
+            total.efforts.append(outcome.effort)
+            total.interrupted |= outcome.interrupted
+            total.bound = min(total.bound, outcome.bound)
+            if outcome.kept is not None:
+                total.found.append(_Found(evaluator=evaluator, fmt=fmt, kept=outcome.kept))
+                total.best = min(total.best, float(outcome.kept.value[0]))
+    return total
+
+
+def _objective(
+    problem: Problem[TrainingProblem], value: float | None, bound: float | None, gap: float | None
+) -> ObjectiveValue:
+    goal = problem.objective.name
+    return ObjectiveValue(name=goal, unit=GOALS[goal], sense="min", value=value, bound=bound, gap=gap)
+
+
+def _work(total: _Total) -> tuple[tuple[str, float | int], ...]:
+    names = ("points", "points_expanded", "rows", "plans_priced")
+    return tuple((name, sum(getattr(effort, name) for effort in total.efforts)) for name in names)
+
+
+def _shape(plans: PlanArrays, i: int) -> tuple[int, ...]:
+    return tuple(int(getattr(plans, name)[i]) for name in ("tp", "pp", "dp", "cp", "ep", "etp"))
+
+
+def _runners_up(
+    problem: Problem[TrainingProblem], total: _Total, best: Answer
+) -> tuple[AlternativeChoice, ...]:
+    """Return the best plans of other degrees that were priced, best first."""
+    chosen = best.strategy
+    seen = {
+        (best.group.name, best.fmt, chosen.tp, chosen.pp, chosen.dp, chosen.cp, chosen.ep, chosen.etp)
+    }
+    rows = sorted(
+        (
+            (float(f.kept.value[i]), number, i)
+            for number, f in enumerate(total.found)
+            for i in range(len(f.kept.plans))
+        )
+    )
+    found: list[AlternativeChoice] = []
+    for value, number, i in rows:
+        source = total.found[number]
+        key = (source.evaluator.group.name, source.fmt, *_shape(source.kept.plans, i))
+        if key in seen or len(found) >= problem.options.num_alternatives:
+            continue
+        seen.add(key)
+        answer = answer_of(source.evaluator, source.fmt, source.kept.plans, i, value)
+        relative = (value - best.value) / max(abs(best.value), 1e-300)
+        found.append(
+            AlternativeChoice(
+                label="",
+                summary=summary_of(answer),
+                objective_value=value,
+                relative=relative,
+                tie=relative <= problem.options.tie_tolerance,
+                pools=(pool_of(problem, answer),),
+            )
+        )
+    return tuple(found)
+
+
+def _nothing(
+    problem: Problem[TrainingProblem], total: _Total, diagnostics: Diagnostics
+) -> SearchResult:
+    report = None
+    if not total.interrupted:
+        diagnostics.progress("finding the nearest problem that has a plan")
+        report = explain_infeasible(problem, total.efforts, _value_without)
+    return SearchResult(
+        status="infeasible" if report is not None else "nothing_found",
+        objective=_objective(problem, None, None, None),
+        pools=(),
+        placement=(),
+        predicted=(),
+        alternatives=(),
+        infeasibility=report,
+        method=METHOD,
+        work=_work(total),
+        space=SPACE,
+    )
+
+
+def _value_without(problem: Problem[TrainingProblem]) -> tuple[float, float] | None:
+    """Return (value, step time) of the best plan of a loosened problem, None if there is none."""
+    loose = replace(problem, options=replace(problem.options, num_alternatives=0))
+    total = find(loose, Diagnostics())
+    if not total.found:
+        return None
+    winner = min(total.found, key=lambda f: float(f.kept.value[0]))
+    return float(winner.kept.value[0]), float(winner.kept.step_s[0])

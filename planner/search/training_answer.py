@@ -1,0 +1,227 @@
+"""From a priced training plan to the pool, the placement and the figures that a plan's file is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost_models.energy import COMPUTE_WEIGHT
+from hardware_profiles.provenance import Provenance
+from planner.ir.candidates import (
+    Degrees,
+    Estimate,
+    PoolChoice,
+    Predictions,
+    ReplicaPlacement,
+    StageMemory,
+)
+from planner.ir.cluster import NodeGroup
+from planner.ir.problem import Problem
+from planner.ir.training import TrainingProblem, TrainingStrategy
+from planner.search.training_question import HOUR_S
+from planner.space.training.evaluate import Evaluation, TrainingEvaluator
+from planner.space.training.flops import model_flops_per_token
+from planner.space.training.partition import chunk_sizes
+from planner.space.training.plans import PlanArrays
+
+POOL = "trainer"
+MEMORY_PARTS = (
+    "weights",
+    "gradients",
+    "optimizer",
+    "gathered",
+    "activations",
+    "workspace",
+    "reserved",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One plan with everything that is said about it."""
+
+    group: NodeGroup
+    fmt: str
+    engine: str
+    strategy: TrainingStrategy
+    drops: tuple[int, int]
+    evaluation: Evaluation
+    value: float
+
+    @property
+    def step_s(self) -> float:
+        """Predicted step time, seconds."""
+        return float(self.evaluation.time.total_s[0])
+
+
+def answer_of(
+    evaluator: TrainingEvaluator, fmt: str, plans: PlanArrays, index: int, value: float
+) -> Answer:
+    """Return plan `index` of `plans`, priced again alone with its memory by stage."""
+    one = plans.take(np.array([index]))
+    return Answer(
+        group=evaluator.group,
+        fmt=fmt,
+        engine=evaluator.software.name,
+        strategy=one.strategy(0),
+        drops=(int(one.first_drop[0]), int(one.last_drop[0])),
+        evaluation=evaluator.evaluate(one, fmt),
+        value=value,
+    )
+
+
+def degrees_of(strategy: TrainingStrategy) -> Degrees:
+    """Return the degrees under the names of the plan schema."""
+    names = ("tp", "pp", "dp", "cp", "ep", "etp", "num_chunks")
+    return tuple((name, getattr(strategy, name)) for name in names)
+
+
+def summary_of(answer: Answer) -> str:
+    """Return a plan's shape in one line."""
+    strategy = answer.strategy
+    parts = [f"{name}{value}" for name, value in degrees_of(strategy) if value > 1]
+    parts.append(f"mbs{strategy.micro_batch}")
+    parts.append(f"zero{strategy.zero}")
+    if strategy.zero and strategy.dp_shard != strategy.dp:
+        parts.append(f"shard{strategy.dp_shard}")
+    if strategy.pp > 1:
+        parts.append(strategy.schedule)
+    parts.append(f"recompute {strategy.recompute}")
+    if strategy.offload != "none":
+        parts.append(f"offload {strategy.offload}")
+    return " ".join([*parts, answer.fmt, "on", answer.group.name])
+
+
+def pool_of(problem: Problem[TrainingProblem], answer: Answer) -> PoolChoice:
+    """Return the pool of an answer: one job."""
+    strategy, workload = answer.strategy, problem.payload.workload
+    chunks = _chunks(answer, len(problem.payload.model.layers))
+    return PoolChoice(
+        name=POOL,
+        role=POOL,
+        model=problem.payload.model.name,
+        replicas=1,
+        node_group=answer.group.name,
+        device=answer.group.device.name,
+        degrees=degrees_of(strategy),
+        devices_per_replica=strategy.num_devices,
+        weight_fmt=answer.fmt,
+        kv_fmt="none",
+        engine=answer.engine,
+        limits=(),
+        layers_per_stage=tuple(sum(chunks[stage :: strategy.pp]) for stage in range(strategy.pp)),
+        predicted=(),
+        memory=_memory(problem, answer),
+        settings=(
+            ("global_batch", workload.global_batch),
+            ("seq_len", workload.seq_len),
+            ("micro_batch", strategy.micro_batch),
+            ("zero", strategy.zero),
+            ("dp_shard", strategy.dp_shard if strategy.zero else 1),
+            ("sequence_parallel", strategy.sequence_parallel),
+            ("recompute", strategy.recompute),
+            ("offload", strategy.offload),
+            ("schedule", strategy.schedule if strategy.pp > 1 else "none"),
+            ("layers_per_chunk", list(chunks)),
+        ),
+    )
+
+
+def _chunks(answer: Answer, num_layers: int) -> tuple[int, ...]:
+    strategy = answer.strategy
+    sizes = chunk_sizes(num_layers, strategy.pp * strategy.num_chunks, *answer.drops)
+    if sizes is None:
+        raise ValueError("the layer split of a priced plan exists")
+    return sizes
+
+
+def _memory(problem: Problem[TrainingProblem], answer: Answer) -> tuple[StageMemory, ...]:
+    memory = answer.evaluation.memory[0]
+    if memory is None:
+        raise ValueError("a plan that is priced alone states its memory")
+    reserve = problem.payload.memory_reserve_bytes
+    kept_free = (("kept_free", reserve),) if reserve else ()
+    return tuple(
+        StageMemory(
+            stage=stage,
+            parts=tuple((name, float(getattr(memory, name)[stage])) for name in MEMORY_PARTS) + kept_free,
+            capacity_bytes=answer.group.device.memory_bytes.value,
+        )
+        for stage in range(len(memory.weights))
+    )
+
+
+def placement_of(answer: Answer) -> ReplicaPlacement:
+    """Return where the job sits: the first devices of its group, tensor ranks next to one another."""
+    group = answer.group
+    names = group.node_names or tuple(f"{group.name}-{i}" for i in range(group.num_nodes))
+    per_node = group.devices_per_node
+    devices = tuple(f"{names[i // per_node]}/{i % per_node}" for i in range(answer.strategy.num_devices))
+    return ReplicaPlacement(pool=POOL, replica=0, devices=devices)
+
+
+def predictions_of(problem: Problem[TrainingProblem], answer: Answer) -> Predictions:
+    """Return the figures of a plan: step, throughput, share of the peak, money, power, the whole run."""
+    return tuple(_figures(problem, answer))
+
+
+def _figures(problem: Problem[TrainingProblem], answer: Answer) -> Iterator[tuple[str, Estimate]]:
+    workload, group, step_s = problem.payload.workload, answer.group, answer.step_s
+    devices = answer.strategy.num_devices
+    low_s, high_s = (float(bound[0]) for bound in answer.evaluation.interval_s())
+    tokens = workload.tokens_per_step
+
+    def rate(value: float, unit: str) -> Estimate:
+        """Return a figure that falls as the step takes longer."""
+        known = Provenance.CALIBRATED
+        low, high = value * step_s / high_s, value * step_s / low_s
+        return Estimate(value=value, unit=unit, low=low, high=high, provenance=known)
+
+    def rising(value: float, unit: str, known: Provenance = Provenance.CALIBRATED) -> Estimate:
+        low, high = value * low_s / step_s, value * high_s / step_s
+        return Estimate(value=value, unit=unit, low=low, high=high, provenance=known)
+
+    flops = model_flops_per_token(problem.payload.model, workload.seq_len) * tokens / step_s / devices
+    yield "step_time_s", rising(step_s, "s")
+    yield "tokens_per_s", rate(tokens / step_s, "token/s")
+    yield "tokens_per_s_per_device", rate(tokens / step_s / devices, "token/s")
+    yield "model_flops_per_s_per_device", rate(flops, "FLOP/s")
+    peak = group.device.peak_flops_per_s.get("bf16")
+    if peak is not None:
+        yield "mfu", rate(flops / peak.value, "1")
+    yield "num_devices", Estimate(value=float(devices), unit="devices", provenance=Provenance.MEASURED)
+    power_w = _power_w(answer)
+    yield "power_w", Estimate(value=power_w, unit="W")
+    yield "energy_per_step_j", rising(power_w * step_s, "J", Provenance.ANALYTICAL)
+    usd = None if group.usd_per_device_hour is None else group.usd_per_device_hour * devices
+    if usd is not None:
+        yield "usd_per_hour", Estimate(value=usd, unit="USD/h", provenance=Provenance.ASSUMED)
+        yield "usd_per_step", rising(usd / HOUR_S * step_s, "USD", Provenance.ASSUMED)
+    if workload.num_tokens is not None:
+        run_s = workload.num_tokens / tokens * step_s
+        yield "run_time_s", rising(run_s, "s")
+        yield "run_energy_j", rising(power_w * run_s, "J", Provenance.ANALYTICAL)
+        if usd is not None:
+            yield "run_usd", rising(usd / HOUR_S * run_s, "USD", Provenance.ASSUMED)
+
+
+def _power_w(answer: Answer) -> float:
+    """Return the mean power of the job, watts: idle power, and the rest of the rating while it computes."""
+    group, device = answer.group, answer.group.device
+    busy = min(1.0, float(answer.evaluation.time.compute_s[0]) / answer.step_s)
+    above_idle = COMPUTE_WEIGHT * (device.tdp_w.value - device.idle_w.value) * busy
+    each = device.idle_w.value + above_idle + group.node_power_overhead_w / group.devices_per_node
+    return each * answer.strategy.num_devices
+
+
+def details_of(answer: Answer) -> tuple[tuple[str, object], ...]:
+    """Return where the time of a step goes, term by term, and the bubble's share of it."""
+    time = answer.evaluation.time
+    terms = {
+        name: float(getattr(time, name)[0])
+        for name in type(time).__dataclass_fields__
+        if name.endswith("_s")
+    }
+    return (("step_time_terms_s", dict(sorted(terms.items()))),)
