@@ -13,7 +13,7 @@ from planner.frontend.distributions import tokens as token_count
 from planner.frontend.specs import CommonSpec, Count, Section, Text, TimeS, checked
 
 GOALS = ("min_step_time", "min_cost", "min_energy")
-PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "mxfp8", "nvfp4")
+PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "nvfp4")
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v")
 DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "num_chunks", "micro_batch", "dp_shard", "cp_ulysses")
 LEVELS = ("zero", "recompute_layers")
