@@ -27,15 +27,6 @@ from planner.space.training.partition import chunk_sizes
 from planner.space.training.plans import PlanArrays
 
 POOL = "trainer"
-MEMORY_PARTS = (
-    "weights",
-    "gradients",
-    "optimizer",
-    "gathered",
-    "activations",
-    "workspace",
-    "reserved",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +47,7 @@ class Answer:
         return float(self.evaluation.time.total_s[0])
 
 
-def answer_of(
-    evaluator: TrainingEvaluator, fmt: str, plans: PlanArrays, index: int, value: float
-) -> Answer:
+def answer_of(evaluator: TrainingEvaluator, fmt: str, plans: PlanArrays, index: int, value: float) -> Answer:
     """Return plan `index` of `plans`, priced again alone with its memory by stage."""
     one = plans.take(np.array([index]))
     return Answer(
@@ -146,7 +135,7 @@ def _memory(problem: Problem[TrainingProblem], answer: Answer) -> tuple[StageMem
     return tuple(
         StageMemory(
             stage=stage,
-            parts=tuple((name, float(getattr(memory, name)[stage])) for name in MEMORY_PARTS) + kept_free,
+            parts=memory.parts(stage) + kept_free,
             capacity_bytes=answer.group.device.memory_bytes.value,
         )
         for stage in range(len(memory.weights))
@@ -220,8 +209,6 @@ def details_of(answer: Answer) -> tuple[tuple[str, object], ...]:
     """Return where the time of a step goes, term by term, and the bubble's share of it."""
     time = answer.evaluation.time
     terms = {
-        name: float(getattr(time, name)[0])
-        for name in type(time).__dataclass_fields__
-        if name.endswith("_s")
+        name: float(getattr(time, name)[0]) for name in type(time).__dataclass_fields__ if name.endswith("_s")
     }
     return (("step_time_terms_s", dict(sorted(terms.items()))),)

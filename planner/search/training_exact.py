@@ -17,7 +17,7 @@ from planner.search.training_question import Limits, Rates
 from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, rows, sharded
-from planner.space.training.plans import OFFLOADS, IntArray, PlanArrays, concatenate
+from planner.space.training.plans import OFFLOADS, PlanArrays, concatenate
 
 _FIRST_POINTS = 64
 _MOST_POINTS = 1000

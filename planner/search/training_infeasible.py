@@ -35,6 +35,8 @@ def explain_infeasible(problem: Case, efforts: Sequence[Effort], solve: Solve) -
     relaxed: tuple[tuple[str, float | int | str], ...] = ()
     words = ""
     for change in _changes(problem):
+        if any(limit.name == change.name for limit in binding):
+            continue
         answer = solve(change.problem)
         if answer is None:
             continue

@@ -15,6 +15,7 @@ from planner.ir.training import TrainingProblem
 from planner.search.training_answer import (
     Answer,
     answer_of,
+    degrees_of,
     details_of,
     placement_of,
     pool_of,
@@ -36,6 +37,7 @@ SPACE = (
     "every number of ranks, offload and precision that is allowed; the global batch exactly"
 )
 _NUM_KEPT = 256
+_DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,17 +148,15 @@ def _work(total: _Total) -> tuple[tuple[str, float | int], ...]:
 
 
 def _shape(plans: PlanArrays, i: int) -> tuple[int, ...]:
-    return tuple(int(getattr(plans, name)[i]) for name in ("tp", "pp", "dp", "cp", "ep", "etp"))
+    return tuple(int(getattr(plans, name)[i]) for name in _DEGREES)
 
 
 def _runners_up(
     problem: Problem[TrainingProblem], total: _Total, best: Answer
 ) -> tuple[AlternativeChoice, ...]:
     """Return the best plans of other degrees that were priced, best first."""
-    chosen = best.strategy
-    seen = {
-        (best.group.name, best.fmt, chosen.tp, chosen.pp, chosen.dp, chosen.cp, chosen.ep, chosen.etp)
-    }
+    own = tuple(value for name, value in degrees_of(best.strategy) if name in _DEGREES)
+    seen = {(best.group.name, best.fmt, own)}
     rows = sorted(
         (
             (float(f.kept.value[i]), number, i)
@@ -167,7 +167,7 @@ def _runners_up(
     found: list[AlternativeChoice] = []
     for value, number, i in rows:
         source = total.found[number]
-        key = (source.evaluator.group.name, source.fmt, *_shape(source.kept.plans, i))
+        key = (source.evaluator.group.name, source.fmt, _shape(source.kept.plans, i))
         if key in seen or len(found) >= problem.options.num_alternatives:
             continue
         seen.add(key)
@@ -186,9 +186,7 @@ def _runners_up(
     return tuple(found)
 
 
-def _nothing(
-    problem: Problem[TrainingProblem], total: _Total, diagnostics: Diagnostics
-) -> SearchResult:
+def _nothing(problem: Problem[TrainingProblem], total: _Total, diagnostics: Diagnostics) -> SearchResult:
     report = None
     if not total.interrupted:
         diagnostics.progress("finding the nearest problem that has a plan")

@@ -239,10 +239,11 @@ class TrainingEvaluator:
             load = self._load(table.take(index), classes, part)
             parts.put(index, self._parts(part, stages, load, classes))
             held = self._memory(part, load, classes)
-            bucket = load.layer_params * self.software.gradient_bytes * (part.zero >= 2)
-            least[index] = (held.total - held.gathered - bucket).max(axis=0)
+            buffers = held.gathered * (1.0 + self.software.allocator_slack)
+            least[index] = (held.total - buffers).max(axis=0)
         num_micro = self._num_micro(plans)
-        step = (parts.compute_s + parts.comm_s) * num_micro + parts.ramp_s + self._hops(plans, num_micro)
+        sends = self._exposed.sends_s(plans, self.hop_s(plans), num_micro)
+        step = (parts.compute_s + parts.comm_s) * num_micro + parts.ramp_s + sends
         return Outline(
             step_s=step + self.software.per_step_s,
             compute_s=parts.compute_s * num_micro,
@@ -266,7 +267,6 @@ class TrainingEvaluator:
         """Return the times of one micro-batch through the whole model on one rank, seconds, [plans]."""
         table = self._table(plans, fmt)
         counts = np.bincount(np.array(self.tables.folded.order), minlength=len(self.tables.folded.kinds))
-        scale = self.software.compute_scale
 
         def summed(*names: str) -> FloatArray:
             return np.asarray(sum(counts @ table.layer(name) for name in names), dtype=np.float64)
@@ -274,12 +274,12 @@ class TrainingEvaluator:
         forward = summed("forward_s") + table.end("embed_forward_s") + table.end("head_forward_s")
         backward = summed("backward_s") + table.end("embed_backward_s") + table.end("head_backward_s")
         return LayerTotals(
-            forward=forward * scale,
-            backward=backward * scale,
-            weight_grad=summed("weight_grad_s") * scale,
-            selective=summed("recompute_selective_s") * scale,
-            full=summed("recompute_full_s") * scale,
-            comm=summed("forward_comm_s", "backward_comm_s") * (1.0 - self.software.tp_overlap),
+            forward=forward,
+            backward=backward,
+            weight_grad=summed("weight_grad_s"),
+            selective=summed("recompute_selective_s"),
+            full=summed("recompute_full_s"),
+            comm=summed("forward_comm_s", "backward_comm_s"),
         )
 
     def hop_s(self, plans: PlanArrays) -> FloatArray:
@@ -449,7 +449,8 @@ class TrainingEvaluator:
 
 def _groups(plans: PlanArrays) -> list[IntArray]:
     """Return positions of plans that share a layer split."""
-    keys = np.stack([plans.pp, plans.num_chunks, plans.first_drop, plans.last_drop])
+    folded = plans.schedule == SCHEDULES.index("zb-v")
+    keys = np.stack([plans.pp, plans.num_chunks, plans.first_drop, plans.last_drop, folded])
     _, inverse = np.unique(keys, axis=1, return_inverse=True)
     inverse = inverse.ravel()
     order = np.argsort(inverse, kind="stable")

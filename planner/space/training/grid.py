@@ -152,7 +152,8 @@ def _pipelines(space: Space, ranks: int) -> tuple[IntArray, IntArray, IntArray]:
 def rows(space: Space, coarse: PlanArrays) -> PlanArrays:
     """Return every row of the points `coarse`: schedule, chunks, split of the layers, recompute.
 
-    Interleaving takes micro-batches in rounds of pp, and ZB-H1 needs two per stage to fill its gaps.
+    Interleaving takes micro-batches in rounds of pp; zero-bubble schedules fill their gaps from two per
+    stage on.
     """
     recomputes = [RECOMPUTES.index(r) for r in space.word("recompute", space.choices.recomputes)]
     parts: list[IntArray] = []
@@ -175,7 +176,8 @@ def rows(space: Space, coarse: PlanArrays) -> PlanArrays:
     )
     num_micro = space.workload.global_batch // (found.dp * found.micro_batch)
     rounds = (found.schedule != SCHEDULES.index("interleaved")) | (num_micro % found.pp == 0)
-    filled = (found.schedule != SCHEDULES.index("zb-h1")) | (num_micro >= 2 * found.pp)
+    zero_bubble = [SCHEDULES.index(name) for name in ("zb-h1", "zb-h2", "zb-v")]
+    filled = ~np.isin(found.schedule, zero_bubble) | (num_micro >= 2 * found.pp)
     return found.take(np.flatnonzero(rounds & filled))
 
 
@@ -196,7 +198,7 @@ def _options(
     found: list[tuple[int, int, int, int]] = []
     seen: set[tuple[int, int, tuple[int, ...]]] = set()
     for name in names:
-        laps = [c for c in chunks if (c > 1) == (name == "interleaved") and c * pp <= num_layers + 2]
+        laps = [c for c in chunks if _runs(name, c) and c * pp <= num_layers + 2]
         for count in laps:
             for first, last in product(range(MOST_DROPPED + 1), repeat=2):
                 if count > 1 and (num_layers + first + last) % (pp * count):
@@ -207,6 +209,13 @@ def _options(
                     seen.add(key)
                     found.append((count, SCHEDULES.index(name), first, last))
     return tuple(found)
+
+
+def _runs(name: str, num_chunks: int) -> bool:
+    """Return whether a schedule runs with so many chunks per device."""
+    if name == "interleaved":
+        return num_chunks > 1
+    return num_chunks == (2 if name == "zb-v" else 1)
 
 
 def sharded(space: Space, found: PlanArrays) -> PlanArrays:

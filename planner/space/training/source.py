@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 
 from cost_models.formats import number_format
-from cost_models.library import device_cost_model
 from planner.ir.cluster import NodeGroup
 from planner.ir.training import TrainingProblem
 from planner.space.engine import executed_on
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.plans import PlanArrays
-from planner.space.training.software import load_training_software
+from planner.space.training.software import load_training_software, training_cost_model
 
 
 def evaluator_of(payload: TrainingProblem, group: NodeGroup, plans: PlanArrays) -> TrainingEvaluator:
@@ -27,7 +26,7 @@ def evaluator_of(payload: TrainingProblem, group: NodeGroup, plans: PlanArrays) 
     software = load_training_software(payload.choices.software)
     if not payload.flash_attention:
         software = replace(software, flash_attention=False)
-    costs = device_cost_model(group.device, kernel_software=software.kernel_software)
+    costs = training_cost_model(group, software)
     sizes = np.unique(plans.micro_batch)
     return TrainingEvaluator(payload.model, group, costs, software, payload.workload, sizes)
 
