@@ -1,0 +1,1 @@
+"""Long runs: failures, checkpoints, spares, stragglers, moving state between plans, time and money."""
