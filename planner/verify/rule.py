@@ -62,6 +62,7 @@ class Rule:
 
 
 SERVING = frozenset({"serving"})
+TRAINING = frozenset({"training"})
 
 
 def differs(claimed: float, own: float, tolerance: float) -> bool:

@@ -1,0 +1,99 @@
+"""What a training rank holds fits: parts add up, states are what they must be, activations no less.
+
+Weights, gradients and optimizer states are worked out again operator by operator and may differ from the
+plan's by 3 %, the size of padding. Activations are held against what every trainer must keep: the inputs
+of recomputed layers, or those of all matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hardware_profiles.loader import load_trainer
+from hardware_profiles.schema import TrainerProfile
+from planner.plan.schema import DeviceMemory
+from planner.verify.report import Violation
+from planner.verify.rule import TRAINING, Case, Rule, differs
+from planner.verify.training.counts import StageCount, stage_counts
+from planner.verify.training.schedule import least_held
+from planner.verify.training.view import JobView, jobs
+
+STATE_TOLERANCE = 0.03
+_SUM_TOLERANCE = 1e-6
+_ELEMENT_BYTES = 2.0
+
+
+def _check(case: Case) -> Iterator[Violation]:
+    for job in jobs(case):
+        stages = [memory.stage for memory in job.pool.memory]
+        if sorted(stages) != list(range(job.strategy.pp)):
+            yield Violation(message=f"pool {job.pool.name!r} states the memory of stages {stages}")
+            continue
+        trainer, counts, held = load_trainer(job.pool.engine), stage_counts(job), least_held(job)
+        for memory in job.pool.memory:
+            stage = memory.stage
+            for violation in (
+                *_sums(job, memory),
+                *_states(job, memory, counts[stage], trainer),
+                *_activations(job, memory, counts[stage], held[stage]),
+            ):
+                where = f"pool {job.pool.name!r}, stage {stage}: "
+                yield Violation(message=where + violation.message, numbers=violation.numbers)
+
+
+def _sums(job: JobView, memory: DeviceMemory) -> Iterator[Violation]:
+    total = sum(part.num_bytes for part in memory.parts)
+    there = job.group.device.memory_bytes.value
+    numbers = (("parts", total), ("used", memory.used_bytes), ("capacity", memory.capacity_bytes))
+    if differs(total, memory.used_bytes, _SUM_TOLERANCE):
+        yield Violation(message="the parts are not what is used", numbers=numbers)
+    if memory.used_bytes > memory.capacity_bytes * (1 + _SUM_TOLERANCE):
+        yield Violation(message="more is used than there is", numbers=numbers)
+    if memory.capacity_bytes > there * (1 + _SUM_TOLERANCE):
+        yield Violation(message=f"the device has {there:.4g} bytes", numbers=numbers)
+    free = job.problem.payload.memory_reserve_bytes
+    stated = sum(part.num_bytes for part in memory.parts if part.name == "kept_free")
+    if stated < free * (1 - _SUM_TOLERANCE):
+        yield Violation(message=f"{stated:.4g} bytes are kept free, asked was {free:.4g}")
+
+
+def _states(
+    job: JobView, memory: DeviceMemory, count: StageCount, trainer: TrainerProfile
+) -> Iterator[Violation]:
+    s, settings = job.strategy, job.settings
+    dense_ranks = settings.dp_shard * s.cp
+    expert_ranks = max(dense_ranks * s.tp / (s.ep * s.etp), 1.0)
+    parts = {part.name: part.num_bytes for part in memory.parts}
+    for name, level, each, stays in (
+        ("weights", 3, trainer.weight_bytes.value, settings.offload != "optimizer_and_parameters"),
+        ("gradients", 2, trainer.gradient_bytes.value, True),
+        ("optimizer", 1, trainer.optimizer_bytes.value, settings.offload == "none"),
+    ):
+        shared = settings.zero >= level
+        params = count.dense / (dense_ranks if shared else 1) + count.expert / (expert_ranks if shared else 1)
+        own = params * each if stays else 0.0
+        if differs(parts.get(name, 0.0), own, STATE_TOLERANCE):
+            yield Violation(
+                message=f"{name} are {own / 1e9:.3f} GB, the plan says {parts.get(name, 0.0) / 1e9:.3f}",
+                numbers=(("own", own), ("claimed", parts.get(name, 0.0))),
+            )
+
+
+def _activations(job: JobView, memory: DeviceMemory, count: StageCount, held: float) -> Iterator[Violation]:
+    whole = job.settings.recompute == "none"
+    elements = max(count.input_elements, count.boundary_elements) if whole else count.boundary_elements
+    own = elements * _ELEMENT_BYTES * held
+    stated = next((part.num_bytes for part in memory.parts if part.name == "activations"), 0.0)
+    if stated < own * (1 - STATE_TOLERANCE):
+        yield Violation(
+            message=f"at least {own / 1e9:.3f} GB of activations are kept, the plan says {stated / 1e9:.3f}",
+            numbers=(("own", own), ("claimed", stated)),
+        )
+
+
+RULE = Rule(
+    says="weights, states and activations fit, and the parts add up",
+    check=_check,
+    kinds=TRAINING,
+    requires=("training-layers",),
+)

@@ -1,0 +1,58 @@
+"""The step of a training plan takes no less than its arithmetic at the peak, and its terms add up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from planner.verify.report import Violation
+from planner.verify.rule import TRAINING, Case, Rule, differs
+from planner.verify.training.counts import stage_counts
+from planner.verify.training.schedule import least_step_s
+from planner.verify.training.view import JobView, jobs
+
+_ARITHMETIC = 1e-3
+
+
+def _check(case: Case) -> Iterator[Violation]:
+    step = case.plan.predicted.get("step_time_s")
+    if step is None:
+        yield Violation(message="the plan does not predict step_time_s")
+        return
+    terms = case.plan.details.get("step_time_terms_s")
+    stated = cast("dict[str, float]", terms) if isinstance(terms, dict) else {}
+    total = sum(stated.values())
+    if differs(total, step.value, _ARITHMETIC) or any(value < 0 for value in stated.values()):
+        yield Violation(
+            message=f"the terms of the step are {total:.6g} s, the step {step.value:.6g} s",
+            numbers=(("terms", total), ("step", step.value)),
+        )
+    for job in jobs(case):
+        own = _least_s(job)
+        if step.value < own * (1 - _ARITHMETIC):
+            yield Violation(
+                message=f"the arithmetic alone takes {own:.4g} s at the peak, the plan says {step.value:.4g}",
+                numbers=(("own", own), ("claimed", step.value)),
+            )
+        compute = stated.get("compute_s", step.value)
+        if compute > step.value * (1 + _ARITHMETIC):
+            yield Violation(message=f"{compute:.4g} s of a step of {step.value:.4g} s are compute")
+
+
+def _least_s(job: JobView) -> float:
+    """Return the time of the step's arithmetic at the peak of the precision (or of 16 bit, if higher)."""
+    peaks = job.group.device.peak_flops_per_s
+    known = [peaks[name].value for name in ("bf16", "fp16", job.pool.weight_dtype) if name in peaks]
+    if job.pool.weight_dtype.startswith("fp8") and "fp8" in peaks:
+        known.append(peaks["fp8"].value)
+    peak = max(known)
+    forward_s = [count.forward_flops / peak for count in stage_counts(job)]
+    return least_step_s(job, forward_s, job.settings.recompute == "full")
+
+
+RULE = Rule(
+    says="the step takes no less than its arithmetic, and its terms add up",
+    check=_check,
+    kinds=TRAINING,
+    requires=("training-layers",),
+)

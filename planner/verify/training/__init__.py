@@ -1,0 +1,1 @@
+"""What a training plan must hold, worked out operator by operator, apart from the search."""

@@ -1,0 +1,72 @@
+"""A training job as the checker sees it: its pool, its problem, and which layers stand on which stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from planner.ir.cluster import NodeGroup
+from planner.ir.model_graph import Layer
+from planner.ir.problem import Problem
+from planner.ir.training import TrainingProblem
+from planner.plan.schema import Pool, StrategyModel, TrainingSettings
+from planner.verify.rule import Case
+
+FOLDED = ("zb-v",)
+"""Schedules whose second lap of chunks runs back over the stages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """One training job of a plan."""
+
+    pool: Pool
+    settings: TrainingSettings
+    problem: Problem[TrainingProblem]
+    group: NodeGroup
+
+    @property
+    def strategy(self) -> StrategyModel:
+        """Degrees of the job."""
+        return self.pool.strategy
+
+    @property
+    def num_micro(self) -> int:
+        """Micro-batches of a step on one data-parallel rank."""
+        return self.settings.global_batch // (self.strategy.dp * self.settings.micro_batch)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a micro-batch on one context rank."""
+        return self.settings.micro_batch * self.settings.seq_len / self.strategy.cp
+
+    def stage_of(self, chunk: int) -> int:
+        """Return the stage that holds a chunk."""
+        lap, place = divmod(chunk, self.strategy.pp)
+        back = self.settings.schedule in FOLDED and lap % 2 == 1
+        return self.strategy.pp - 1 - place if back else place
+
+    def stage_layers(self) -> list[list[Layer]]:
+        """Return the layers of every stage."""
+        layers = list(self.problem.payload.model.layers)
+        found: list[list[Layer]] = [[] for _ in range(self.strategy.pp)]
+        start = 0
+        for chunk, count in enumerate(self.settings.layers_per_chunk):
+            found[self.stage_of(chunk)].extend(layers[start : start + count])
+            start += count
+        return found
+
+    @property
+    def head_stage(self) -> int:
+        """Stage of the last chunk, which holds the head."""
+        return self.stage_of(max(len(self.settings.layers_per_chunk) - 1, 0))
+
+
+def jobs(case: Case) -> Iterator[JobView]:
+    """Yield the jobs of a plan that state their settings and stand on a known group."""
+    problem = cast("Problem[TrainingProblem]", case.problem)
+    groups = {group.name: group for group in problem.cluster.groups}
+    for pool in case.plan.pools:
+        if pool.training is not None and pool.node_group in groups:
+            yield JobView(pool=pool, settings=pool.training, problem=problem, group=groups[pool.node_group])
