@@ -1,7 +1,7 @@
 """Exceptions and exit codes: what can go wrong, and what the user is told.
 
 Exit codes of the command line: 0 fine, 1 a bug of ours, 2 bad input, 3 infeasible,
-4 nothing found within the time limit, 5 verification failed.
+4 nothing found within the time limit, 5 verification failed, 6 a plan that was run failed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ EXIT_BAD_INPUT = 2
 EXIT_INFEASIBLE = 3
 EXIT_NOTHING_FOUND = 4
 EXIT_VERIFICATION_FAILED = 5
+EXIT_RUN_FAILED = 6
 
 _MAX_SHOWN_CHARS = 120
 

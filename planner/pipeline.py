@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from planner.backends import BACKENDS, ExportOptions, write_folder
 from planner.diagnostics import Diagnostics
-from planner.errors import UnknownNameError, VerificationError
+from planner.errors import InputError, UnknownNameError, VerificationError
 from planner.frontend.spec_tree import Override
 from planner.frontend.specs import load_spec, read_problem
+from planner.frontend.yaml_source import Document, read_document, read_text
 from planner.ir.candidates import SearchResult
 from planner.ir.printer import print_ir
 from planner.ir.problem import Problem
@@ -26,6 +27,11 @@ from planner.plan.serialize import plan_from_result
 from planner.registry import Registry
 from planner.report.explanation import EXPLAINERS, Effect, Explanation, Variation, effect_of, words_of
 from planner.verify import VerificationReport, problem_of, verify_plan
+
+if TYPE_CHECKING:
+    from planner.runtime.bindings import Bindings
+    from planner.runtime.engine import RunOptions
+    from planner.runtime.records import RunResult
 
 AnyProblem = Problem[Any]
 Search = Callable[[AnyProblem, Diagnostics], SearchResult]
@@ -234,6 +240,87 @@ def export_plan(
     files = BACKENDS.get(backend).export(plan, options)
     write_folder(out, files, force=force)
     return [out / file.path for file in files]
+
+
+def read_input(path: Path, *, max_bytes: int) -> str:
+    """Return the text of a file that a plan is to be run on.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is too large.
+    """
+    return read_text(path, max_bytes=max_bytes)
+
+
+def read_bindings(path: Path) -> Bindings:
+    """Return the endpoints and tools that a file names; Python tools are looked for beside it too.
+
+    Raises
+    ------
+    InputError
+        If anything in it is wrong; the line is named.
+    """
+    import sys
+
+    from planner.runtime.bindings import bindings_of
+
+    document = read_document(path)
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return bindings_of(document.data)
+    except InputError as error:
+        raise error.located(file=str(path), line=_line_of(document, error.key)) from None
+
+
+def _line_of(document: Document, key: str | None) -> int | None:
+    lines = {".".join(map(str, path)): line for path, line in document.lines.items()}
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return lines.get(key or "")
+
+
+def run_plan(
+    plan: Plan,
+    question: str,
+    bindings: Bindings,
+    options: RunOptions,
+    *,
+    runs: Path | None = None,
+    spans: bool = False,
+) -> RunResult:
+    """Run a plan once and return what came of it; its record goes into the folder `runs`.
+
+    Raises
+    ------
+    RunFailedError
+        If there is no answer; it holds what there is.
+    InputError
+        If the plan cannot run, or a model, tool or branch has nothing behind it.
+    """
+    import asyncio
+
+    from planner.runtime.engine import Runtime
+    from planner.runtime.failures import RunFailedError
+    from planner.runtime.run_files import write_run
+
+    runtime = Runtime(plan, bindings, spans=spans)
+
+    async def once() -> RunResult:
+        async with runtime:
+            return await runtime.run(question, options)
+
+    try:
+        result = asyncio.run(once())
+    except RunFailedError as error:
+        if runs is not None:
+            write_run(runs, runtime.plan, error.result)
+        raise
+    if runs is not None:
+        write_run(runs, runtime.plan, result)
+    return result
 
 
 def _check_phases(names: Sequence[str]) -> None:

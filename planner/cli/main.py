@@ -1,7 +1,7 @@
 """The ``newel`` command: finds its subcommands, and turns every outcome into an exit code.
 
 Exit codes: 0 fine, 1 a bug of ours, 2 bad input, 3 infeasible, 4 nothing found within the
-time limit, 5 verification failed, 130 interrupted.
+time limit, 5 verification failed, 6 a plan that was run failed, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Draft:
     def add(self, name: str, work: Work, **properties: int) -> str:
         """Add a node under a free name and return that name."""
         free, number = name or "node", 2
-        while free in self.nodes or free in (START, END):
+        while free in self.nodes or free in (START, END, "start", "end"):
             free, number = f"{name or 'node'}#{number}", number + 1
         self.nodes[free] = replace(Node(name=free, work=work), **properties)
         return free

@@ -126,6 +126,8 @@ def _node(node: Node) -> Plain:
         plain["parallel"] = node.parallel
     if node.deadline_s is not None:
         plain["deadline_s"] = node.deadline_s
+    if node.on_failure != "fail":
+        plain["on_failure"] = node.on_failure
     return plain
 
 
@@ -145,6 +147,8 @@ def _work(node: Node) -> Plain:
                 plain["limit"] = tool.limit
             if tool.side_effects:
                 plain["side_effects"] = True
+            if tool.arguments:
+                plain["arguments"] = tool.arguments
             return plain
         case Human() as human:
             return {"kind": "human", "latency_s": _latency(human.latency), "output": _tokens(human.output)}
@@ -173,8 +177,12 @@ def _part(part: PromptPart) -> Plain | str:
     plain: Plain = {"from": part.source} if part.kind == "node" else {part.kind: size}
     if part.kind == "node" and size is not None:
         plain["tokens"] = size
+    if part.text:
+        plain["text"] = part.text
     if part.share:
         plain["share"] = part.share
+    if part.role != "user":
+        plain["role"] = part.role
     return plain
 
 
@@ -188,5 +196,7 @@ def _edge(edge: Edge) -> object:
         plain["probability"] = edge.probability
     if edge.max_rounds is not None:
         plain["max_rounds"] = edge.max_rounds
+    if edge.when is not None:
+        plain["when"] = {("not_" if edge.when.negate else "") + edge.when.test: edge.when.value}
     simple = len(plain) == 2 and "->" not in source + target
     return f"{source} -> {target}" if simple else plain

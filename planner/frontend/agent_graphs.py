@@ -23,16 +23,18 @@ from pathlib import Path
 
 from planner.errors import InputError, nearest
 from planner.frontend.agent_fields import Fields
-from planner.frontend.agent_nodes import parse_node
+from planner.frontend.agent_nodes import COMMON_KEYS, parse_node
 from planner.frontend.yaml_source import Document, KeyPath, parse_document, read_document
 from planner.ir.agent_graph import (
     EDGE_KINDS,
     END,
     LOSSLESS_KINDS,
     START,
+    TEXT_TESTS,
     AgentGoal,
     AgentGraph,
     AgentModel,
+    Condition,
     Edge,
     EdgeKind,
     LlmCall,
@@ -42,6 +44,7 @@ from planner.ir.agent_graph import (
 )
 from planner.ir.agent_graph_check import graph_faults
 
+_ENDS = {"start": START, "end": END}
 GOALS: tuple[AgentGoal, ...] = ("min_ttft", "min_latency", "min_cost")
 GRAPH_KEYS = (
     "kind",
@@ -156,9 +159,11 @@ def with_implied_edges(nodes: tuple[Node, ...], edges: tuple[Edge, ...]) -> tupl
 
 
 def _node(name: str, fields: Fields) -> Node:
+    if name in _ENDS:
+        raise fields.error("in edges this name stands for the graph's own ends: choose another", value=name)
     if fields.choice("kind", ("llm", "tool", "router", "human", "graph"), "llm") != "graph":
         return parse_node(name, fields)
-    fields.only(("kind", "graph", "join", "copies", "parallel", "deadline_s"))
+    fields.only((*COMMON_KEYS, "graph"))
     return parse_node(name, fields, Nested(graph=_graph(fields.child("graph"), nested=True)))
 
 
@@ -197,13 +202,13 @@ def _model(name: str, fields: Fields) -> AgentModel:
 
 
 def _edge(fields: Fields) -> Edge:
-    """Read ``a -> b`` or {from, to, kinds, probability, max_rounds}."""
+    """Read ``a -> b`` or {from, to, kinds, probability, max_rounds, when}."""
     if fields.is_text:
         words = [w.strip() for w in fields.own_text().split("->")]
         if len(words) != 2 or not all(words):
             raise fields.error("an edge is written a -> b", value=fields.own_text())
         return Edge(source=_end(words[0]), target=_end(words[1]))
-    fields.only(("from", "to", "kinds", "probability", "max_rounds"))
+    fields.only(("from", "to", "kinds", "probability", "max_rounds", "when"))
     kinds: list[EdgeKind] = [k for k in EDGE_KINDS if k in fields.words("kinds", EDGE_KINDS)]
     probability = fields.number("probability", least=0.0)
     return Edge(
@@ -212,8 +217,20 @@ def _edge(fields: Fields) -> Edge:
         kinds=tuple(kinds) if fields.has("kinds") else LOSSLESS_KINDS,
         probability=1.0 if probability is None else probability,
         max_rounds=fields.count("max_rounds"),
+        when=_condition(fields.child("when")) if fields.has("when") else None,
     )
 
 
+def _condition(fields: Fields) -> Condition:
+    """Read {contains: word}, {not_contains: word} and so on: one test."""
+    known = {name: (test, name != test) for test in TEXT_TESTS for name in (test, f"not_{test}")}
+    fields.only(tuple(known))
+    if len(fields.mapping()) != 1:
+        raise fields.error("a condition is one test", value=fields.data, allowed=", ".join(known))
+    name = next(iter(fields.mapping()))
+    test, negate = known[name]
+    return Condition(test=test, value=fields.text(name), negate=negate)
+
+
 def _end(name: str) -> str:
-    return {"start": START, "end": END}.get(name, name)
+    return _ENDS.get(name, name)

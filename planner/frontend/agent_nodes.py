@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 from planner.frontend.agent_fields import Fields
 from planner.ir.agent_graph import (
+    FAILURE_POLICIES,
+    ROLES,
     Human,
     LlmCall,
     Nested,
     Node,
     PromptPart,
+    Role,
     Router,
     Tokens,
     ToolCall,
     Work,
 )
 
-_COMMON = ("kind", "join", "copies", "parallel", "deadline_s")
+COMMON_KEYS = ("kind", "join", "copies", "parallel", "deadline_s", "on_failure")
+CHARS_PER_TOKEN = 4.0
+"""Of English text, for a text whose tokens are not stated; such a count is marked as guessed."""
 
 
 def parse_node(name: str, fields: Fields, nested: Nested | None = None) -> Node:
@@ -33,6 +40,7 @@ def parse_node(name: str, fields: Fields, nested: Nested | None = None) -> Node:
         copies=fields.count("copies") or 1,
         parallel=fields.count("parallel"),
         deadline_s=fields.number("deadline_s", above=0.0),
+        on_failure=fields.choice("on_failure", FAILURE_POLICIES, "fail"),
     )
 
 
@@ -46,10 +54,10 @@ def _join(fields: Fields) -> int | None:
 def _work(name: str, fields: Fields) -> Work:
     kind = fields.choice("kind", ("llm", "tool", "router", "human"), "llm")
     if kind == "router":
-        fields.only(_COMMON)
+        fields.only(COMMON_KEYS)
         return Router()
     if kind == "human":
-        fields.only((*_COMMON, "latency_s", "output"))
+        fields.only((*COMMON_KEYS, "latency_s", "output"))
         latency = fields.latency("latency_s")
         if latency is None:
             raise fields.error("latency_s is missing")
@@ -58,7 +66,7 @@ def _work(name: str, fields: Fields) -> Work:
 
 
 def _tool(name: str, fields: Fields) -> ToolCall:
-    fields.only((*_COMMON, "tool", "latency_s", "output", "limit", "side_effects"))
+    fields.only((*COMMON_KEYS, "tool", "latency_s", "output", "limit", "side_effects", "arguments"))
     latency = fields.latency("latency_s")
     if latency is None:
         raise fields.error("latency_s is missing")
@@ -68,11 +76,12 @@ def _tool(name: str, fields: Fields) -> ToolCall:
         output=fields.tokens("output") or Tokens(mean=0.0),
         limit=fields.count("limit"),
         side_effects=fields.flag("side_effects"),
+        arguments=fields.text("arguments", ""),
     )
 
 
 def _call(fields: Fields) -> LlmCall:
-    fields.only((*_COMMON, "model", "models", "prompt", "output", "samples", "keep", "partial_inputs"))
+    fields.only((*COMMON_KEYS, "model", "models", "prompt", "output", "samples", "keep", "partial_inputs"))
     if fields.has("model") and fields.has("models"):
         raise fields.error("either model or models", key="models")
     output = fields.tokens("output")
@@ -90,21 +99,31 @@ def _call(fields: Fields) -> LlmCall:
 
 
 def _part(fields: Fields) -> PromptPart:
-    """Read {static: N}, {input: N}, {input} or {from: node}, each with an optional share."""
+    """Read {static: N}, {text: words}, {input: N}, input or {from: node}; share and role may stand beside."""
     if fields.is_text:
         if fields.own_text() != "input":
             raise fields.error(
-                "unknown part", value=fields.own_text(), allowed="input, {static: N}, {from: node}"
+                "unknown part",
+                value=fields.own_text(),
+                allowed="input, {static: N}, {text: words}, {from: node}",
             )
         return PromptPart(kind="input")
-    fields.only(("static", "input", "from", "tokens", "share"))
-    if sum(key in fields.mapping() for key in ("static", "input", "from")) != 1:
-        raise fields.error("a part is one of static, input and from")
+    fields.only(("static", "text", "input", "from", "tokens", "share", "role"))
+    given = fields.mapping()
+    if (
+        sum(key in given for key in ("static", "input", "from")) + ("text" in given and "static" not in given)
+        != 1
+    ):
+        raise fields.error("a part is one of static, text, input and from")
     share = fields.text("share", "")
-    if "from" in fields.mapping():
-        return PromptPart(
-            kind="node", source=fields.text("from"), tokens=fields.tokens("tokens"), share=share
-        )
-    if "static" in fields.mapping():
-        return PromptPart(kind="static", tokens=fields.tokens("static"), share=share)
-    return PromptPart(kind="input", tokens=fields.tokens("input"), share=share)
+    role: Role = fields.choice("role", ROLES, "user")
+    if "from" in given:
+        source, tokens = fields.text("from"), fields.tokens("tokens")
+        return PromptPart(kind="node", source=source, tokens=tokens, share=share, role=role)
+    if "input" in given:
+        return PromptPart(kind="input", tokens=fields.tokens("input"), share=share, role=role)
+    text = fields.text("text", "")
+    tokens = fields.tokens("static") or fields.tokens("tokens")
+    if tokens is None and text:
+        tokens = Tokens(mean=float(ceil(len(text) / CHARS_PER_TOKEN)), guessed=True)
+    return PromptPart(kind="static", tokens=tokens, share=share, text=text, role=role)

@@ -14,6 +14,13 @@ EdgeKind = Literal["barrier", "overlap", "staircase", "items"]
 EDGE_KINDS: tuple[EdgeKind, ...] = ("barrier", "overlap", "staircase", "items")
 LOSSLESS_KINDS: tuple[EdgeKind, ...] = ("barrier", "overlap")
 PromptSource = Literal["static", "input", "node"]
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+FailurePolicy = Literal["fail", "skip"]
+FAILURE_POLICIES: tuple[FailurePolicy, ...] = ("fail", "skip")
+TextTest = Literal["contains", "matches", "equals", "longer_than", "at_least", "at_most"]
+TEXT_TESTS: tuple[TextTest, ...] = ("contains", "matches", "equals", "longer_than", "at_least", "at_most")
+NUMBER_TESTS: tuple[TextTest, ...] = ("longer_than", "at_least", "at_most")
 AgentGoal = Literal["min_ttft", "min_latency", "min_cost"]
 START = "__start__"
 END = "__end__"
@@ -46,13 +53,16 @@ class PromptPart:
     """One piece of a prompt, in order.
 
     static: text that is the same in every run; input: the user's; node: the output of node `source`.
-    `share` names a prefix that other calls have too, so that a cache may hold it.
+    `share` names a prefix that other calls have too, so that a cache may hold it. `text` is a static part's
+    own text, needed to run the graph but not to plan it; `role` is whose message the part belongs to.
     """
 
     kind: PromptSource
     tokens: Tokens | None = None
     source: str = ""
     share: str = ""
+    text: str = ""
+    role: Role = "user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +108,17 @@ class LlmCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A tool. At most `limit` run at once over all nodes of the same `tool`; `output` is what it returns."""
+    """A tool. At most `limit` run at once over all nodes of the same `tool`; `output` is what it returns.
+
+    `arguments` is the text that the tool is given; ``${node}`` in it stands for what that node wrote.
+    """
 
     tool: str
     latency: Latency
     output: Tokens
     limit: int | None = None
     side_effects: bool = False
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +149,7 @@ class Node:
     """A node. `join` is how many of its producers must be done: None is all of them, 1 is any.
 
     `copies` is a fan-out: the node runs that many times side by side, at most `parallel` at once (None: all).
+    `on_failure`: whether a failure ends the run, or consumers go on without the node's output.
     """
 
     name: str
@@ -143,6 +158,20 @@ class Node:
     copies: int = 1
     parallel: int | None = None
     deadline_s: float | None = None
+    on_failure: FailurePolicy = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A test of what a node wrote; text tests read `value` as it is, number tests as a number.
+
+    contains, matches (a regular expression found anywhere), equals (both ends stripped), longer_than
+    (characters), at_least and at_most (the last number in the text). `negate` turns the outcome around.
+    """
+
+    test: TextTest
+    value: str
+    negate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +179,9 @@ class Edge:
     """Data or control from `source` to `target`; START and END stand for the graph's own ends.
 
     `probability` is taken given that the source ran. `max_rounds` makes it a loop: it points back, and
-    its body runs at most that often. `kinds` are the ways the user allows data to flow.
+    its body runs at most that often. `kinds` are the ways the user allows data to flow. `when` decides at
+    run time whether the edge is taken; beside edges that have one, a branch without one is taken if none of
+    them is. `repeats` marks an edge that starts another round of a loop that has been unrolled.
     """
 
     source: str
@@ -158,6 +189,8 @@ class Edge:
     kinds: tuple[EdgeKind, ...] = LOSSLESS_KINDS
     probability: float = 1.0
     max_rounds: int | None = None
+    when: Condition | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planner.ir.agent_graph import END, START, AgentGraph, AgentModel, LlmCall, Nested, Node, ToolCall
+from planner.ir.agent_graph import (
+    END,
+    NUMBER_TESTS,
+    START,
+    AgentGraph,
+    AgentModel,
+    Condition,
+    LlmCall,
+    Nested,
+    Node,
+    ToolCall,
+)
 
 MAX_CALLS = 20_000
 _PROBABILITY_SLACK = 1e-6
@@ -63,6 +76,24 @@ def _edge_faults(graph: AgentGraph) -> Iterator[GraphFault]:
             )
         if not edge.kinds:
             yield GraphFault(path=("edges", i, "kinds"), message="no way of flowing is allowed")
+        if edge.when is not None and (wrong := _condition_fault(edge.when)):
+            yield GraphFault(path=("edges", i, "when"), message=wrong, value=edge.when.value)
+
+
+def _condition_fault(condition: Condition) -> str:
+    """Return what is wrong with the value of a condition, nothing if it can be tested."""
+    if condition.test == "matches":
+        try:
+            re.compile(condition.value)
+        except (re.error, OverflowError, RecursionError) as error:
+            return f"not a regular expression ({error})"
+    if condition.test in NUMBER_TESTS:
+        try:
+            number = float(condition.value)
+        except ValueError:
+            return "not a number"
+        return "" if math.isfinite(number) else "not a finite number"
+    return ""
 
 
 def _probability_faults(graph: AgentGraph) -> Iterator[GraphFault]:

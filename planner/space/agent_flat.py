@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.ir.agent_graph import EdgeKind, Human, LlmCall, Router, ToolCall
+from planner.ir.agent_graph import Condition, EdgeKind, FailurePolicy, Human, LlmCall, Router, ToolCall
 
 FlatWork = LlmCall | ToolCall | Router | Human
 
@@ -24,6 +24,7 @@ class FlatCall:
     parallel: int | None = None
     deadline_s: float | None = None
     probability: float = 1.0
+    on_failure: FailurePolicy = "fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class FlatEdge:
     """An edge between calls, by name. `branch`: one of several alternatives of its source.
 
     `share` is the part of the producer's output that the consumer reads up to (1 unless item-wise), and
-    `part` the part that it reads.
+    `part` the part that it reads. `when` and `repeats` are those of the graph's edge.
     """
 
     source: str
@@ -41,6 +42,8 @@ class FlatEdge:
     branch: bool = False
     share: float = 1.0
     part: float = 1.0
+    when: Condition | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -166,7 +166,11 @@ def _unroll(work: _Work, loop: Edge) -> None:
         if not last:
             edges.append(
                 replace(
-                    loop, source=names[loop.source], target=f"{loop.target}{mark}{r + 1}", max_rounds=None
+                    loop,
+                    source=names[loop.source],
+                    target=f"{loop.target}{mark}{r + 1}",
+                    max_rounds=None,
+                    repeats=True,
                 )
             )
     work.nodes, work.edges = nodes, edges
@@ -237,6 +241,8 @@ def _copied(work: _Work) -> FlatGraph:
                     branch=edge.source in branching and edge.probability < 1.0,
                     share=share,
                     part=1.0 / len(targets) if items else 1.0,
+                    when=edge.when,
+                    repeats=edge.repeats,
                 )
                 for source in sources
             ]
@@ -262,6 +268,7 @@ def _instances(calls: dict[str, FlatCall], name: str, node: Node) -> list[str]:
             group=name if node.parallel is not None else "",
             parallel=node.parallel,
             deadline_s=node.deadline_s,
+            on_failure=node.on_failure,
         )
         made.append(full)
     return made

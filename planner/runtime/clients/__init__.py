@@ -1,0 +1,1 @@
+"""Network clients of the runtime; nothing else in the planner opens a connection."""
