@@ -40,6 +40,7 @@ from planner.ir.agent_graph import (
     LlmCall,
     Nested,
     Node,
+    TextTest,
     Tokens,
 )
 from planner.ir.agent_graph_check import graph_faults
@@ -223,7 +224,9 @@ def _edge(fields: Fields) -> Edge:
 
 def _condition(fields: Fields) -> Condition:
     """Read {contains: word}, {not_contains: word} and so on: one test."""
-    known = {name: (test, name != test) for test in TEXT_TESTS for name in (test, f"not_{test}")}
+    known: dict[str, tuple[TextTest, bool]] = {
+        name: (test, name != test) for test in TEXT_TESTS for name in (test, f"not_{test}")
+    }
     fields.only(tuple(known))
     if len(fields.mapping()) != 1:
         raise fields.error("a condition is one test", value=fields.data, allowed=", ".join(known))
