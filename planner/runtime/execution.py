@@ -97,6 +97,7 @@ class Execution:
         self.calls = [_call_state(c) for c in plan.calls]
         self.edges = [EdgeState(plan=e) for e in plan.edges]
         self._group_done: dict[str, int] = {}
+        self._branches: dict[str, tuple[int, int]] = {}
         self._gates: dict[str, asyncio.Semaphore] = {
             c.flat.group: asyncio.Semaphore(c.flat.parallel)
             for c in plan.calls
@@ -164,6 +165,7 @@ class Execution:
             latency_s=max(ends) if ends and self._error is None else self.now_s(),
             usd=self.spent_usd,
             predicted=self.plan.predicted,
+            branches=self._branches,
         )
 
     # -- readiness -------------------------------------------------------------------------------
@@ -389,6 +391,9 @@ class Execution:
         if status == "done":
             self._hand_over_items(state, whole=True)
             taken = self._routing.taken(state.plan, state.text, self.generator)
+            for name, numbers in self._routing.decided(state.plan).items():
+                before = self._branches.get(name, (0, 0))
+                self._branches[name] = (before[0] + (not taken.isdisjoint(numbers)), before[1] + 1)
         else:
             taken = set[int]()
         for i in state.plan.outputs:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 CallStatus = Literal["waiting", "running", "done", "skipped", "failed", "cancelled"]
 RunStatus = Literal["done", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecord:
+    """One request of a model call: times from the start of the run, tokens (None: the server did not say)."""
+
+    model: str
+    start_s: float
+    first_s: float
+    end_s: float
+    prompt_tokens: int | None
+    prompt_chars: int
+    output_tokens: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -15,7 +28,8 @@ class CallRecord:
 
     `ready_s`: all that it needed was there; `start_s`: the first request was sent; `first_s`: first token;
     `end_s`: last token. `waited_s` was spent waiting for slots, rates and retries, `framework_s` in this
-    program. Token counts are the server's if `counted`, else pieces of the stream.
+    program. Token counts are the server's if `counted`, else pieces of the stream. `evidence` is the share of
+    the planned inputs that a staircase began with; `requests` are those that were answered.
     """
 
     name: str
@@ -42,6 +56,7 @@ class CallRecord:
     error: str = ""
     reused: bool = False
     evidence: float | None = None
+    requests: list[RequestRecord] = field(default_factory=list[RequestRecord])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +65,7 @@ class RunResult:
 
     `answers` holds what each final call wrote; `text` is all of it. `framework_s` is the time of this program
     over all calls, `model_s` that of models and tools, `waited_s` what was spent in queues and retries.
+    `branches` maps ``source -> target`` to how often the edge was taken and how often that was decided.
     """
 
     plan: str
@@ -63,6 +79,7 @@ class RunResult:
     latency_s: float
     usd: float
     predicted: dict[str, float] = field(default_factory=dict[str, float])
+    branches: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
     @property
     def text(self) -> str:
@@ -99,6 +116,7 @@ class RunResult:
             "waited_s": self.waited_s,
             "framework_s": self.framework_s,
             "predicted": dict(self.predicted),
+            "branches": {name: list(counts) for name, counts in self.branches.items()},
             "notes": list(self.notes),
             "calls": [record_data(call) for call in self.calls],
         }
@@ -106,4 +124,6 @@ class RunResult:
 
 def record_data(call: CallRecord) -> dict[str, object]:
     """Return a record as plain data."""
-    return {name: getattr(call, name) for name in CallRecord.__slots__}
+    plain = {name: getattr(call, name) for name in CallRecord.__slots__}
+    plain["requests"] = [asdict(request) for request in call.requests]
+    return plain

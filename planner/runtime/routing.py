@@ -66,6 +66,15 @@ class Routing:
             for call in plan.calls:
                 self._refuse_undecided(call)
 
+    def decided(self, call: CallPlan) -> dict[str, list[int]]:
+        """Return the edges of a call that are decided at run time: numbers of the flat edges by name."""
+        found: dict[str, list[int]] = {}
+        for i in call.outputs:
+            edge = self._plan.edges[i]
+            if edge.flat.branch or self._is_tested(edge):
+                found.setdefault(self._names[i], []).append(i)
+        return found
+
     def taken(self, call: CallPlan, text: str, generator: random.Random) -> set[int]:
         """Return the numbers of the edges that carry data after a call wrote `text`."""
         edges = [self._plan.edges[i] for i in call.outputs]

@@ -14,7 +14,7 @@ from planner.runtime.failures import CallError
 from planner.runtime.limits import Limiter
 from planner.runtime.pool import Asked, Caller, ModelPool
 from planner.runtime.prompts import GrowingPrompt, Message, arguments_of, joined, messages_of
-from planner.runtime.records import CallRecord, record_data
+from planner.runtime.records import CallRecord, RequestRecord, record_data
 from planner.runtime.spans import Tracer
 from planner.runtime.state import CallState
 from planner.runtime.tools import run_tool
@@ -158,6 +158,7 @@ class CallWorker:
             run.committed_usd -= expected_usd
         record.end_s = completion.end_s - run.began_s
         _account(run, state, model, pool, completion)
+        _note_request(run, state, pool, messages, completion)
         return completion
 
     @staticmethod
@@ -372,6 +373,24 @@ def _account(
     record.usd += usd
     run.spent_usd += usd
     record.error = ""
+
+
+def _note_request(
+    run: Execution, state: CallState, pool: ModelPool, messages: list[Message], completion: Completion
+) -> None:
+    end = completion.end_s
+    first = completion.first_s if completion.first_s is not None else end
+    state.record.requests.append(
+        RequestRecord(
+            model=pool.name,
+            start_s=completion.sent_s - run.began_s,
+            first_s=first - run.began_s,
+            end_s=end - run.began_s,
+            prompt_tokens=completion.prompt_tokens,
+            prompt_chars=sum(len(m["content"]) for m in messages),
+            output_tokens=round(_tokens(pool, completion)),
+        )
+    )
 
 
 def _journal_entry(state: CallState) -> dict[str, object]:

@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Field
 
 from planner.diagnostics import Diagnostics
 from planner.frontend.agent_graphs import GRAPH_KEYS, graph_of, read_agent_graph
+from planner.frontend.agent_observed import with_observations
+from planner.frontend.observed_runs import read_runs
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import CommonSpec, SearchSection, Section, Text, validated
 from planner.frontend.yaml_source import Document
@@ -39,12 +41,16 @@ def _limited(value: object) -> object:
 
 
 class AgentsSpec(CommonSpec):
-    """A graph: `graph` names its file, or its keys stand in the spec itself."""
+    """A graph: `graph` names its file, or its keys stand in the spec itself.
+
+    `observed` is a folder of records of runs, whose lengths, times and branches replace those stated.
+    """
 
     search: Annotated[SearchSection, BeforeValidator(_limited)] = Field(
         default_factory=lambda: SearchSection.model_validate(_limited({}))
     )
     graph: Text | None = None
+    observed: Text | None = None
     streaming: StreamingSection = StreamingSection()
     goal: Text | None = None
     models: dict[str, object] = Field(default_factory=dict[str, object])
@@ -69,9 +75,10 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[AgentProblem]:
     InputError
         If anything in the spec or the graph is wrong.
     """
-    del diagnostics
     spec = validated(tree, AgentsSpec)
     graph = _graph(tree, spec)
+    if spec.observed is not None:
+        graph = _observed(tree, graph, spec.observed, diagnostics)
     payload = AgentProblem(
         graph=graph,
         min_first_chunk_tokens=spec.streaming.min_first_chunk,
@@ -87,6 +94,13 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[AgentProblem]:
         payload=payload,
         inputs=tuple(tree.digests),
     )
+
+
+def _observed(tree: SpecTree, graph: AgentGraph, folder: str, diagnostics: Diagnostics) -> AgentGraph:
+    seen, files = read_runs(tree.path_of(folder, ("observed",)), graph.name)
+    for file in files:
+        tree.add_file_digest("observed", file)
+    return with_observations(graph, seen, diagnostics)
 
 
 def _graph(tree: SpecTree, spec: AgentsSpec) -> AgentGraph:
