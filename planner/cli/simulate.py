@@ -1,4 +1,4 @@
-"""``newel simulate``: run a stream of requests through a plan, one engine step at a time."""
+"""``newel simulate``: run requests through a served plan, or a step through a training plan's pipeline."""
 
 from __future__ import annotations
 
@@ -44,6 +44,9 @@ def simulate(
     if loaded.kind == "agents":
         _simulate_agents(loaded, str(plan), (min(requests, _MAX_AGENT_RUNS), seed), as_json=as_json)
         return
+    if loaded.kind == "training":
+        _simulate_training(loaded, str(plan), as_json=as_json)
+        return
     replayed = read_trace(trace, diagnostics) if trace is not None else None
     options = SimulationOptions(num_requests=requests, rate_rps=rate, seed=seed)
     report = simulate_plan(loaded, problem_of(loaded, file=str(plan)), options, replayed)
@@ -67,6 +70,21 @@ def _simulate_agents(loaded: Plan, file: str, draws: tuple[int, int], *, as_json
         return
     for name, figures in report.items():
         say(f"{name:12}" + "".join(f"  {key} {value:.4g}" for key, value in figures.items()))
+
+
+def _simulate_training(loaded: Plan, file: str, *, as_json: bool) -> None:
+    """Show the replayed step of a training plan beside its prediction."""
+    from planner.simulate.training import TOLERANCE, replay_plan
+    from planner.verify import problem_of
+
+    report = replay_plan(loaded, problem_of(loaded, file=file))
+    if as_json:
+        emit_json(report.as_dict())
+        return
+    say(f"replayed step {report.step_s:.4g} s, predicted {report.predicted_step_s:.4g} s")
+    within = "within" if abs(report.apart) <= TOLERANCE else "outside"
+    say(f"apart {report.apart:+.2%}, {within} the tolerance of {TOLERANCE:.0%}")
+    say(f"the pipeline takes {report.pipeline_s:.4g} s and idles {report.bubble:.1%} of the devices' time")
 
 
 def _show(report: SimulationReport) -> None:

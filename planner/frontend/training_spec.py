@@ -11,28 +11,9 @@ from hardware_profiles.units import parse_quantity
 from planner.errors import InputError, UnknownNameError
 from planner.frontend.distributions import tokens as token_count
 from planner.frontend.specs import CommonSpec, Count, Section, Text, TimeS, checked
+from planner.ir.training_fix import PRECISIONS, SCHEDULES, WORDS
 
 GOALS = ("min_step_time", "min_cost", "min_energy")
-PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "nvfp4")
-SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v")
-DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "num_chunks", "micro_batch", "dp_shard", "cp_ulysses")
-LEVELS = ("zero", "recompute_layers")
-WORDS: dict[str, tuple[str, ...]] = {
-    "recompute": ("none", "selective", "full"),
-    "offload": ("none", "optimizer", "optimizer_and_parameters"),
-    "schedule": SCHEDULES,
-    "precision": PRECISIONS,
-}
-SWITCHES = ("sequence_parallel",)
-FIXABLE = (*DEGREES, *LEVELS, *SWITCHES, *WORDS)
-_OTHER_NAMES = {
-    "vpp": "num_chunks",
-    "v": "num_chunks",
-    "mbs": "micro_batch",
-    "sp": "sequence_parallel",
-    "fsdp": "dp_shard",
-    "zero_stage": "zero",
-}
 
 
 def _list(value: object) -> list[object]:
@@ -78,44 +59,6 @@ def _bytes(value: object) -> object:
         return parse_quantity(value, "bytes", allow_bare=False)
     except ProfileError as error:
         raise InputError(error.message, value=error.value, allowed=error.allowed or None) from None
-
-
-def fixed_value(name: str, value: object) -> int | str | bool:
-    """Return the value of a pinned choice, checked.
-
-    Raises
-    ------
-    InputError
-        If it is no value of that choice.
-    """
-    if name in WORDS:
-        if value not in WORDS[name]:
-            raise UnknownNameError(name, str(value), WORDS[name])
-        return str(value)
-    if name in SWITCHES:
-        if not isinstance(value, bool):
-            raise InputError("must be true or false", value=value)
-        return value
-    least = 0 if name in LEVELS else 1
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 10**7:
-        raise InputError(f"must be a whole number from {least}", value=value)
-    if name == "zero" and value > 3:
-        raise InputError("must be a ZeRO stage", value=value, allowed="0, 1, 2, 3")
-    return value
-
-
-def fix_name(name: str) -> str:
-    """Return the name of a pinned choice under any of its spellings.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such choice.
-    """
-    found = _OTHER_NAMES.get(name.lower(), name.lower())
-    if found not in FIXABLE:
-        raise UnknownNameError("degree or choice", name, FIXABLE)
-    return found
 
 
 class TrainingWorkloadSection(Section):

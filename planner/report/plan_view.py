@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from planner.plan.schema import Alternative, DeviceMemory, Plan, Pool, StrategyModel
+from planner.plan.schema import Alternative, DeviceMemory, Plan, Pool, StrategyModel, TrainingSettings
 from planner.report.figures import figure, interval, percent, printable
 from planner.report.placement_map import placement_lines
 
@@ -50,10 +50,29 @@ def strategy_words(strategy: StrategyModel) -> str:
 
 def pool_words(pool: Pool) -> str:
     """Return a pool in one line, e.g. ``2 x tp4 on h200 (fp8 weights, fp8 kv)``."""
-    return (
-        f"{pool.replicas} x {strategy_words(pool.strategy)} on {pool.device} "
-        f"({pool.weight_dtype} weights, {pool.kv_dtype} kv)"
-    )
+    shape = f"{pool.replicas} x {strategy_words(pool.strategy)} on {pool.device}"
+    if pool.training is not None:
+        return f"{shape} ({pool.weight_dtype}, {training_words(pool.training)})"
+    return f"{shape} ({pool.weight_dtype} weights, {pool.kv_dtype} kv)"
+
+
+def training_words(settings: TrainingSettings) -> str:
+    """Return what a training job decides beside its degrees in a few words."""
+    words = [f"micro-batch {settings.micro_batch}", f"ZeRO-{settings.zero}"]
+    if settings.zero:
+        words.append(f"over {settings.dp_shard} ranks")
+    if settings.schedule != "none":
+        words.append(settings.schedule)
+    words.append(f"recompute {settings.recompute}")
+    if settings.recompute_layers:
+        words.append(f"of {settings.recompute_layers} layers per stage")
+    if settings.offload != "none":
+        words.append(f"offload {settings.offload.replace('_', ' ')}")
+    if settings.sequence_parallel:
+        words.append("sequence parallel")
+    if settings.cp_ulysses > 1:
+        words.append(f"ulysses {settings.cp_ulysses}")
+    return ", ".join(words)
 
 
 def _title(plan: Plan) -> Text:
@@ -80,6 +99,8 @@ def _show_infeasibility(plan: Plan, console: Console) -> None:
 
 
 def _pools(plan: Plan) -> Table:
+    if all(pool.training is not None for pool in plan.pools):
+        return _jobs(plan)
     table = _table("pool", "role", "replicas", "device", "strategy", "weights", "kv", "engine", "limits")
     for pool in plan.pools:
         limits = " ".join(f"{name}={value:g}" for name, value in pool.limits.items())
@@ -95,6 +116,16 @@ def _pools(plan: Plan) -> Table:
             pool.engine,
             limits,
         )
+    return table
+
+
+def _jobs(plan: Plan) -> Table:
+    table = _table("job", "device", "strategy", "precision", "software", "settings", "layers per chunk")
+    for pool in plan.pools:
+        if pool.training is not None:
+            strategy, words = strategy_words(pool.strategy), training_words(pool.training)
+            layers = " ".join(map(str, pool.training.layers_per_chunk))
+            _add(table, pool.name, pool.device, strategy, pool.weight_dtype, pool.engine, words, layers)
     return table
 
 

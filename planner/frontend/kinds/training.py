@@ -11,12 +11,13 @@ from planner.errors import InputError, UnknownNameError
 from planner.frontend.spec_inputs import cluster_input, model_input
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import validated
-from planner.frontend.training_spec import GOALS, TrainingSpec, fix_name, fixed_value
+from planner.frontend.training_spec import GOALS, TrainingSpec
 from planner.ir.cluster import Cluster
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
 from planner.ir.training import Offload, Recompute, TrainingChoices, TrainingProblem, TrainingWorkload
+from planner.ir.training_fix import fix_name, fixed_value
 
 SPEC = TrainingSpec
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import cast
 
 from planner.errors import InputError, UnknownNameError
-from planner.ir.cluster import Cluster, Level, Link, NodeGroup
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingChoices, ServingProblem
 from planner.ir.workload import Slo
 from planner.plan.schema import Plan
 from planner.report.explanation import Bottleneck, Variation
 from planner.report.figures import figure, percent
+from planner.report.hardware_changes import faster_links, lifted_budgets, more_devices
 from planner.report.serving_steps import pool_bottlenecks
 
 ServingCase = Problem[ServingProblem]
@@ -38,7 +38,7 @@ class ServingExplainer:
         """Return each limit lifted, one more device or node, and each kind of link twice as fast."""
         if plan.status == "infeasible":
             return []
-        return [*_lifted_limits(problem), *_more_devices(problem), *_faster_links(problem)]
+        return [*_lifted_limits(problem), *more_devices(problem), *faster_links(problem)]
 
     def fixed(self, problem: ServingCase, choices: Mapping[str, object]) -> ServingCase:
         """Return the problem with degrees, formats, engine or mode fixed.
@@ -132,74 +132,7 @@ def _lifted_limits(problem: ServingCase) -> Iterator[Variation]:
                 change=f"{name} at most {figure(limit, 's')}",
                 problem=replace(problem, payload=replace(payload, workload=workload)),
             )
-    for field, unit in (("num_devices", "devices"), ("usd_per_hour", "USD/h"), ("power_w", "W")):
-        limit = getattr(problem.budget, field)
-        if limit is not None:
-            yield Variation(
-                sort="limit",
-                change=f"at most {figure(float(limit), unit)}",
-                problem=replace(problem, budget=replace(problem.budget, **{field: None})),
-            )
-
-
-def _more_devices(problem: ServingCase) -> Iterator[Variation]:
-    if problem.budget.num_devices is not None:
-        budget = replace(problem.budget, num_devices=problem.budget.num_devices + 1)
-        yield Variation(
-            sort="resource", change="one more device in the budget", problem=replace(problem, budget=budget)
-        )
-        return
-    for index, group in enumerate(problem.cluster.groups):
-        grown, what = _grown(group)
-        before, after = problem.cluster.groups[:index], problem.cluster.groups[index + 1 :]
-        groups = (*before, grown, *after)
-        cluster = replace(problem.cluster, groups=groups)
-        yield Variation(sort="resource", change=what, problem=replace(problem, cluster=cluster))
-
-
-def _grown(group: NodeGroup) -> tuple[NodeGroup, str]:
-    """Return the group with one more node where nodes are linked, else with one more device in its node."""
-    if len(group.levels) > 1 or group.num_nodes > 1:
-        names = (*group.node_names, f"{group.name}-one-more") if group.node_names else ()
-        grown = replace(group, num_nodes=group.num_nodes + 1, node_names=names)
-        levels = _widened(group.levels, grown.num_devices)
-        what = f"one more node of {group.devices_per_node} {group.device.name}"
-        return replace(grown, levels=levels), what
-    count = group.devices_per_node + 1
-    levels = tuple(replace(level, num_devices=max(level.num_devices, count)) for level in group.levels)
-    return replace(group, devices_per_node=count, levels=levels), f"one more {group.device.name} in the node"
-
-
-def _widened(levels: tuple[Level, ...], num_devices: int) -> tuple[Level, ...]:
-    """Return the levels with the outermost wide enough for the grown group."""
-    last = levels[-1]
-    return (*levels[:-1], replace(last, num_devices=max(last.num_devices, num_devices)))
-
-
-def _faster_links(problem: ServingCase) -> Iterator[Variation]:
-    cluster = problem.cluster
-    links = [level.link for group in cluster.groups for level in group.levels]
-    links += [cluster.between_groups] if cluster.between_groups is not None else []
-    for name in dict.fromkeys(link.name for link in links):
-        yield Variation(
-            sort="resource",
-            change=f"twice the bandwidth of {name}",
-            problem=replace(problem, cluster=_with_faster(cluster, name)),
-        )
-
-
-def _with_faster(cluster: Cluster, name: str) -> Cluster:
-    def faster(link: Link) -> Link:
-        if link.name != name:
-            return link
-        return replace(link, bandwidth_bytes_per_s=2 * link.bandwidth_bytes_per_s)
-
-    groups = tuple(
-        replace(group, levels=tuple(replace(level, link=faster(level.link)) for level in group.levels))
-        for group in cluster.groups
-    )
-    between = faster(cluster.between_groups) if cluster.between_groups is not None else None
-    return replace(cluster, groups=groups, between_groups=between)
+    yield from lifted_budgets(problem)
 
 
 EXPLAINER = ServingExplainer()
