@@ -14,6 +14,8 @@ from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import Accept, Question
 
 _REASON = "no plan of this kind meets the limits"
+_GAP = 1e-4
+"""How near to its optimum a runner-up over several groups is sought."""
 
 
 def alternatives(
@@ -22,7 +24,9 @@ def alternatives(
     """Return runners-up, nearest first; kinds without a feasible plan come last, with the reason."""
     found: list[AlternativeChoice] = []
     seen = {best.solution.picks}
-    for label, narrowed in _kinds(tables.catalogue, question, best):
+    for label, narrowed in _kinds(tables.catalogue, replace(question, relative_gap=_GAP), best):
+        if tables.out_of_time():
+            break
         solution = best_solution(tables, narrowed)
         if solution is None:
             found.append(

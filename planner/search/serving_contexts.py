@@ -34,18 +34,18 @@ def inner_contexts(catalogue: Catalogue, group: int, question: Question) -> tupl
     )
 
 
-def cross_contexts(
-    catalogue: Catalogue, prefill: int, decode: int, question: Question
-) -> tuple[Context, ...]:
-    """Return the contexts of pairs with prefill on one group and decode on another."""
+def cross_contexts(catalogue: Catalogue, question: Question) -> tuple[Context, ...]:
+    """Return the contexts of pairs whose pools lie on any groups: the cache crosses the link between."""
     cluster: Cluster = catalogue.problem.cluster
     if cluster.between_groups is None:
         return ()
-    both = cluster.groups[prefill].num_devices + cluster.groups[decode].num_devices
     link = link_spec(cluster.between_groups)
+    groups = range(len(cluster.groups))
+    lanes = sorted({count for group in groups for count in _lanes(catalogue, group)})
+    steps = _deadline_steps(catalogue, None, question)
     return tuple(
-        Context(link=link, lanes=count, max_devices=both, step_s=step)
-        for count, step in product(_lanes(catalogue, decode), _deadline_steps(catalogue, decode, question))
+        Context(link=link, lanes=count, max_devices=cluster.num_devices, step_s=step)
+        for count, step in product(lanes, steps)
     )
 
 
@@ -59,8 +59,11 @@ def _lanes(catalogue: Catalogue, group: int) -> tuple[int, ...]:
     return tuple(sorted(lanes))
 
 
-def _deadline_steps(catalogue: Catalogue, group: int, question: Question) -> tuple[float, ...]:
-    """Return the decode steps to reserve for under an end-to-end limit, from the fastest possible up."""
+def _deadline_steps(catalogue: Catalogue, group: int | None, question: Question) -> tuple[float, ...]:
+    """Return the decode steps to reserve for under an end-to-end limit, from the fastest possible up.
+
+    Without a group, the fastest of all groups is meant.
+    """
     limits, mean_steps = question.limits, catalogue.requests.mean_steps
     if not np.isfinite(limits.e2e_s) or mean_steps <= 0.0:
         return (np.inf,)
@@ -68,7 +71,7 @@ def _deadline_steps(catalogue: Catalogue, group: int, question: Question) -> tup
         (
             float(offer.replica.curve.tpot_high_s[0])
             for offer in catalogue.offers
-            if offer.role == "decode" and offer.group == group
+            if offer.role == "decode" and group in (None, offer.group)
         ),
         default=np.inf,
     )

@@ -76,6 +76,8 @@ def group_value(tables: PoolTables, group: int, question: Question) -> GroupValu
     pairs: dict[int, Pair] = {}
     if "disaggregated" in question.modes:
         for context in inner_contexts(tables.catalogue, group, question):
+            if tables.out_of_time():
+                break
             _merge_pairs(pairs, best_pairs(tables, (group, group), context, question, size))
     pair_best = np.zeros(size + 1)
     for total in range(1, size + 1):

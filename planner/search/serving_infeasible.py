@@ -149,10 +149,12 @@ def _least_loosened(tables: PoolTables, knob: _Knob) -> float | None:
         return best_solution(tables, knob.ask(value)) is not None
 
     far = knob.limit * _WIDEST if knob.rises else knob.limit / _WIDEST
-    if knob.limit <= 0.0 or not feasible(far):
+    if knob.limit <= 0.0 or tables.out_of_time() or not feasible(far):
         return None
     near = knob.limit
     for _ in range(_BISECTIONS):
+        if tables.out_of_time():
+            return far
         middle = float(np.sqrt(near * far))
         if feasible(middle):
             far = middle

@@ -39,6 +39,8 @@ def fastest(tables: PoolTables, question: Question) -> Solution | None:
         candidates.extend(_fastest_aggregated(tables, question))
     if "disaggregated" in question.modes:
         for context, groups in _contexts(tables, question):
+            if tables.out_of_time():
+                break
             candidates.extend(_fastest_pair(tables, question, context, groups))
     if not candidates:
         return None
@@ -60,7 +62,7 @@ def _contexts(tables: PoolTables, question: Question) -> Iterator[tuple[Context,
             found = (
                 inner_contexts(tables.catalogue, prefill, question)
                 if prefill == decode
-                else cross_contexts(tables.catalogue, prefill, decode, question)
+                else cross_contexts(tables.catalogue, question)
             )
             for context in found:
                 yield context, (prefill, decode)
@@ -100,14 +102,14 @@ def _half(
     tables: PoolTables, question: Question, where: tuple[Role, Context | None, int], seconds: FloatArray
 ) -> _Half:
     """Return the fastest entry of exactly n devices of a group, for every n."""
-    role, context, group = where
+    role, _, group = where
     entries = tables.entries(role, question)
     widths = np.array(
         [tables.catalogue.offers[i].replica.num_devices for i in tables.catalogue.by_role(role)],
         dtype=np.intp,
     )
     width = widths[entries.shape] * entries.replicas.astype(np.intp)
-    allowed = np.where(tables.accepted(role, context, group, question) > 0.0, seconds, np.inf)
+    allowed = np.where(tables.accepted(where, question, entries) > 0.0, seconds, np.inf)
     size = question.resources.num_devices[group]
     best = np.full(size + 1, np.inf)
     entry = np.full(size + 1, -1, dtype=np.intp)

@@ -18,7 +18,7 @@ from cost_models.serving.capacity import (
     state_at,
     ttft_percentiles,
 )
-from planner.search.serving_pools import PoolPick, PoolTables, role_limits
+from planner.search.serving_pools import Context, PoolPick, PoolTables, role_limits
 from planner.search.serving_question import Question
 
 _BISECTIONS = 60
@@ -66,19 +66,24 @@ class LoadedPlan:
 def load_plan(tables: PoolTables, picks: tuple[PoolPick, ...], question: Question) -> LoadedPlan:
     """Return the plan at the demanded load, or at its capacity where no load is demanded."""
     capacities = [_capacity(tables, pick, question) for pick in picks]
-    totals = {
-        role: sum(c for pick, c in zip(picks, capacities, strict=True) if pick.role == role)
-        for role in ("aggregated", "prefill", "decode")
+    totals: dict[tuple[Context | None, str], float] = {}
+    for pick, own in zip(picks, capacities, strict=True):
+        key = (pick.context, pick.role)
+        totals[key] = totals.get(key, 0.0) + own
+    paired = {
+        context: min(totals.get((context, "prefill"), 0.0), totals.get((context, "decode"), 0.0))
+        for context, _ in totals
+        if context is not None
     }
-    paired = min(totals["prefill"], totals["decode"])
-    capacity = totals["aggregated"] + paired
+    capacity = totals.get((None, "aggregated"), 0.0) + sum(paired.values())
     rate = question.rate_rps if question.rate_rps is not None else capacity
     if question.concurrency is not None:
         rate = _closed_loop_rate(tables, picks, question, capacity)
     share = rate / capacity if capacity > 0.0 else 0.0
     loaded: list[LoadedPool] = []
     for pick, own in zip(picks, capacities, strict=True):
-        part = 1.0 if pick.role == "aggregated" else paired / totals[pick.role]
+        both = None if pick.context is None else paired[pick.context]
+        part = 1.0 if both is None else both / max(totals[pick.context, pick.role], 1e-300)
         loaded.append(_loaded(tables, pick, own, own * part * share))
     return _summary(tables, tuple(loaded), rate, capacity, question)
 

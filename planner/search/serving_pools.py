@@ -8,6 +8,7 @@ share of the traffic.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import numpy as np
 
@@ -100,10 +101,15 @@ class RoleTable:
 
 @dataclass(slots=True, kw_only=True)
 class PoolTables:
-    """Makes tables for questions to one catalogue; capacities are kept across questions."""
+    """Makes tables for questions to one catalogue; capacities are kept across questions.
+
+    `deadline` is a reading of the monotonic clock; `cut_short` says that something was left out for it.
+    """
 
     catalogue: Catalogue
+    deadline: float = np.inf
     num_evaluations: int = 0
+    cut_short: bool = False
     _pools: dict[tuple[Role, Context | None], Pools] = field(
         default_factory=dict[tuple[Role, Context | None], Pools]
     )
@@ -113,6 +119,16 @@ class PoolTables:
     _capacity: dict[tuple[object, ...], tuple[FloatArray, FloatArray]] = field(
         default_factory=dict[tuple[object, ...], tuple[FloatArray, FloatArray]]
     )
+
+    def out_of_time(self) -> bool:
+        """Return whether the time is up, and remember that it was asked."""
+        if monotonic() > self.deadline:
+            self.cut_short = True
+        return self.cut_short
+
+    def remaining_s(self) -> float:
+        """Return the seconds left."""
+        return min(self.deadline - monotonic(), 1e6)
 
     def pools(self, role: Role, context: Context | None) -> Pools:
         """Return the stacked curves of a role, with the transfer of the context on every first token."""
@@ -135,33 +151,42 @@ class PoolTables:
             )
         return self._pools[key]
 
-    def entries(self, role: Role, question: Question) -> Entries:
-        """Return every (offer, replica count) of a role that the device limits allow; shape is a row."""
+    def entries(self, role: Role, question: Question, group: int | None = None) -> Entries:
+        """Return every (offer, replica count) of a role that the device limits allow; shape is a row.
+
+        With a group, only those of its offers.
+        """
+        most = question.budget.num_devices
         limits = tuple(
-            count if question.budget.num_devices is None else min(count, question.budget.num_devices)
-            for count in question.resources.num_devices
+            0 if group not in (None, index) else count if most is None else min(count, most)
+            for index, count in enumerate(question.resources.num_devices)
         )
         if (role, limits) not in self._entries:
             rows: list[int] = []
             counts: list[int] = []
             for row, index in enumerate(self.catalogue.by_role(role)):
                 offer = self.catalogue.offers[index]
-                most = min(limits[offer.group] // offer.replica.num_devices, MAX_REPLICAS_PER_QUEUE)
-                rows.extend([row] * most)
-                counts.extend(range(1, most + 1))
+                copies = min(limits[offer.group] // offer.replica.num_devices, MAX_REPLICAS_PER_QUEUE)
+                rows.extend([row] * copies)
+                counts.extend(range(1, copies + 1))
             self._entries[role, limits] = Entries(
                 shape=np.array(rows, dtype=np.intp), replicas=np.array(counts, dtype=np.float64)
             )
         return self._entries[role, limits]
 
     def capacity(
-        self, role: Role, context: Context | None, question: Question
+        self, role: Role, context: Context | None, question: Question, group: int | None = None
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the highest rate within the limits per entry (0: none), and the requests then inside."""
+        """Return the highest rate within the limits per entry (0: none), and the requests then inside.
+
+        Decode knows its context only by the step that it reserves, which is among the limits.
+        """
         limits = role_limits(role, context, question.limits)
-        key = (role, context, limits, question.resources.num_devices, question.budget.num_devices)
+        where = context if role == "prefill" else None
+        counts = (question.resources.num_devices, question.budget.num_devices)
+        key = (role, where, limits, counts, group)
         if key not in self._capacity:
-            pools, entries = self.pools(role, context), self.entries(role, question)
+            pools, entries = self.pools(role, context), self.entries(role, question, group)
             position = capacity_position(pools, entries, limits)
             state = state_at(pools, entries, np.maximum(position, 0.0))
             self.num_evaluations += entries.shape.size
@@ -170,9 +195,11 @@ class PoolTables:
             self._capacity[key] = (np.where(fits, state.rate_rps, 0.0), np.where(fits, inside, 0.0))
         return self._capacity[key]
 
-    def accepted(self, role: Role, context: Context | None, group: int, question: Question) -> FloatArray:
+    def accepted(
+        self, where: tuple[Role, Context | None, int], question: Question, entries: Entries
+    ) -> FloatArray:
         """Return 1 for entries of a group that the question and the context allow, else 0."""
-        entries = self.entries(role, question)
+        role, context, group = where
         indices = self.catalogue.by_role(role)
         fine = np.array(
             [
@@ -195,10 +222,10 @@ class PoolTables:
         replicas = np.zeros(size + 1, dtype=np.intp)
         indices = np.array(self.catalogue.by_role(role), dtype=np.intp)
         if indices.size:
-            entries = self.entries(role, question)
-            rate, inside = self.capacity(role, context, question)
+            entries = self.entries(role, question, group)
+            rate, inside = self.capacity(role, context, question, group)
             carried = inside if question.concurrency is not None and role == "aggregated" else rate
-            carried = carried * self.accepted(role, context, group, question)
+            carried = carried * self.accepted((role, context, group), question, entries)
             widths = self._widths(role)[entries.shape] * entries.replicas.astype(np.intp)
             order = np.argsort(-carried, kind="stable")
             order = order[(carried[order] > 0.0) & (widths[order] <= size)]

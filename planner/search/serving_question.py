@@ -56,7 +56,10 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked. `rate_rps` and `concurrency` are demands; at most one is set."""
+    """What is asked. `rate_rps` and `concurrency` are demands; at most one is set.
+
+    `relative_gap` is how far from the optimum an integer program may stop.
+    """
 
     goal: str
     rate_rps: float | None
@@ -67,6 +70,7 @@ class Question:
     accept: Accept = everything
     modes: tuple[str, ...] = ("aggregated", "disaggregated")
     one_pool_per_role: bool = False
+    relative_gap: float = 0.0
 
     @property
     def sense(self) -> Sense:

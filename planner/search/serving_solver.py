@@ -1,8 +1,7 @@
-"""Answers a question exactly: which pools, how many devices of each group, and why nothing is better.
+"""Answers a question exactly: which pools, and how many devices of each group.
 
-Every way of spending the devices is covered: groups by themselves, and one pair that crosses from one
-group to another. Partial choices are merged group by group; only choices that another beats in value
-and in every resource are dropped, which cannot lose the optimum. The bound is therefore the value.
+Every way of spending the devices is covered. The tables of one group hold its best value for every number
+of devices, so the bound is the value; several groups are left to an integer program with its own bound.
 """
 
 from __future__ import annotations
@@ -14,16 +13,14 @@ from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
 from planner.ir.objective import Budget
-from planner.ir.serving import Role
-from planner.search.serving_contexts import cross_contexts
 from planner.search.serving_groups import GroupValue, group_value
-from planner.search.serving_pools import Context, PoolPick, PoolTables
+from planner.search.serving_mix import solve_mix
+from planner.search.serving_pools import MAX_REPLICAS_PER_QUEUE, Context, PoolPick, PoolTables
 from planner.search.serving_question import Question, Resources
 
 IntArray = NDArray[np.intp]
 SAME = 1e-9
 _FILTER_ABOVE = 2000
-_MAX_MERGE = 40_000_000
 _BLOCK = 256
 
 
@@ -48,35 +45,14 @@ class Solution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Points:
-    """Partial choices: resources used, value inside groups, halves of a crossing pair, and the way back."""
+    """Partial choices: devices per group, and what they carry."""
 
     devices: IntArray
     value: FloatArray
-    prefill: FloatArray
-    decode: FloatArray
-
-    @property
-    def total(self) -> FloatArray:
-        """Value of a choice: what groups carry and the slower half of the pair."""
-        return self.value + np.minimum(self.prefill, self.decode)
 
     def only(self, keep: NDArray[np.bool_] | IntArray) -> _Points:
         """Return a selection."""
-        return _Points(
-            devices=self.devices[keep],
-            value=self.value[keep],
-            prefill=self.prefill[keep],
-            decode=self.decode[keep],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Crossing:
-    """A pair over two groups and the tables of its halves; None for choices without one."""
-
-    context: Context
-    prefill_group: int
-    decode_group: int
+        return _Points(devices=self.devices[keep], value=self.value[keep])
 
 
 def used_resources(devices: IntArray, resources: Resources) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -99,22 +75,43 @@ def within(devices: IntArray, resources: Resources, budget: Budget) -> NDArray[n
 def solve(tables: PoolTables, question: Question) -> Solution | None:
     """Return the optimum of a capacity question, or None if no plan meets it.
 
-    (The latency goals are answered by `serving_latency`.)
+    (The latency goals are answered by `serving_latency`.) One group, and a closed loop, is answered from
+    tables by devices; several groups are an integer program.
     """
+    if len(question.resources.num_devices) > 1 and question.concurrency is None:
+        return _mixed(tables, question)
     groups = range(len(question.resources.num_devices))
     values = [group_value(tables, group, question) for group in groups]
-    found = _best(question, _merge_groups(question, values, None, tables), values, None, tables)
-    if "disaggregated" not in question.modes or question.concurrency is not None:
-        return found
-    for prefill in groups:
-        for decode in groups:
-            if prefill == decode:
-                continue
-            for context in cross_contexts(tables.catalogue, prefill, decode, question):
-                crossing = _Crossing(context=context, prefill_group=prefill, decode_group=decode)
-                points = _merge_groups(question, values, crossing, tables)
-                found = _better(question, found, _best(question, points, values, crossing, tables))
-    return found
+    return _best(question, _merge_groups(question, values), values, tables)
+
+
+def _mixed(tables: PoolTables, question: Question) -> Solution | None:
+    mix = solve_mix(tables, question)
+    if mix is None:
+        return None
+    tokens = tables.catalogue.requests.mean_output_tokens
+    devices = np.array([mix.devices], dtype=np.intp)
+    value = float(objective_values(question, np.array([mix.total]), devices, tokens)[0])
+    fine = bool(within(devices, question.resources, question.budget)[0])
+    if not fine or mix.total < demand_of(question) * (1.0 - SAME):
+        return None
+    unit = _in_unit_of_objective(question, tokens)
+    return Solution(
+        picks=merged(mix.picks()),
+        value=value,
+        bound=value if mix.proved else mix.bound * unit,
+        capacity=mix.total,
+        devices=mix.devices,
+    )
+
+
+def _in_unit_of_objective(question: Question, tokens: float) -> float:
+    """Return what turns the bound of a mix (rate, or price) into that of the objective."""
+    if question.goal == "max_throughput":
+        return tokens
+    if question.goal == "min_cost_per_token":
+        return 1e6 / (tokens * 3600.0 * (question.rate_rps or 1.0))
+    return 1.0
 
 
 def demand_of(question: Question) -> float:
@@ -143,113 +140,63 @@ def objective_values(
 
 
 def _best(
-    question: Question,
-    points: _Points,
-    values: list[GroupValue],
-    crossing: _Crossing | None,
-    tables: PoolTables,
+    question: Question, points: _Points, values: list[GroupValue], tables: PoolTables
 ) -> Solution | None:
-    total = points.total
-    fine = within(points.devices, question.resources, question.budget) & (total > 0.0)
-    fine &= total >= demand_of(question) * (1.0 - SAME)
+    fine = within(points.devices, question.resources, question.budget) & (points.value > 0.0)
+    fine &= points.value >= demand_of(question) * (1.0 - SAME)
     if not fine.any():
         return None
-    points, total = points.only(fine), total[fine]
-    objective = objective_values(
-        question, total, points.devices, tables.catalogue.requests.mean_output_tokens
-    )
+    points = points.only(fine)
+    tokens = tables.catalogue.requests.mean_output_tokens
+    objective = objective_values(question, points.value, points.devices, tokens)
     ranked = -objective if question.sense == "max" else objective
     limit = ranked.min() + SAME * abs(float(ranked.min()))
     ties = np.flatnonzero(ranked <= limit)
-    chosen = ties[np.lexsort((-total[ties], points.devices[ties].sum(axis=1)))[0]]
+    chosen = int(ties[np.lexsort((-points.value[ties], points.devices[ties].sum(axis=1)))[0]])
+    own = [int(n) for n in points.devices[chosen]]
+    picks = [
+        pick
+        for group, value in enumerate(values)
+        for pick in value.picks(tables, group, question, own[group])
+    ]
     return Solution(
-        picks=_picks(question, points, int(chosen), values, crossing, tables),
+        picks=merged(picks),
         value=float(objective[chosen]),
         bound=float(objective[chosen]),
-        capacity=float(total[chosen]),
-        devices=tuple(int(n) for n in points.devices[chosen]),
+        capacity=float(points.value[chosen]),
+        devices=tuple(own),
     )
 
 
-def _better(question: Question, first: Solution | None, second: Solution | None) -> Solution | None:
-    if first is None or second is None:
-        return first or second
-    sign = 1.0 if question.sense == "min" else -1.0
-    key = (sign * second.value, second.num_devices)
-    return second if key < (sign * first.value * (1.0 - sign * SAME), first.num_devices) else first
-
-
-def _merge_groups(
-    question: Question, values: list[GroupValue], crossing: _Crossing | None, tables: PoolTables
-) -> _Points:
-    merged: _Points | None = None
+def _merge_groups(question: Question, values: list[GroupValue]) -> _Points:
+    count = len(values)
+    points = _Points(devices=np.zeros((1, count), dtype=np.intp), value=np.zeros(1))
     for group, value in enumerate(values):
-        points = _group_points(question, group, value, crossing, tables)
-        merged = points if merged is None else _outer(question, merged, points)
-    if merged is None:
-        raise ValueError("a cluster without groups")
-    return merged
-
-
-def _group_points(
-    question: Question, group: int, value: GroupValue, crossing: _Crossing | None, tables: PoolTables
-) -> _Points:
-    """Return the choices of one group: devices for itself and, if it takes part, for its half of the pair."""
-    own = value.steps()
-    half = np.zeros(1, dtype=np.intp)
-    carried = np.full(1, np.inf)
-    role = _role_in(crossing, group)
-    if crossing is not None and role is not None:
-        table = tables.table(role, crossing.context, group, question)
-        half = table.steps()[1:]
-        carried = table.best[half]
-    size = value.best.size - 1
-    rows, cols = np.nonzero(own[:, None] + half[None, :] <= size)
-    devices = np.zeros((rows.size, len(question.resources.num_devices)), dtype=np.intp)
-    devices[:, group] = own[rows] + half[cols]
-    none = np.full(rows.size, np.inf if crossing is not None else 0.0)
-    return _filtered(
-        question,
-        _Points(
-            devices=devices,
-            value=value.best[own[rows]],
-            prefill=carried[cols] if role == "prefill" else none,
-            decode=carried[cols] if role == "decode" else none,
-        ),
-    )
-
-
-def _role_in(crossing: _Crossing | None, group: int) -> Role | None:
-    if crossing is None:
-        return None
-    if group == crossing.prefill_group:
-        return "prefill"
-    return "decode" if group == crossing.decode_group else None
+        steps = value.steps()
+        devices = np.zeros((steps.size, count), dtype=np.intp)
+        devices[:, group] = steps
+        points = _outer(question, points, _Points(devices=devices, value=value.best[steps]))
+    return points
 
 
 def _outer(question: Question, first: _Points, second: _Points) -> _Points:
     """Return every combination of two partial choices that keeps the budget, without dominated ones."""
-    if first.value.size * second.value.size > _MAX_MERGE:
-        raise ValueError("too many node groups for exhaustive merging")
     rows = np.repeat(np.arange(first.value.size), second.value.size)
     cols = np.tile(np.arange(second.value.size), first.value.size)
     points = _Points(
         devices=first.devices[rows] + second.devices[cols],
         value=first.value[rows] + second.value[cols],
-        prefill=np.minimum(first.prefill[rows], second.prefill[cols]),
-        decode=np.minimum(first.decode[rows], second.decode[cols]),
     )
-    fine = within(points.devices, question.resources, question.budget)
-    return _filtered(question, points.only(fine))
+    return _filtered(question, points.only(within(points.devices, question.resources, question.budget)))
 
 
 def _filtered(question: Question, points: _Points) -> _Points:
-    """Drop choices that another beats or equals in every resource, in value and in both halves."""
+    """Drop choices that another beats or equals in every resource and in value."""
     if points.value.size <= _FILTER_ABOVE:
         return points
     count, usd, power = used_resources(points.devices, question.resources)
-    order = np.lexsort((-points.decode, -points.prefill, -points.value, power, usd, count))
-    columns = [count, usd, power, -points.value, -points.prefill, -points.decode]
+    order = np.lexsort((-points.value, power, usd, count))
+    columns = [count, usd, power, -points.value]
     return points.only(order[_front(np.stack(columns, axis=1)[order])])
 
 
@@ -270,36 +217,18 @@ def _front(keys: FloatArray) -> IntArray:
     return kept
 
 
-def _picks(
-    question: Question,
-    points: _Points,
-    chosen: int,
-    values: list[GroupValue],
-    crossing: _Crossing | None,
-    tables: PoolTables,
-) -> tuple[PoolPick, ...]:
-    """Return the pools of a choice; how a group splits its devices is found again from its tables."""
-    picks: list[PoolPick] = []
-    own = [int(n) for n in points.devices[chosen]]
-    for group in range(len(own)):
-        role = _role_in(crossing, group)
-        if crossing is None or role is None:
-            continue
-        table = tables.table(role, crossing.context, group, question)
-        carried = float((points.prefill if role == "prefill" else points.decode)[chosen])
-        size = int(np.searchsorted(table.best, np.float64(carried * (1.0 - SAME))))
-        own[group] -= size
-        picks.extend(table.picks(size))
-    for group, value in enumerate(values):
-        picks.extend(value.picks(tables, group, question, own[group]))
-    return _merged(picks)
+def merged(picks: list[PoolPick]) -> tuple[PoolPick, ...]:
+    """Return the picks with pools of the same shape joined, as far as one queue reaches.
 
-
-def _merged(picks: list[PoolPick]) -> tuple[PoolPick, ...]:
-    """Return the picks with pools of the same shape joined: one queue is never worse than two."""
+    The tables have weighed the joined pool already, so it carries no more than its parts.
+    """
     joined: dict[tuple[str, int, Context | None], PoolPick] = {}
+    apart: list[PoolPick] = []
     for pick in picks:
         key = (pick.role, pick.offer, pick.context)
-        before = joined[key].replicas if key in joined else 0
-        joined[key] = replace(pick, replicas=pick.replicas + before)
-    return tuple(joined.values())
+        together = pick.replicas + (joined[key].replicas if key in joined else 0)
+        if together <= MAX_REPLICAS_PER_QUEUE:
+            joined[key] = replace(pick, replicas=together)
+        else:
+            apart.append(pick)
+    return (*joined.values(), *apart)

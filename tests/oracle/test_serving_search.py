@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import permutations, product
+from itertools import product
 
 import pytest
 
@@ -101,19 +101,58 @@ class Brute:
 
     def plans(self) -> Iterator[tuple[tuple[int, ...], float]]:
         """Every plan as (devices per group, requests per second)."""
-        own = [self.own(where) for where in range(len(self.sizes))]
-        for used in product(*(range(size + 1) for size in self.sizes)):
-            yield used, sum(best[n] for best, n in zip(own, used, strict=True))
-        for first, second in permutations(range(len(self.sizes)), 2):
-            for context in cross_contexts(self.catalogue, first, second, self.question):
-                prefill = self.best_by_devices("prefill", first, context)
-                decode = self.best_by_devices("decode", second, context)
-                ranges = [range(self.sizes[g] + 1) for g in (first, second, first, second)]
-                for y, z, n, m in product(*ranges):
-                    if y + n <= self.sizes[first] and z + m <= self.sizes[second]:
-                        used = {first: y + n, second: z + m}
-                        value = min(prefill[y], decode[z]) + own[first][n] + own[second][m]
-                        yield (used[0], used[1]), value
+        if len(self.sizes) > 1:
+            yield from self.mixed_plans()
+            return
+        for used, value in enumerate(self.own(0)):
+            yield (used,), value
+
+    def mixed_plans(self) -> Iterator[tuple[tuple[int, ...], float]]:
+        """Every way to give devices of every group to roles in contexts; pairs carry what both sides do."""
+        crossing = cross_contexts(self.catalogue, self.question)
+        splits: list[list[dict[tuple[str, Context | None], tuple[int, float]]]] = []
+        for where, size in enumerate(self.sizes):
+            contexts = [*inner_contexts(self.catalogue, where, self.question), *crossing]
+            slots: list[tuple[str, Context | None]] = [("aggregated", None)]
+            slots.extend((role, context) for context in contexts for role in ("prefill", "decode"))
+            best = {slot: self.best_by_devices(slot[0], where, slot[1]) for slot in slots}
+            useful = [slot for slot in slots if best[slot][size] > 0.0]
+            splits.append(
+                [
+                    {slot: (n, best[slot][n]) for slot, n in zip(useful, counts, strict=True) if n}
+                    for counts in self.compositions(len(useful), size)
+                ]
+            )
+        for choice in product(*splits):
+            used = tuple(sum(n for n, _ in split.values()) for split in choice)
+            contexts_used = {context for split in choice for _, context in split if context is not None}
+            carried = {
+                slot: sum(split[slot][1] for split in choice if slot in split)
+                for slot in {slot for split in choice for slot in split}
+            }
+            inside = all(
+                sum(split[slot][0] for split in choice for slot in split if slot[1] == context)
+                <= context.max_devices
+                for context in contexts_used
+            )
+            if inside:
+                yield (
+                    used,
+                    carried.get(("aggregated", None), 0.0)
+                    + sum(
+                        min(carried.get(("prefill", c), 0.0), carried.get(("decode", c), 0.0))
+                        for c in contexts_used
+                    ),
+                )
+
+    def compositions(self, parts: int, most: int) -> Iterator[tuple[int, ...]]:
+        """Every way to give at most so many devices to so many parts."""
+        if parts == 0:
+            yield ()
+            return
+        for first in range(most + 1):
+            for rest in self.compositions(parts - 1, most - first):
+                yield (first, *rest)
 
     def optimum(self, tokens: float, prices: tuple[float, ...]) -> float | None:
         goal, demand = self.question.goal, self.question.rate_rps or 0.0

@@ -9,6 +9,7 @@ from planner import plan, verify
 CASES = [
     ("llama-3.1-70b", "8xh100", {}, {}),
     ("llama-3.1-8b", "8x8xh100", {"rate": 100}, {"objective": "min_latency"}),
+    ("llama-3.1-70b", "8xh200+16xl40s", {}, {}),
     ("gpt-oss-120b", "4xmi300x", {"rate": 3}, {"objective": "min_cost"}),
     ("llama-3.1-8b", "2xl40s", {"concurrency": 24}, {}),
 ]

@@ -21,12 +21,12 @@ from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import GOALS, Question, question_of
 from planner.space.engine import CostSource, cached, installed_costs
 
-METHOD = "enumeration of replica shapes, knapsack over pools, merge of groups without dominated choices"
+METHOD = "enumeration of replica shapes, knapsack over pools, integer program over groups (HiGHS)"
 SPACE = (
     "replica shapes: every valid tp, pp (stages balanced for decode and for prefill), attention_dp, "
     "ep x moe_tp, cp, format, engine and token budget; pools: equal replicas behind one queue of at "
-    "most 64; traffic is shared in fixed parts; at most one kind of prefill-decode pairing per group "
-    "and one between groups"
+    "most 64; traffic is shared in fixed parts; prefill and decode pools paired over a common link, of "
+    "one kind on a single group and of any number on several"
 )
 
 
@@ -39,8 +39,8 @@ def search(
 ) -> SearchResult:
     """Return the optimal serving plan, or why there is none.
 
-    The time limit, `stop` and Ctrl-C end the pricing of shapes early; the best plan of the shapes priced
-    so far is then returned as feasible, with a bound from the devices' peaks and the gap to it.
+    The time limit, `stop` and Ctrl-C end the pricing of shapes early, the time limit the combining of pools
+    too; the best plan found so far is then returned as feasible, with a bound and the gap to it.
 
     Raises
     ------
@@ -48,8 +48,9 @@ def search(
         If the objective is unknown or a price is needed and unknown.
     """
     question = question_of(problem)
-    catalogue = _catalogue(problem, costs, diagnostics, _deadline(problem, stop))
-    tables = PoolTables(catalogue=catalogue)
+    deadline = monotonic() + problem.options.time_limit_s
+    catalogue = _catalogue(problem, costs, diagnostics, _stopper(deadline, stop))
+    tables = PoolTables(catalogue=catalogue, deadline=deadline)
     diagnostics.progress(f"combining pools of {len(catalogue.offers)} replica shapes")
     best = optimum(tables, question) if catalogue.offers else None
     if best is None:
@@ -58,9 +59,8 @@ def search(
     return _result(tables, question, best, diagnostics)
 
 
-def _deadline(problem: Problem[ServingProblem], stop: Callable[[], bool] | None) -> Stop:
-    end = monotonic() + problem.options.time_limit_s
-    return lambda: monotonic() > end or (stop is not None and stop())
+def _stopper(deadline: float, stop: Callable[[], bool] | None) -> Stop:
+    return lambda: monotonic() > deadline or (stop is not None and stop())
 
 
 def _catalogue(
@@ -74,7 +74,7 @@ def _catalogue(
 def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: Diagnostics) -> SearchResult:
     options = tables.catalogue.problem.options
     solution = best.solution
-    proved = tables.catalogue.complete
+    proved = tables.catalogue.complete and not tables.cut_short
     bound = solution.bound if proved else bound_without_search(tables.catalogue, question)
     if not isfinite(best.plan.ttft_s):
         diagnostics.note(
@@ -83,7 +83,7 @@ def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: 
             "waiting have no value. A limit (slo), a rate or a concurrency gives them one",
         )
     gap = None if bound is None else abs(solution.value - bound) / max(abs(solution.value), 1e-300)
-    runners = _runners_up(tables, question, best) if proved and options.num_alternatives > 0 else ()
+    runners = _runners_up(tables, question, best) if options.num_alternatives > 0 else ()
     return SearchResult(
         status="optimal" if proved and gap is not None and gap <= 1e-9 else "feasible",
         objective=_objective(question, solution.value, bound, gap),
@@ -134,7 +134,7 @@ def _work(tables: PoolTables) -> tuple[tuple[str, float | int], ...]:
 
 
 def _infeasible(tables: PoolTables, question: Question, diagnostics: Diagnostics) -> SearchResult:
-    complete = tables.catalogue.complete
+    complete = tables.catalogue.complete and not tables.cut_short
     report = None
     if complete:
         diagnostics.progress("finding the nearest limits that can be met")
