@@ -178,9 +178,10 @@ class DeviceProfile(_Sourced):
     """One accelerator (or CPU server): what the data sheet says, and what was fitted on it.
 
     `memory_bytes` is the data sheet's capacity read as decimal bytes; `driver_memory_bytes` is what the
-    driver reports where that is known (often a few percent more). Peaks are dense, by format.
-    `l2_bytes` is the last cache that all compute units share. `scale_up_domain` devices can be joined by
-    `scale_up_link` (1: none, the devices of a node meet over `host_link`).
+    driver reports where that is known (often a few percent more). Peaks are dense, by format. `l2_bytes` is
+    the last cache that all compute units share. `scale_up_domain` devices can be joined by `scale_up_link`
+    (1: none, the devices of a node meet over `host_link`). `sustained_slowdown` is how much longer matrix
+    products take under the lasting load of training, when power caps clocks, than in short benchmarks.
     """
 
     vendor: str
@@ -199,6 +200,7 @@ class DeviceProfile(_Sourced):
     scale_up_domain: Annotated[int, Field(ge=1, le=100_000)]
     host_link: str
     default_node: str
+    sustained_slowdown: CountFact | None = None
     curves: tuple[FittedCurve, ...] = ()
     notes: str = ""
 
@@ -299,11 +301,13 @@ class TrainerProfile(_Sourced):
 
     Time: `compute_scale` multiplies GEMM, attention and expert kernels (clocks under sustained load,
     library version), `elementwise_scale` the bytes of element-wise kernels (what is not fused),
-    `attention_backward` is the backward of a fused attention core over its forward, `score_bytes` what an
-    unfused one moves per element of the score matrix forward. `per_layer_s` is the host's time to launch a
-    layer's pass (a floor), `per_micro_batch_s` is paid per micro-batch and stage, `per_step_s` once.
-    Overlaps are shares (0 to 1) of communication that hides behind compute; `regather_overlap` is that of
-    the inputs gathered again by sequence parallelism. `straggler` is the slow-down per doubling of nodes.
+    `attention_backward` is the backward of a fused attention core over its forward, `flash_version` (2 or
+    3) its generation, `score_bytes` what an unfused one moves per element of the score matrix forward.
+    `per_layer_s` is the host's time to launch a layer's pass (a floor), `per_micro_batch_s` is paid per
+    micro-batch and stage, `per_step_s` once. Overlaps are shares (0 to 1) of communication that hides
+    behind compute; `regather_overlap` is that of the inputs gathered again by sequence parallelism.
+    `dp_efficiency` is the share of library collectives' speed that gradient and parameter traffic reaches.
+    `straggler` is the slow-down per doubling of nodes.
 
     Memory: bytes per parameter of weights, gradients and optimizer; `reduce_bytes` of a gradient on the wire;
     `logit_bytes` per element of the logits at the peak; `context_memory_bytes` is held outside the allocator,
@@ -318,6 +322,7 @@ class TrainerProfile(_Sourced):
     compute_scale: CountFact
     elementwise_scale: CountFact
     attention_backward: CountFact
+    flash_version: CountFact
     score_bytes: CountFact
     per_layer_s: TimeFact
     per_micro_batch_s: TimeFact
@@ -328,6 +333,7 @@ class TrainerProfile(_Sourced):
     ep_overlap: CountFact
     p2p_overlap: CountFact
     dp_overlap: CountFact
+    dp_efficiency: CountFact
     straggler: CountFact
     weight_bytes: CountFact
     gradient_bytes: CountFact

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("accuracy")(accuracy)
 
 
-def accuracy(
+def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     kernels: Annotated[
         list[Path] | None,
         typer.Option("--kernels", help="CSV of measured GEMM, attention, MoE or collective kernels."),
@@ -27,6 +27,14 @@ def accuracy(
     serving: Annotated[
         Path | None,
         typer.Option("--serving", help="CSV of measured serving runs: latencies and throughput."),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option("--training", help="CSV of measured training runs: step times, throughput, memory."),
+    ] = None,
+    software: Annotated[
+        str | None,
+        typer.Option("--software", help="Training stack of all rows of --training, by name or YAML file."),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Calibration file to use for its device.")
@@ -55,12 +63,19 @@ def accuracy(
 
         show(score_table(serving), as_json=as_json)
         return
+    if training is not None:
+        from planner.cli._accuracy_training import show_training
+
+        show_training(training, software, as_json=as_json)
+        return
     if not kernels:
         raise InputError(
-            "nothing to score",
-            key="--kernels",
-            hint="Give a CSV: newel accuracy --kernels gemm.csv, or --serving serving.csv",
+            "nothing to score", key="--kernels", hint="Give a CSV, e.g. newel accuracy --kernels gemm.csv"
         )
+    _score_kernels(kernels, calibration, as_json=as_json)
+
+
+def _score_kernels(kernels: list[Path], calibration: Path | None, *, as_json: bool) -> None:
     from planner.accuracy.calibrate import load_calibration
     from planner.accuracy.kernels import read_kernels
     from planner.accuracy.score import score_kernels

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cost_models.cost import FloatArray
-from cost_models.work import Attention, AttentionKind, Gemm
+from cost_models.work import Attention, AttentionKind, Gemm, Stream
 from planner.ir.model_graph import AttentionCore
 from planner.space.training.alignment import alignment
 from planner.space.training.layer_work import ACT_BYTES, LayerSum
@@ -68,7 +68,7 @@ class AttentionWork:
             window=float(op.window),
             kind=kind,
         )
-        return self._pricer.time(work, acc) / self._shape.cp
+        return self._pricer.time(work, acc) * (self._pricer.software.attention_scale / self._shape.cp)
 
     def _unfused(self, op: AttentionCore, heads: float, acc: LayerSum) -> FloatArray:
         """Two batched products and the passes over all of the score matrix: causal masks skip nothing."""
@@ -80,7 +80,7 @@ class AttentionWork:
         products = pricer.time(Gemm(m=rows, n=seq, k=float(op.head_dim)), acc)
         products = (products + pricer.time(Gemm(m=rows, n=float(op.v_head_dim), k=seq), acc)) * lost
         software = pricer.software
-        passes = pricer.stream(scores * software.score_bytes, 3.0)
+        passes = pricer.time(Stream(num_bytes=scores * software.score_bytes, num_kernels=3.0))
         acc.backward += 2.0 * products + passes * _SCORE_BACKWARD
         acc.core += products + passes
         # Softmax output and dropped-out output in 16 bit and the mask (Korthikanti 2022, section 4.1).

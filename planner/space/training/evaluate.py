@@ -176,12 +176,12 @@ class TrainingEvaluator:
     ) -> None:
         self.model = model
         self.group = group
-        self.software = software
+        self.software = software.on(group.device)
         self.workload = workload
         self._costs = costs
         self._batches = np.unique(micro_batches)
-        self._exposed = ExposedCommunication(group, costs, software)
-        self.tables = TableBuilder(model, group, costs, software, self._batches.astype(np.float64))
+        self._exposed = ExposedCommunication(group, costs, self.software)
+        self.tables = TableBuilder(model, group, costs, self.software, self._batches.astype(np.float64))
 
     def batch_column(self, micro_batch: int) -> int:
         """Return the column of a micro-batch size in the tables."""
@@ -421,8 +421,9 @@ class TrainingEvaluator:
     def _ramp(self, plans: PlanArrays, stages: StageTimes, classes: StageClasses) -> FloatArray:
         """Ramp-up and drain: one micro-batch through every other stage, less what a schedule hides.
 
-        1F1B (p-1)(F+B+W), interleaved 1/v of it, ZB-H1 (p-1)(F+B-W), ZB-H2 and ZB-V (p-1)(F+B-2W), Qi 2024;
-        for unequal stages the sum over the stages other than the slowest replaces p-1 times the mean.
+        1F1B (p-1)(F+B+W), interleaved 1/v of it, ZB-H1 (p-1)(F+B-W), ZB-H2 and ZB-V (p-1)(F+B-2W), and none
+        where the order was searched with twice the memory (ZB-2p), Qi 2024; for unequal stages the sum over
+        the stages other than the slowest replaces p-1 times the mean.
         """
         total, weight = stages.total, stages.weight_grad
         others: FloatArray = np.asarray(classes.size @ total - total.max(axis=0))
@@ -430,8 +431,8 @@ class TrainingEvaluator:
         name = plans.schedule
         ramp = np.where(name == SCHEDULES.index("interleaved"), others / plans.num_chunks, others)
         hidden = np.select(
-            [name == SCHEDULES.index(word) for word in ("zb-h1", "zb-h2", "zb-v")],
-            [2.0 * weights, 3.0 * weights, 3.0 * weights],
+            [name == SCHEDULES.index(word) for word in ("zb-h1", "zb-h2", "zb-v", "zb-2p")],
+            [2.0 * weights, 3.0 * weights, 3.0 * weights, ramp],
             0.0,
         )
         return np.maximum(ramp - hidden, 0.0)

@@ -79,5 +79,5 @@ class ExposedCommunication:
             mask = (strides == stride) & (sizes == size)
             span = span_of(self._group, int(size), int(stride))
             work = Collective(op=op, num_bytes=num_bytes[mask], span=span)
-            result[mask] = self._costs.price(work).time_s
+            result[mask] = self._costs.price(work).time_s / self._software.dp_efficiency
         return result

@@ -13,7 +13,7 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, CollectiveOp, Gemm, Span, StateScan, Stream, Work
+from cost_models.work import Collective, CollectiveOp, ExpertGemm, Gemm, Span, StateScan, Stream, Work
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, Op, Small, StateCore
 from planner.space.training.alignment import alignment
 from planner.space.training.attention_work import AttentionWork
@@ -22,6 +22,7 @@ from planner.space.training.layer_work import ACT_BYTES, Groups, LayerSum, Layer
 from planner.space.training.software import TrainingSoftware
 
 _SCAN_BACKWARD = 2.0
+_HALF = ("bf16", "fp16")
 
 
 def _gemm_key(op: Op) -> object:
@@ -81,6 +82,8 @@ class LayerPricer:
         """Return the seconds of a kernel at the software's clocks, and note its error."""
         cost = self._costs.price(work)
         scale = 1.0 if isinstance(work, Collective | Stream) else self.software.compute_scale
+        if isinstance(work, Gemm | ExpertGemm) and work.fmt in _HALF:
+            scale *= self.software.half_scale
         time_s = np.broadcast_to(cost.time_s * scale, self.tokens.shape).astype(np.float64)
         if acc is not None:
             acc.error += time_s * cost.sigma_log

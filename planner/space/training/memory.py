@@ -96,13 +96,17 @@ def in_flight(
     name = plans.schedule[None, :]
     every = 0.0 * stage + 0.0 * m
     held = np.select(
-        [name == SCHEDULES.index(word) for word in ("gpipe", "interleaved", "zb-h1", "zb-h2", "zb-v")],
+        [
+            name == SCHEDULES.index(word)
+            for word in ("gpipe", "interleaved", "zb-h1", "zb-h2", "zb-v", "zb-2p")
+        ],
         [
             m + every,
             (2.0 * (p - stage - 1.0) + (v - 1.0) * p + 1.0) / v,
             p + every,
             2.0 * p - 1.0 + every,
             p + every,
+            2.0 * p + every,
         ],
         p - stage + every,
     )

@@ -13,7 +13,7 @@ IntArray = NDArray[np.int64]
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
 OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "optimizer_and_parameters")
-SCHEDULES: tuple[str, ...] = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v")
+SCHEDULES: tuple[str, ...] = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "zb-2p")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

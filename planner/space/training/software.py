@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from cost_models.library import DeviceCostModel, Pricing, device_cost_model
 from hardware_profiles.loader import load_trainer
-from hardware_profiles.schema import Fact, TrainerProfile
+from hardware_profiles.schema import DeviceProfile, Fact, TrainerProfile
 from planner.ir.cluster import NodeGroup
 from planner.space.spans import link_spec
+
+_SINCE_HOPPER = frozenset({"hopper", "blackwell"})
+_HOPPER_FLASH = 3.0
+_SECOND_FLASH = 2.0
+_FLASH_2_ON_HOPPER = 1.75
+"""FlashAttention-3 is 1.5 to 2 times as fast as FlashAttention-2 on Hopper (Shah 2024, abstract)."""
+_FLASH_1 = 1.9
+"""FlashAttention-2 is about twice as fast as the first version (Dao 2023, abstract)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSoftware:
-    """Constants of a training stack; the words are those of `TrainerProfile`."""
+    """Constants of a training stack; the words are those of `TrainerProfile`.
+
+    `attention_scale` and `half_scale` multiply the times of attention and of 16-bit products on one device.
+    """
 
     name: str
     compute_scale: float = 1.0
     elementwise_scale: float = 1.0
     attention_backward: float = 2.8
+    flash_version: float = 3.0
     per_layer_s: float = 0.0
     per_micro_batch_s: float = 0.0
     per_step_s: float = 0.0
@@ -31,6 +43,7 @@ class TrainingSoftware:
     ep_overlap: float = 0.0
     p2p_overlap: float = 0.0
     dp_overlap: float = 0.0
+    dp_efficiency: float = 1.0
     straggler: float = 0.0
     weight_bytes: float = 2.0
     gradient_bytes: float = 4.0
@@ -45,12 +58,26 @@ class TrainingSoftware:
     flash_attention: bool = True
     sequence_parallel: bool = True
     kernel_software: tuple[str, ...] = ()
+    attention_scale: float = 1.0
+    half_scale: float = 1.0
+
+    def on(self, device: DeviceProfile) -> TrainingSoftware:
+        """Return the stack as it runs on a device: its clocks under load, and attention older than it."""
+        slowdown = device.sustained_slowdown.value if device.sustained_slowdown is not None else 1.0
+        old = self.flash_version < _HOPPER_FLASH and device.family in _SINCE_HOPPER
+        oldest = self.flash_version < _SECOND_FLASH
+        attention = (_FLASH_2_ON_HOPPER if old else 1.0) * (_FLASH_1 if oldest else 1.0)
+        return replace(
+            self, half_scale=self.half_scale * slowdown, attention_scale=self.attention_scale * attention
+        )
 
     @staticmethod
     def of(profile: TrainerProfile) -> TrainingSoftware:
         """Read the numbers out of a profile."""
         values: dict[str, Any] = {}
         for field in fields(TrainingSoftware):
+            if field.name in ("attention_scale", "half_scale"):
+                continue
             stated: object = getattr(profile, field.name)
             values[field.name] = stated.value if isinstance(stated, Fact) else stated
         return TrainingSoftware(**values)

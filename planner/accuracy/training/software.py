@@ -1,0 +1,94 @@
+"""Which training stack a row ran on: what it names, else what its source is known to use."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.loader import UnknownProfileError, load_trainer, validate_profile
+from hardware_profiles.profile_file import read_profile_file
+from hardware_profiles.schema import TrainerProfile
+from planner.accuracy.training.rows import RowError, TrainingRow
+from planner.errors import InputError
+from planner.space.training.software import TrainingSoftware
+
+GENERIC = "generic-trainer"
+_SIGNS: tuple[tuple[str, str], ...] = (
+    (r"zero-3 dp only|deepspeed zero-3", "deepspeed-zero3"),
+    (r"torchtitan", "torchtitan"),
+    (r"vtrain", "megatron-lm-3d"),
+    (r"llm-foundry|composer|mosaicml", "llm-foundry"),
+    (r"zero bubble|zero-bubble|sail-sg", "zero-bubble"),
+    (r"oneflow-gpt", "oneflow"),
+    (r"alpa-projects", "alpa"),
+    (r"megascale;", "megascale"),
+    (r"bigscience|bloom|frontier|megatron-deepspeed|deepspeed", "megatron-deepspeed"),
+    (r"megatron-bridge|nemo|mlperf", "megatron-bridge"),
+    (r"simumax", "megatron-lm"),
+    (r"model_table|megatron-core|mcore|strong scaling|examples/llama|h100", "megatron-lm"),
+    (r"korthikanti|megascale", "megatron-lm-2022"),
+    (r"sc21|sc'21|narayanan|mt-nlg|@v2|megatron", "megatron-lm-2021"),
+    (r"fsdp", "llm-foundry"),
+)
+_SINCE_FLASH = re.compile(r"h100|h200|b200|b300|h800|gh200|mi300|mi325|mi35|flash")
+
+
+def named_software(name: str) -> TrainingSoftware:
+    """Return the training stack of that name, or the one that a YAML file describes.
+
+    Raises
+    ------
+    InputError
+        If there is no such stack or the file describes none.
+    """
+    try:
+        if name.endswith((".yaml", ".yml")):
+            return TrainingSoftware.of(validate_profile(TrainerProfile, read_profile_file(Path(name))))
+        return _load(name)
+    except ProfileError as error:
+        raise InputError(
+            error.message,
+            file=error.file,
+            line=error.line,
+            key=error.key or None,
+            value=error.value,
+            allowed=error.allowed or None,
+            hint=error.hint or None,
+        ) from error
+
+
+@cache
+def _load(name: str) -> TrainingSoftware:
+    return TrainingSoftware.of(load_trainer(name))
+
+
+def software_of(row: TrainingRow) -> TrainingSoftware:
+    """Return the training stack of a row.
+
+    A column `software` (or `framework`) wins; else the source and the notes; else a generic stack of the
+    device's time, with a wide interval.
+
+    Raises
+    ------
+    RowError
+        If the row names a stack that has no profile.
+    """
+    named = row.text("software") or row.text("framework")
+    if named:
+        try:
+            return _load(named)
+        except UnknownProfileError as error:
+            words = named.lower()
+            found = next((name for pattern, name in _SIGNS if re.search(pattern, words)), None)
+            if found is None:
+                raise RowError(f"no training stack is called {named[:60]!r}") from error
+            return _load(found)
+        except ProfileError as error:
+            raise RowError(str(error)) from error
+    words = row.words + " ; " + row.text("gpu_type").lower()
+    for pattern, name in _SIGNS:
+        if re.search(pattern, words) and not (name.endswith("2021") and _SINCE_FLASH.search(words)):
+            return _load(name)
+    return _load(GENERIC)

@@ -1,0 +1,168 @@
+"""Published training runs: what is read, refused, predicted and scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from planner.accuracy.training.clusters import cluster_of
+from planner.accuracy.training.models import model_of
+from planner.accuracy.training.rows import TrainingRow, read_training
+from planner.accuracy.training.score import TrainingReport, best_factor, score_training, spearman
+from planner.accuracy.training.software import software_of
+from planner.cli.main import build_app
+from planner.errors import InputError
+
+RUNS = Path(__file__).parents[2] / "data" / "training" / "runs.csv"
+
+
+@pytest.fixture(scope="module")
+def report() -> TrainingReport:
+    return score_training(read_training(RUNS))
+
+
+def _base() -> dict[str, str]:
+    with RUNS.open(encoding="utf-8") as handle:
+        return next(row for row in csv.DictReader(handle) if row["source"].startswith("calculon"))
+
+
+def _row(tmp_path: Path, **cells: str) -> TrainingRow:
+    return read_training(_file(tmp_path, [_base() | cells])).rows[0]
+
+
+def _file(tmp_path: Path, rows: list[dict[str, str]]) -> Path:
+    path = tmp_path / "runs.csv"
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_published_runs_are_predicted_and_beat_the_constant(report: TrainingReport) -> None:
+    found = {score.source.split(":")[0][:12]: score for score in report.scores if score.num_timed > 3}
+    korthikanti = found["calculon-ai/"]
+    assert korthikanti.model is not None
+    assert korthikanti.constant is not None
+    assert korthikanti.model.mape < 6.0 < korthikanti.constant.mape
+    bubble = found["Zero Bubble "]
+    assert bubble.model is not None
+    assert bubble.model.mape < 10.0
+
+
+def test_alternatives_of_one_model_are_ranked(report: TrainingReport) -> None:
+    group = next(g for g in report.groups if g.model == "GPT-28.3B")
+    assert group.num_plans == 4
+    assert group.spearman is not None
+    assert group.spearman >= 0.8
+    assert group.regret_pct == 0.0
+
+
+def test_every_row_is_priced_or_refused_with_a_reason(tmp_path: Path) -> None:
+    base = _base()
+    rows = [
+        base | {"hidden": ""},
+        base | {"tp": "3"},
+        base | {"value": "fast"},
+        base | {"gpu_type": "abacus"},
+        base | {"metric": "beauty"},
+        base | {"micro_batch": "3"},
+        base | {"precision": "fp8"},
+        base | {"global_batch": ""},
+        base | {"gpus": "0"},
+    ]
+    report = score_training(read_training(_file(tmp_path, rows)))
+    assert len(report.refusals) == len(rows)
+    assert all(refusal.reason for refusal in report.refusals)
+    assert sum(score.num_refused for score in report.scores) == len(rows)
+
+
+def test_a_table_without_its_columns_is_bad_input(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("source,value\na,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="gpus"):
+        read_training(path)
+
+
+@pytest.mark.parametrize(
+    ("interconnect", "bytes_per_s"),
+    [
+        ("8 GPU/node NVSwitch; 8x200 Gb/s HDR IB per node", 25e9),
+        ("8 GPU/node NVLink; 100 Gb/s IB per node", 12.5e9 / 8),
+        ("8 GPU/node NVLink; 400 Gb/s RDMA per GPU", 50e9),
+        ("8 GPU/node NVLink; 4x100 Gb/s Omni-Path per node", 6.25e9),
+        ("8 GPU/node NVLink; 12.5 GB/s per GPU", 12.5e9),
+        ("8 GPU/node NVLink (160 GB/s); 8x400 Gb/s IB per node", 50e9),
+    ],
+)
+def test_networks_are_read_from_words(tmp_path: Path, interconnect: str, bytes_per_s: float) -> None:
+    row = _row(tmp_path, interconnect=interconnect, gpus="64", dp="8")
+    levels = cluster_of(row).group.levels
+    assert [level.num_devices for level in levels] == [8, 64]
+    assert levels[1].link.bandwidth_bytes_per_s == pytest.approx(bytes_per_s)
+
+
+def test_rack_scale_domains_and_power_caps_are_read(tmp_path: Path) -> None:
+    rack = cluster_of(_row(tmp_path, gpu_type="GB200", interconnect="NVL72", gpus="256"))
+    assert rack.group.levels[0].num_devices == 72
+    capped = cluster_of(_row(tmp_path, gpu_type="H100-96GB-HBM2e (500 W, 2.4 TB/s)"))
+    assert capped.slower > 1.1
+    assert capped.group.device.memory_bandwidth_bytes_per_s.value == 2.4e12
+    assert capped.group.device.memory_bytes.value == 96e9
+
+
+@pytest.mark.parametrize(
+    ("cells", "num_params"),
+    [
+        ({"model": "Llama-3.1-8B", "layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8",
+          "ffn": "14336", "vocab": "128256", "params_B": "8.03"}, 8.03e9),
+        ({"model": "GPT-175B", "layers": "96", "hidden": "12288", "heads": "96", "kv_heads": "96",
+          "ffn": "49152", "vocab": "51200", "params_B": ""}, 174.6e9),
+        ({"model": "DeepSeek-V3", "layers": "61", "hidden": "7168", "heads": "128", "kv_heads": "MLA",
+          "ffn": "18432 dense / 2048 expert x(256 routed top-8 + 1 shared)", "vocab": "129280",
+          "params_B": "671"}, 671e9),
+        ({"model": "Qwen3-30B-A3B", "layers": "48", "hidden": "2048", "heads": "32", "kv_heads": "4",
+          "ffn": "768 expert x128 top-8", "vocab": "151936", "params_B": "30.5"}, 30.5e9),
+    ],
+)  # fmt: skip
+def test_shapes_give_models_of_the_stated_size(
+    tmp_path: Path, cells: dict[str, str], num_params: float
+) -> None:
+    assert model_of(_row(tmp_path, **cells)).num_params == pytest.approx(num_params, rel=0.01)
+
+
+def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
+    assert software_of(_row(tmp_path)).name == "megatron-lm-2022"
+    base = _base()
+    row = read_training(_file(tmp_path, [base | {"software": "torchtitan"}])).rows[0]
+    assert software_of(row).name == "torchtitan"
+    unknown = _row(tmp_path, source="somebody's cluster", notes="", gpu_type="A100-SXM4-80GB")
+    assert software_of(unknown).name == "generic-trainer"
+
+
+def test_best_constant_is_the_best() -> None:
+    rng = np.random.default_rng(1)
+    ideal, measured = rng.uniform(1, 3, 15), rng.uniform(2, 9, 15)
+    best = np.abs(best_factor(ideal, measured) * ideal / measured - 1).mean()
+    grid = [np.abs(f * ideal / measured - 1).mean() for f in np.linspace(0.3, 9, 4000)]
+    assert best <= min(grid) + 1e-9
+
+
+def test_rank_correlation_shares_ranks_of_ties() -> None:
+    assert spearman(np.array([1.0, 2.0, 3.0]), np.array([3.0, 2.0, 1.0])) == -1.0
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: covariance 4.5 over sqrt(4.5 * 5).
+    tied = spearman(np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert tied == pytest.approx(4.5 / np.sqrt(4.5 * 5.0), abs=1e-3)
+
+
+def test_command_prints_scores_as_json() -> None:
+    result = CliRunner().invoke(build_app(), ["accuracy", "--training", str(RUNS), "--json"])
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.stdout)
+    assert {"scores", "groups", "rows", "refusals", "summary"} <= set(data)
+    assert all(row["step_time_low_s"] < row["step_time_s"] < row["step_time_high_s"] for row in data["rows"])
