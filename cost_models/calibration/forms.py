@@ -45,6 +45,9 @@ _PREFILL = {
     "block_s": Constant(start=5e-7, low=1e-9, high=0.01),
     "memory_eff": Constant(start=0.5, low=1e-4, high=1.5),
     "launch_s": Constant(start=1e-5, low=5e-7, high=0.1),
+    "sharpness": Constant(start=1.3, low=1.0, high=8.0, spread=0.5),
+    "width_power": Constant(start=1.0, low=0.5, high=2.5, spread=0.3),
+    "window_pad": Constant(start=64.0, low=1.0, high=4096.0, spread=1.5, own=True),
 }
 _DECODE = {
     "memory_eff": Constant(start=0.85, low=1e-4, high=1.2),
@@ -54,6 +57,19 @@ _DECODE = {
     "ramp_bytes": Constant(start=2e7, low=1e4, high=3e8),
     "hot_gain": Constant(start=0.5, low=0.01, high=5.0),
     "hot_share": Constant(start=0.7, low=0.1, high=1.5, spread=0.5),
+    "wave_share": Constant(start=0.1, low=0.002, high=1.0),
+    "key_s": Constant(start=3e-9, low=1e-11, high=1e-6, own=True),
+    "combine_s": Constant(start=2e-6, low=5e-8, high=1e-4),
+    "combine_keys": Constant(start=256.0, low=16.0, high=8192.0, spread=0.7),
+}
+_DECODE_HEADS = {
+    "group_limit": Constant(start=40.0, low=24.0, high=400.0, own=True),
+    "single_share": Constant(start=0.9, low=0.5, high=1.0, spread=0.5, own=True),
+    "row_units": Constant(start=0.3, low=0.01, high=20.0),
+}
+_DECODE_LATENT = {
+    "eff": Constant(start=0.3, low=1e-5, high=1.0),
+    "pad_heads": Constant(start=16.0, low=0.5, high=64.0),
 }
 _MOE = {
     "eff": Constant(start=0.5, low=1e-5, high=1.2),
@@ -128,11 +144,14 @@ def _gemm(work: Gemm, facts: DeviceFacts, dynamic_quant: bool) -> Form:
 def _attention(work: Attention, facts: DeviceFacts) -> Form:
     facts.peak(number_format(work.q_fmt))
     decode = work.phase == "decode"
+    spec = _PREFILL
+    if decode:
+        spec = _DECODE | (_DECODE_LATENT if work.kind == "mla_absorbed" else _DECODE_HEADS)
     return Form(
         operation=attention.operation_of(work),
         fmt=attention_key(work),
         name="root" if decode else "sum",
-        spec=_DECODE if decode else _PREFILL,
+        spec=spec,
         predict=(
             (lambda constants: attention.decode_time_s(work, constants, facts, replay=True))
             if decode

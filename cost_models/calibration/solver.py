@@ -24,12 +24,17 @@ _CLIP = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constant:
-    """One constant of a form: where it starts, its range, and how far data usually move it (in log)."""
+    """One constant of a form: where it starts, its range, and how far data usually move it (in log).
+
+    `own` constants describe one engine's kernel (a size from which it behaves otherwise); a curve that
+    several engines or devices share leaves them out.
+    """
 
     start: float
     low: float
     high: float
     spread: float = 1.0
+    own: bool = False
 
 
 def fit(

@@ -109,12 +109,12 @@ def fit_family(by_device: Mapping[str, Sequence[Sample]], source: str) -> list[F
         everything = [sample for samples in found.values() for sample in samples]
         if _num_rows(everything) < _MIN_ROWS:
             continue
-        constants = fit_samples(everything)
+        constants = fit_samples(everything, shared=True)
         parts: list[FloatArray] = []
         for device, samples in found.items():
             others = [s for other, group in found.items() if other != device for s in group]
             if others and _num_rows(others) >= _MIN_ROWS:
-                parts.append(residuals(samples, fit_samples(others, constants)))
+                parts.append(residuals(samples, fit_samples(others, constants, shared=True)))
         told = (source, "each device in turn, fitted on the others" if parts else "nothing")
         error = np.concatenate(parts) if parts else residuals(everything, constants)
         curves.append(_curve(everything, POOLED, constants, error, told))
@@ -147,14 +147,21 @@ def residuals(samples: Sequence[Sample], constants: Mapping[str, float]) -> Floa
 
 
 def fit_samples(
-    samples: Sequence[Sample], start: Mapping[str, float] | None = None, *, train_only: bool = False
+    samples: Sequence[Sample],
+    start: Mapping[str, float] | None = None,
+    *,
+    train_only: bool = False,
+    shared: bool = False,
 ) -> Constants:
-    """Return the constants that fit all samples at once, starting from `start`."""
+    """Return the constants that fit all samples at once, starting from `start`.
+
+    A `shared` fit leaves out what describes one engine's kernel alone.
+    """
     keep = [~s.held_out.astype(bool) if train_only else np.ones(s.measured_s.size, bool) for s in samples]
     measured = np.concatenate([s.measured_s[k] for s, k in zip(samples, keep, strict=True)])
     spec: dict[str, Constant] = {}
     for sample in samples:
-        spec |= sample.form.spec
+        spec |= {name: c for name, c in sample.form.spec.items() if not (shared and c.own)}
     for name, value in (start or {}).items():
         if name in spec:
             spec[name] = replace(spec[name], start=min(max(value, spec[name].low), spec[name].high))
@@ -176,7 +183,7 @@ def _kernel_curves(members: Sequence[Sample], source: str) -> list[FittedCurve]:
     main = {engine: _main_kernel(engine, kernels) for engine in dict.fromkeys(e for e, _ in kernels)}
     of_main = {engine: kernels[(engine, kernel)] for engine, kernel in main.items() if kernel != EAGER}
     everything = [sample for found in (of_main or kernels).values() for sample in found]
-    pooled = fit_samples(everything)
+    pooled = fit_samples(everything, shared=len(of_main) > 1)
     curves: list[FittedCurve] = []
     for (engine, kernel), found in kernels.items():
         learnt = fit_samples(found, pooled, train_only=True)
@@ -195,7 +202,7 @@ def _kernel_curves(members: Sequence[Sample], source: str) -> list[FittedCurve]:
         parts: list[FloatArray] = []
         for engine, found in of_main.items():
             others = [s for other, group in of_main.items() if other != engine for s in group]
-            parts.append(residuals(found, fit_samples(others, pooled)))
+            parts.append(residuals(found, fit_samples(others, pooled, shared=True)))
         error = np.concatenate(parts)
         told = (source, "each engine in turn, fitted on the others")
         curves.append(_with_transfer(_curve(everything, POOLED, pooled, error, told), error, len(of_main)))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from cost_models.calibration.forms import form_of
 from cost_models.communication.collectives import LevelConstants, collective_time_s
 from cost_models.communication.fitted import fitted_terms, wire_factor
 from cost_models.communication.transfers import host_transfer_time_s, kv_transfer_time_s
@@ -249,3 +250,43 @@ def test_rooflines():
     )
     with pytest.raises(ValueError, match="no roofline"):
         roofline_s(Stream(num_bytes=1.0), FACTS)
+
+
+def test_decode_kernels_split_caches_and_hold_so_many_query_heads():
+    bare = {
+        "memory_eff": 0.5,
+        "eff": 1e9,
+        "unit_s": 1e-6,
+        "launch_s": 0.0,
+        "ramp_bytes": 1.0,
+        "hot_gain": 0.0,
+    }
+    work = Attention(
+        phase="decode", batch=4.0, q_len=1.0, kv_len=256.0, num_heads=64.0, num_kv_heads=2.0,
+        head_dim=128.0, v_head_dim=128.0,
+    )  # fmt: skip
+
+    def time_s(**more):
+        return float(decode_time_s(work, {**bare, **more}, FACTS))
+
+    # the pass over partial results: half of combine_s at combine_keys
+    assert time_s(combine_s=2e-6, combine_keys=256.0) - time_s() == pytest.approx(1e-6)
+    # 32 query heads per KV head where kernels hold 16: 1 + 2^4 reads
+    memory_s, unit_s = 4 * 256 * 2 * 256 * 2 / 0.5e12, 8 / FACTS.num_sms * 1e-6
+    ramp_s = time_s() - np.hypot(memory_s, unit_s)
+    assert time_s(group_limit=16.0) == pytest.approx(17 * np.hypot(memory_s, unit_s) + ramp_s)
+    # 8 units on 8 or more multiprocessors are one whole wave
+    assert time_s(unit_s=1.0, wave_share=1.0) == pytest.approx(1.0 * np.ceil(8 / FACTS.num_sms), rel=1e-3)
+    # each unit passes over its keys
+    assert time_s(unit_s=0.0, key_s=1.0) == pytest.approx(8 / FACTS.num_sms * 256, rel=1e-3)
+
+
+def test_shared_curves_leave_out_what_one_kernel_does():
+    shape = {"phase": "decode", "batch": 8.0, "q_len": 1.0, "kv_len": np.geomspace(64, 65536, 40)}
+    heads = {"num_heads": 32.0, "num_kv_heads": 8.0, "head_dim": 128.0, "v_head_dim": 128.0}
+    spec = form_of(Attention(**shape, **heads), FACTS).spec
+    assert {name for name, constant in spec.items() if constant.own} == {
+        "group_limit",
+        "key_s",
+        "single_share",
+    }
