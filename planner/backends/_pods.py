@@ -104,6 +104,22 @@ def pod_word(word: str | Reference) -> str:
     return word.replace("$(", "$$(")
 
 
+def environment_entries(values: Mapping[str, str | Reference]) -> list[Object]:
+    """Return an environment as containers list it; a reference is the address of the pod itself.
+
+    The token for gated models comes from the secret hf-token where there is one.
+    """
+    found: list[Object] = []
+    for name, value in values.items():
+        if isinstance(value, Reference):
+            found.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+        else:
+            found.append({"name": name, "value": value})
+    secret = {"name": "hf-token", "key": "token", "optional": True}
+    found.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": secret}})
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodMaker:
     """Makes the pods that run `engine` for a plan."""
@@ -126,15 +142,7 @@ class PodMaker:
 
     def environment(self, pool: Pool) -> list[Object]:
         """Return the environment of a container, the optional token for gated models included."""
-        found: list[Object] = []
-        for name, value in self.engine.environment(self.plan, pool, 0, _POD_ADDRESS).items():
-            if isinstance(value, Reference):
-                found.append({"name": name, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-            else:
-                found.append({"name": name, "value": value})
-        secret = {"name": "hf-token", "key": "token", "optional": True}
-        found.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": secret}})
-        return found
+        return environment_entries(self.engine.environment(self.plan, pool, 0, _POD_ADDRESS))
 
     def container(self, workload: Workload, name: str, words: list[str], *, port: int | None) -> Object:
         """Return a container that runs the engine with the arguments `words`, listening at `port`."""
@@ -163,7 +171,7 @@ class PodMaker:
             "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
         }
         if self.options.pin_nodes:
-            spec["affinity"] = _affinity(workload, self.options)
+            spec["affinity"] = node_affinity(workload, self.options)
         return spec
 
     def pod(self, workload: Workload, *, leads: bool = True) -> Object:
@@ -220,7 +228,14 @@ def _probes() -> Object:
     }
 
 
-def _affinity(workload: Workload, options: ExportOptions) -> Object:
+def node_affinity(workload: Workload, options: ExportOptions) -> Object:
+    """Return the affinity that ties the pods of a workload to the nodes of the placement.
+
+    Raises
+    ------
+    InputError
+        If the name of a node cannot be the value of a label.
+    """
     values = [options.address(node) for node in workload.nodes]
     for value in values:
         if not _LABEL_VALUE.fullmatch(value):
