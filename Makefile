@@ -1,7 +1,7 @@
 # make demo    plan Llama-3.1-70B on 8 H200 for a trace of real chat traffic, and write the launch files
 # make test    install what the tests need into a virtual environment, then run every check
 # make bench   time the planner
-# make test-backends   hold exported launches against vLLM's own parser (3.5 GB once, Python 3.11)
+# make test-backends   hold exports against the frameworks' own parsers and schemas (4 GB once, Python 3.11)
 #
 # PYTHON picks the interpreter (3.11 or newer), VENV the folder of the virtual environment, JOBS the
 # number of test processes.

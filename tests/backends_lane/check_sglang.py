@@ -8,16 +8,13 @@ per launch and leaves with 1 if any was rejected.
 from __future__ import annotations
 
 import argparse
-import importlib.abc
-import importlib.machinery
 import os
 import sys
 import tempfile
-import types
 from pathlib import Path
-from unittest.mock import MagicMock
 
 from launches import Case, manifest_cases, script_cases
+from stand_ins import stand_in_for
 
 from planner.backends._sglang_flags import CHOICES, FLAGS
 from planner.plan.schema import Plan
@@ -30,35 +27,13 @@ GPU_ONLY = ("torchvision", "sgl_kernel", "timm", "soundfile")
 COMMAND = "python3 -m sglang.launch_server"
 
 
-class _StandIn(types.ModuleType):
-    __path__: list[str] = []
-
-    def __getattr__(self, name: str):
-        if name.startswith("__") and name != "__all__":
-            raise AttributeError(name)
-        return MagicMock(name=f"{self.__name__}.{name}")
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] in GPU_ONLY:
-            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-        return None
-
-    def create_module(self, spec):
-        return _StandIn(spec.name)
-
-    def exec_module(self, module):
-        return None
-
-
 def server_args():
     import transformers.utils.import_utils as found
 
     for name in ("is_torchvision_available", "is_torchvision_v2_available"):
         if hasattr(found, name):
             getattr(found, name)()
-    sys.meta_path.append(_Finder())
+    stand_in_for(*GPU_ONLY)
     from sglang.srt.server_args import ServerArgs
 
     return ServerArgs

@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Holds every exported flag against vLLM's own parser and configuration, without a GPU.
+# Holds every export against the frameworks' own parsers, models and schemas, without a GPU.
 #
-# usage: run.sh [VENV] [PLAN.json ...]     (default: .venv-vllm, the plans of tests/data/plans)
-# Needs Python 3.11 and installs about 3.5 GB once. Set PYTHON to choose the interpreter.
+# usage: run.sh [VENV] [CHECK ...]     (default: .venv-vllm, all checks: vllm sglang ray manifests)
+# Needs Python 3.11 and installs about 4 GB once. Set PYTHON to choose the interpreter, NEWEL_CRDS to a
+# folder with custom resource definitions that manifests are to be held against.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 root="$(cd "$here/../.." && pwd)"
 venv="${1:-$root/.venv-vllm}"
 shift || true
+checks=("$@")
+[ "${#checks[@]}" -gt 0 ] || checks=(vllm sglang ray manifests)
 
 if [ ! -e "$venv/.ready" ]; then
   "${PYTHON:-python3.11}" -m venv "$venv"
@@ -22,6 +25,30 @@ if [ ! -e "$venv/.ready" ]; then
   touch "$venv/.ready"
 fi
 
+# Wheels whose own dependencies need CUDA lie beside the environment, without them.
+add() {
+  local name="$1"
+  shift
+  if [ ! -e "$venv/beside/$name/.ready" ]; then
+    "$venv/bin/python" -m pip install -q --no-deps --upgrade --target "$venv/beside/$name" "$@"
+    touch "$venv/beside/$name/.ready"
+  fi
+}
+
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 export VLLM_CPU_KVCACHE_SPACE=1 VLLM_LOGGING_LEVEL=ERROR OMP_NUM_THREADS=1
-PYTHONPATH="$root" exec "$venv/bin/python" "$here/check_vllm.py" "$@"
+
+failed=0
+for check in "${checks[@]}"; do
+  case "$check" in
+    vllm) beside="" ;;
+    sglang) add sglang "sglang==0.5.23" orjson IPython traitlets gguf ;;
+    ray) add ray "ray==2.60.0" pyarrow jsonref msgpack ;;
+    manifests) add manifests "ai-dynamo==1.6.1" kubernetes-validate importlib_resources ;;
+    *) echo "unknown check $check: vllm, sglang, ray or manifests" >&2; exit 2 ;;
+  esac
+  [ "$check" = vllm ] || beside=":$venv/beside/$check"
+  echo "== $check"
+  PYTHONPATH="$root:$here$beside" "$venv/bin/python" "$here/check_$check.py" || failed=1
+done
+exit "$failed"
