@@ -25,7 +25,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 from tests.backends.plans import NAMES, load  # noqa: E402
 
-
 NOT_NEEDED = ("grpc_reflection",)
 
 
