@@ -218,6 +218,25 @@ class PodMaker:
         )
 
 
+def leader_worker_set(maker: PodMaker, workload: Workload) -> Object:
+    """Return the LeaderWorkerSet whose groups are the servers of a workload."""
+    return {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": metadata(workload.name, workload.labels, maker.options),
+        "spec": {
+            "replicas": len(workload.servers),
+            "startupPolicy": "LeaderCreated",
+            "leaderWorkerTemplate": {
+                "size": workload.num_processes,
+                "restartPolicy": "RecreateGroupOnPodRestart",
+                "leaderTemplate": maker.pod(workload),
+                "workerTemplate": maker.pod(workload, leads=False),
+            },
+        },
+    }
+
+
 def _probes() -> Object:
     """Return probes: up to an hour to load the weights, then one failed minute restarts the pod."""
     health = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5}

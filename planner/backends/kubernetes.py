@@ -11,7 +11,16 @@ from typing import cast
 from planner.backends._engine import Engine
 from planner.backends._engines import ENGINES, engine_of
 from planner.backends._layout import local_devices, slug
-from planner.backends._pods import LEADER_PORT, Object, PodMaker, Workload, dump, gpu_resource, metadata
+from planner.backends._pods import (
+    LEADER_PORT,
+    Object,
+    PodMaker,
+    Workload,
+    dump,
+    gpu_resource,
+    leader_worker_set,
+    metadata,
+)
 from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
 from planner.errors import UnsupportedError
 from planner.plan.schema import Plan
@@ -80,25 +89,6 @@ def _deployment(maker: PodMaker, workload: Workload) -> Object:
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": dict(workload.labels)},
             "template": maker.pod(workload),
-        },
-    }
-
-
-def leader_worker_set(maker: PodMaker, workload: Workload) -> Object:
-    """Return the LeaderWorkerSet whose groups are the servers of a workload."""
-    return {
-        "apiVersion": "leaderworkerset.x-k8s.io/v1",
-        "kind": "LeaderWorkerSet",
-        "metadata": metadata(workload.name, workload.labels, maker.options),
-        "spec": {
-            "replicas": len(workload.servers),
-            "startupPolicy": "LeaderCreated",
-            "leaderWorkerTemplate": {
-                "size": workload.num_processes,
-                "restartPolicy": "RecreateGroupOnPodRestart",
-                "leaderTemplate": maker.pod(workload),
-                "workerTemplate": maker.pod(workload, leads=False),
-            },
         },
     }
 

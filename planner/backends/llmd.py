@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from planner.backends._layout import slug
-from planner.backends._pods import LEADER_PORT, Object, PodMaker, Workload, dump, metadata
+from planner.backends._pods import LEADER_PORT, Object, PodMaker, Workload, dump, leader_worker_set, metadata
 from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
 from planner.backends._vllm_engine import ENGINE
-from planner.backends.kubernetes import leader_worker_set
 from planner.errors import InputError, UnsupportedError
 from planner.plan.schema import Plan
 
