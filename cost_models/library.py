@@ -44,6 +44,8 @@ SCALE_UP = "scale_up"
 NETWORK = "network"
 SKEW_SIGMA_LOG = 0.2
 """Spread that routing skew adds: with the same mean skew the measured rank's load differs by so much."""
+BARE_LAUNCH_FACTOR = 1.5
+"""Launch of a low-precision product over that of a 16-bit one: epilogues scale (judged, 2026-11)."""
 HOST_LAUNCH_S = 15e-6
 """Median of eager less graph latency of engines' all-reduce kernels (public kernel tables, 2026-08)."""
 ENGINE_ALL_REDUCE = {"custom": "custom_all_reduce", "custom_eager": "custom_all_reduce_eager"}
@@ -54,13 +56,14 @@ class Pricing:
     """What is being predicted.
 
     `replay` predicts a microbenchmark that replays one kernel with L2-hot data; serving leaves it off.
-    `dynamic_quant` pays the activation quantisation pass of quantised layers. `all_reduce` says which
+    `quant` says how quantised layers quantise their activations: in a dynamic pass, with a static scale, or
+    not at all (a bare kernel). `all_reduce` says which
     kernel reduces inside one level: the faster one, the library's, or the engine's own; eager ones pay the
     host's launch, which graphs do not.
     """
 
     replay: bool = False
-    dynamic_quant: bool = True
+    quant: Literal["dynamic", "static", "none"] = "dynamic"
     all_reduce: Literal["best", "library", "library_eager", "custom", "custom_eager"] = "best"
 
 
@@ -112,8 +115,21 @@ class DeviceCostModel:
         fmt = number_format(work.fmt)
         self.facts.peak(fmt)
         chosen = self.curves.choose("gemm", fmt.name)
-        setting = GemmSetting(dynamic_quant=self.pricing.dynamic_quant, replay=self.pricing.replay)
+        setting = GemmSetting(
+            quant=self.pricing.quant,
+            replay=self.pricing.replay,
+            bare_launch_s=self._bare_launch_s() if fmt.quantises else None,
+        )
         return _cost(gemm_time_s(work, chosen.constants, self.facts, fmt, setting), chosen)
+
+    def _bare_launch_s(self) -> float | None:
+        """Return the launch of a product without quantisation, from the 16-bit curve; None without one."""
+        try:
+            constants = self.curves.choose("gemm", "bf16").constants
+        except NoCurveError:
+            return None
+        launch = constants.get("launch_s")
+        return None if launch is None else BARE_LAUNCH_FACTOR * launch
 
     def _attention(self, work: Attention) -> Cost:
         operation = attention_forms.operation_of(work)
@@ -232,7 +248,8 @@ def device_cost_model(
         Kernel software to prefer when there is no software profile.
     """
     if pricing is None:
-        pricing = Pricing(dynamic_quant=software is not None and not software.static_quantisation)
+        static = software is None or software.static_quantisation
+        pricing = Pricing(quant="static" if static else "dynamic")
     preferred = software.kernel_software if software is not None else tuple(kernel_software)
     return DeviceCostModel(
         facts=DeviceFacts.of(device),

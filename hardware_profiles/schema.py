@@ -273,7 +273,10 @@ class SoftwareProfile(_Sourced):
 
     `per_step_s` is paid once per iteration, `per_layer_s` per layer, `per_sequence_s` per running
     sequence; `overlap` is the share of communication hidden behind compute; `kernel_software` lists, in
-    order of preference, whose fitted curves price this engine's kernels.
+    order of preference, whose fitted curves price this engine's kernels. `prompt_layer_s` is paid per layer
+    of a step that holds prompt tokens, which no graph covers (twice in layers with experts, which launch
+    about twice the kernels); `reserved_output_share` is the share of a request's output for which cache must
+    be free before it starts.
     """
 
     engine: str
@@ -287,9 +290,8 @@ class SoftwareProfile(_Sourced):
     graph_memory_bytes: BytesFact
     context_memory_bytes: BytesFact
     static_quantisation: bool = True
-    mixed_steps: bool = True
-    chunked_prefill: bool = True
     reserved_output_share: CountFact | None = None
+    prompt_layer_s: TimeFact | None = None
     kernel_software: tuple[str, ...] = ()
     notes: str = ""
 

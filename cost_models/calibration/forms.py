@@ -131,7 +131,7 @@ def _curve_name(fmt: str) -> str:
 def _gemm(work: Gemm, facts: DeviceFacts, dynamic_quant: bool) -> Form:
     fmt = number_format(work.fmt)
     facts.peak(fmt)
-    setting = GemmSetting(dynamic_quant=dynamic_quant, replay=True)
+    setting = GemmSetting(quant="dynamic" if dynamic_quant else "none", replay=True)
     return Form(
         operation="gemm",
         fmt=_curve_name(fmt.name),

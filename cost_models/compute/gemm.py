@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,15 +18,24 @@ from cost_models.facts import DeviceFacts
 from cost_models.formats import NumberFormat
 from cost_models.work import Gemm
 
+STATIC_QUANT_SHARE = 0.6
+"""Bytes of a quantisation pass with a static scale over those with a dynamic one: read 16 bit, write 8,
+instead of reading 16 bit twice and writing 8."""
 TILES = ((64, 64), (64, 128), (128, 128), (128, 256))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmSetting:
-    """How the layer runs: `dynamic_quant` pays the quantisation pass, `replay` reads L2-hot weights."""
+    """How the layer runs: how activations are quantised; `replay` reads L2-hot weights.
 
-    dynamic_quant: bool = True
+    `quant` is ``dynamic`` (a pass of its own), ``static`` (fused, known scale) or ``none`` (a bare kernel).
+    `bare_launch_s` is the launch of a product alone: tables of quantised layers hold that of the quantisation
+    kernels in theirs.
+    """
+
+    quant: Literal["dynamic", "static", "none"] = "dynamic"
     replay: bool = False
+    bare_launch_s: float | None = None
 
 
 def gemm_time_s(
@@ -36,7 +46,10 @@ def gemm_time_s(
     t = launch + (Tc^p + Tm^p)^(1/p) + Tq with, over tiles (a, b),
     Tc = min 2 a b S (k + k0) ((1 - w) x + w ceil(x)) / (peak eff_ab), x = ceil(m/a) ceil(n/b) / S
     on S multiprocessors, Tm = bytes / (bandwidth memory_eff) and
-    Tq = m k (2 + activation bytes) / (bandwidth quant_eff) + quant_launch for dynamic quantisation.
+    Tq = m k (2 + activation bytes) / (bandwidth quant_eff) + quant_launch for dynamic quantisation. A static
+    scale needs no pass that finds the largest value, and its kernel is fused with what comes before: the
+    rest of the bytes moves all the same (`STATIC_QUANT_SHARE`), and of the launch no more remains than
+    `bare_launch_s` where the setting states it.
 
     Source: own form; constants fitted as the curve's source says.
     """
@@ -51,12 +64,23 @@ def gemm_time_s(
             1.0 + constants.get("hot_gain", 0.0) * _hot_share(weight_bytes, constants, facts)
         )
     sharpness = constants["sharpness"]
-    total = constants["launch_s"] + (compute_s**sharpness + memory_s**sharpness) ** (1.0 / sharpness)
-    if fmt.quantises and setting.dynamic_quant:
-        quant_bytes = m * k * (2.0 + fmt.activation_bytes)
+    total = (compute_s**sharpness + memory_s**sharpness) ** (1.0 / sharpness) + _launch_s(
+        constants, fmt, setting
+    )
+    if fmt.quantises and setting.quant != "none":
+        share = 1.0 if setting.quant == "dynamic" else STATIC_QUANT_SHARE
+        quant_bytes = m * k * (2.0 + fmt.activation_bytes) * share
         total = total + quant_bytes / (bandwidth * constants.get("quant_eff", 0.3))
-        total = total + constants.get("quant_launch_s", 0.0)
     return np.where(m * n * k > 0, total, 0.0)
+
+
+def _launch_s(constants: Mapping[str, float], fmt: NumberFormat, setting: GemmSetting) -> float:
+    launch = constants["launch_s"]
+    if not fmt.quantises or setting.quant == "none":
+        return launch
+    if setting.quant == "dynamic":
+        return launch + constants.get("quant_launch_s", 0.0)
+    return launch if setting.bare_launch_s is None else min(launch, setting.bare_launch_s)
 
 
 def _tile_time_s(

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heappop, heappush
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,17 +39,11 @@ class Discipline:
     ----------
     token_budget
         Tokens per step of one rank.
-    mixed
-        Whether prompts ride along with decode tokens; otherwise they go first, in steps of their own.
-    chunked
-        Whether a prompt that does not fit into what is left of a step is cut.
     reserved_share
         Share of a request's output for which cache must be free before it may start.
     """
 
     token_budget: int
-    mixed: bool = True
-    chunked: bool = True
     reserved_share: float = 1.0
 
 
@@ -159,9 +154,19 @@ def _pattern(lengths: tuple[tuple[float, float, float, float], ...], loop: Loop,
         prompt=[max(1, round(x)) for x in samples[drawn, 1]],
         held=[float(x) for x in samples[drawn, 0] + how.reserved_share * samples[drawn, 2]],
         steps=[int(x) for x in np.ceil(samples[drawn, 2])],
+        admitted_per_step=_admitted(loop.num_clients, float(samples[:, 2] @ weights)),
     )
     run.run()
     return run.pattern(drawn)
+
+
+def _admitted(num_clients: int, mean_steps: float) -> int:
+    """Return how many requests reach a scheduler between two steps: twice the mean, and at least two.
+
+    Requests that end together are not sent again together: front ends take them one by one. Without this,
+    equal lengths would keep all clients in step for ever.
+    """
+    return max(2, ceil(2.0 * num_clients / max(mean_steps, 1.0)))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,9 +189,9 @@ class _Run:
     _left: dict[int, int] = field(default_factory=dict[int, int])
     _ends: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     _coming: deque[tuple[int, int]] = field(default_factory=deque[tuple[int, int]])
+    admitted_per_step: int = 2
     _launched: int = 0
     _step: int = 0
-    _clock: int = 0
 
     def __post_init__(self) -> None:
         ranks, total = self.loop.num_ranks, len(self.prompt)
@@ -215,9 +220,11 @@ class _Run:
         self._coming.append((self._step + delay, request))
 
     def _admit(self) -> None:
-        while self._coming and self._coming[0][0] <= self._step:
+        left = self.admitted_per_step
+        while left and self._coming and self._coming[0][0] <= self._step:
             _, request = self._coming.popleft()
             self._queues[self.rank_of[request]].append(request)
+            left -= 1
 
     def _prompts(self) -> list[int] | None:
         """Take prompt tokens into the next step; return whose prompts end in it, None if it has none."""
@@ -229,13 +236,11 @@ class _Run:
                 most, total = max(most, taken), total + taken
         if not total:
             return None
-        decode = max(self._decoding) if self.how.mixed else 0
-        self.segments.append((1, decode, most, total))
+        self.segments.append((1, max(self._decoding), most, total))
         return ended
 
     def _take(self, rank: int, queue: deque[int], ended: list[int]) -> int:
-        budget = self.how.token_budget
-        room = budget - (self._decoding[rank] if self.how.mixed else 0)
+        room = self.how.token_budget - self._decoding[rank]
         taken = 0
         while room > 0 and queue:
             request = queue[0]
@@ -244,8 +249,6 @@ class _Run:
                 if not self._fits(rank, request):
                     break
                 left = self.prompt[request]
-                if left > room and taken and not self.how.chunked:
-                    break
                 self._running[rank] += 1
                 self._cache[rank] += self.held[request]
             count = min(room, left)
@@ -266,15 +269,12 @@ class _Run:
     def _advance(self, ended: list[int]) -> int:
         """Finish a step with prompts."""
         self._step += 1
-        done = 0
-        if self.how.mixed:
-            self._clock += 1
-            done = self._retire()
+        done = self._retire()
         for request in ended:
             del self._left[request]
             self.first[request] = len(self.segments)
             self._decoding[self.rank_of[request]] += 1
-            heappush(self._ends, (self._clock + self.steps[request], request))
+            heappush(self._ends, (self._step + self.steps[request], request))
         return done + self._retire()
 
     def _stride(self) -> int:
@@ -282,17 +282,16 @@ class _Run:
         if not self._ends:
             self._step = max(self._step + 1, self._coming[0][0] if self._coming else 0)
             return 0
-        count = self._ends[0][0] - self._clock
+        count = self._ends[0][0] - self._step
         if self._coming:
-            count = min(count, self._coming[0][0] - self._step)
+            count = max(1, min(count, self._coming[0][0] - self._step))
         self.segments.append((count, max(self._decoding), 0, 0))
         self._step += count
-        self._clock += count
         return self._retire()
 
     def _retire(self) -> int:
         done = 0
-        while self._ends and self._ends[0][0] <= self._clock:
+        while self._ends and self._ends[0][0] <= self._step:
             _, request = heappop(self._ends)
             rank = self.rank_of[request]
             self.finished[request] = len(self.segments)

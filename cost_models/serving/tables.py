@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,7 +16,8 @@ class TimeTables:
 
     Equal stages are one row; `stage_counts` says how often a row occurs, so a replica without
     pipeline has one row of count 1. A step of m tokens, d of which are decode tokens, takes on row s
-    token_time_s[s](m) + sequence_time_s[s](d) + the attention of the prompt tokens in it. Between grid
+    token_time_s[s](m) + sequence_time_s[s](d) + the attention of the prompt tokens in it (and
+    prompt_step_s[s] if there are any). Between grid
     points times are linear; grids start at 0 with the cost of a step with nothing in it.
 
     Parameters
@@ -31,6 +32,8 @@ class TimeTables:
         Attention data-parallel ranks; grids count what one rank does.
     sigma
         Standard deviation of the relative error of a step.
+    prompt_step_s
+        What a step takes longer as soon as it holds prompt tokens, [rows]: kernels launched one by one.
     """
 
     token_grid: FloatArray
@@ -43,6 +46,7 @@ class TimeTables:
     per_request_s: float
     sigma: float
     provenance: Provenance
+    prompt_step_s: FloatArray = field(default_factory=lambda: np.zeros(1))
 
     @property
     def num_stages(self) -> int:
@@ -62,6 +66,7 @@ class TimeTables:
             per_request_s=self.per_request_s * factor,
             sigma=self.sigma,
             provenance=self.provenance,
+            prompt_step_s=self.prompt_step_s * factor,
         )
 
 

@@ -117,7 +117,8 @@ def pricing_of(group: KernelGroup) -> Pricing:
         kernel = "custom_eager"
     elif "torch" in impl or "eager" in impl:
         kernel = "library_eager"
-    return Pricing(replay=True, dynamic_quant=not is_bare_kernel(group), all_reduce=kernel)
+    quant = "none" if is_bare_kernel(group) else "dynamic"
+    return Pricing(replay=True, quant=quant, all_reduce=kernel)
 
 
 def errors(predicted_s: FloatArray, measured_s: FloatArray) -> Errors:

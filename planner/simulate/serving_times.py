@@ -35,6 +35,7 @@ class StepTimes:
     prompt: tuple[list[float], ...]
     decode_only: list[float]
     per_request_s: float
+    prompt_step_s: tuple[float, ...]
 
     @property
     def num_stages(self) -> int:
@@ -47,7 +48,10 @@ class StepTimes:
             tokens[decode + prompt]
             + sequences[decode]
             + sum(reach[end] - reach[start] for start, end in pieces)
-            for tokens, sequences, reach in zip(self.tokens, self.sequences, self.prompt, strict=True)
+            + (launches if prompt else 0.0)
+            for tokens, sequences, reach, launches in zip(
+                self.tokens, self.sequences, self.prompt, self.prompt_step_s, strict=True
+            )
         )
 
     def fill_s(self, slot_s: float) -> float:
@@ -155,4 +159,5 @@ def _lists(
         prompt=tuple(row.tolist() for row in prompt),
         decode_only=both.tolist(),
         per_request_s=own.per_request_s,
+        prompt_step_s=tuple(np.broadcast_to(own.prompt_step_s, len(tokens)).tolist()),
     )

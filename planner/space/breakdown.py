@@ -63,6 +63,9 @@ def step_seconds(
         + software.per_layer_s.value * pricer.model.num_layers
         + software.per_sequence_s.value * step.num_sequences
     )
+    if step.num_prompts > 0.0:
+        whole = pricer.stage_shapes((pricer.model.num_layers,))[0]
+        seconds[_ENGINE] += pricer.prompt_step_s(whole)
     return seconds
 
 

@@ -180,8 +180,6 @@ class Evaluator:
         share = software.reserved_output_share
         how = Discipline(
             token_budget=fixed.token_budget,
-            mixed=software.mixed_steps,
-            chunked=software.chunked_prefill,
             reserved_share=share.value if share is not None else 1.0,
         )
         pattern = closed_loop_pattern(self.builder.requests, loop, how)

@@ -14,7 +14,7 @@ from cost_models.serving.tables import TimeTables
 from cost_models.work import Span
 from hardware_profiles.provenance import Provenance
 from planner.ir.cluster import NodeGroup
-from planner.ir.model_graph import Layer, ModelGraph
+from planner.ir.model_graph import Experts, Layer, ModelGraph
 from planner.ir.strategy import ServingStrategy
 from planner.space.engine import EngineCosts, executed_on, kv_format
 from planner.space.lower import (
@@ -196,6 +196,7 @@ class Pricer:
             per_request_s=software.per_request_s.value,
             sigma=spread / max(seconds, 1e-12),
             provenance=max(row.provenance for row in rows),
+            prompt_step_s=np.array([self.prompt_step_s(shape) for shape in shapes]),
         )
 
     def layer_weights(
@@ -231,6 +232,17 @@ class Pricer:
         if strategy.pp > 1:
             total = total.plus(self._part("send", strategy, weight_fmt, kv_fmt, token_budget))
         return total
+
+    def prompt_step_s(self, shape: StageShape) -> float:
+        """Return what a stage takes longer when a step holds prompt tokens."""
+        fact = self.costs.software.prompt_layer_s
+        if fact is None:
+            return 0.0
+        weights = {
+            kind: 2.0 if any(isinstance(op, Experts) for op in self._kinds[kind].ops) else 1.0
+            for kind, _ in shape.layer_counts
+        }
+        return fact.value * sum(weights[kind] * count for kind, count in shape.layer_counts)
 
     def _overheads(self, shape: StageShape) -> Priced:
         """Return what the engine adds to a step on a stage: per step, per layer and per sequence."""

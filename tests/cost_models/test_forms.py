@@ -61,8 +61,13 @@ def test_gemm_adds_waves_bytes_and_quantisation():
     # fp8 layer: twice the peak; 150e3 + 100e3 + 2 * 15e3 = 280_000 bytes; pass 100e3 * 3 / 0.5e12 + 2e-6
     quantised = gemm_time_s(work, GEMM, FACTS, FORMATS["fp8"], GemmSetting())
     assert quantised == pytest.approx(1e-6 + 2.4745e-6 + 0.56e-6 + 0.6e-6 + 2e-6, rel=1e-3)
-    static = gemm_time_s(work, GEMM, FACTS, FORMATS["fp8"], GemmSetting(dynamic_quant=False))
-    assert quantised - static == pytest.approx(2.6e-6)
+    bare = gemm_time_s(work, GEMM, FACTS, FORMATS["fp8"], GemmSetting(quant="none"))
+    assert quantised - bare == pytest.approx(2.6e-6)
+    # a static scale moves 0.6 of the bytes of the pass and has no launch of its own
+    static = gemm_time_s(work, GEMM, FACTS, FORMATS["fp8"], GemmSetting(quant="static"))
+    assert static - bare == pytest.approx(0.6 * 0.6e-6)
+    light = gemm_time_s(work, GEMM, FACTS, FORMATS["fp8"], GemmSetting(quant="static", bare_launch_s=4e-7))
+    assert static - light == pytest.approx(6e-7)
 
 
 def test_gemm_takes_the_better_tile_and_nothing_takes_no_time():

@@ -27,6 +27,7 @@ def model(stages: int = 1, ranks: int = 1, **changes: float) -> ReplicaModel:
         prompt=([0.0] * TOP,),
         decode_only=table,
         per_request_s=0.0,
+        prompt_step_s=(0.0,),
     )
     fields = {"token_budget": 512, "max_sequences": 64, "cache_tokens": 1e9, **changes}
     return ReplicaModel(times=times, num_ranks=ranks, **fields)

@@ -98,7 +98,15 @@ class RunPredictor:
 
     def _evaluator(self, setup: Setup, group: NodeGroup) -> Evaluator:
         """Return the evaluator of a run, with the run's load."""
-        key = (setup.model_name, setup.engine, setup.device, group.num_devices, setup.lengths, setup.kind)
+        key = (
+            setup.model_name,
+            id(setup.model),
+            setup.engine,
+            setup.device,
+            group.num_devices,
+            setup.lengths,
+            setup.kind,
+        )
         if key not in self._evaluators:
             self._evaluators[key] = Evaluator(
                 model=setup.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -16,7 +16,7 @@ from planner.accuracy.serving.names import engine_name, model_spellings
 from planner.accuracy.serving.rows import ServingRow
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
-from planner.ir.model_graph import Experts, ModelGraph
+from planner.ir.model_graph import Experts, Layer, Linear, ModelGraph
 from planner.ir.strategy import ServingStrategy
 from planner.ir.workload import Lengths
 from planner.space.evaluate import FixedReplica
@@ -37,6 +37,7 @@ _MODES: dict[str, LoadKind] = {
 _SPREAD_POINTS = 64
 _GOLDEN = 0.6180339887498949
 _UNCLEAR = "UNCLEAR"
+_FP8_CACHE_ENGINES = ("trtllm", "vllm")
 _BLOCK_FP8_OWNERS = ("qwen/", "zai-org/", "zhipuai/", "minimaxai/", "deepseek-ai/", "moonshotai/")
 """Owners whose FP8 checkpoints carry a scale per block (their model cards); others scale per tensor."""
 
@@ -73,6 +74,7 @@ class SetupReader:
     _models: dict[str, tuple[str, ModelGraph] | None] = field(
         default_factory=dict[str, tuple[str, ModelGraph] | None]
     )
+    _sparse_models: dict[str, ModelGraph] = field(default_factory=dict[str, ModelGraph])
     _groups: dict[tuple[str, int], NodeGroup] = field(default_factory=dict[tuple[str, int], NodeGroup])
 
     def read(self, row: ServingRow) -> Setup:
@@ -93,6 +95,10 @@ class SetupReader:
         if engine is None:
             raise CannotPriceError(f"no engine profile for {row.text('framework')!r:.60}")
         weight_fmt, kv_fmt = formats(row, model, engine)
+        if weight_fmt.startswith("mxfp4") and engine == "trtllm" and "fp4" in device.peak_flops_per_s:
+            weight_fmt = "mxfp4_mxfp8"
+        if weight_fmt == "nvfp4" and has_experts(model):
+            model = self._sparse(model_name, model)
         halves = _halves(row, kind, model, weight_fmt, kv_fmt)
         num_devices = sum(half.strategy.num_devices * half.replicas for half in halves)
         return Setup(
@@ -108,6 +114,11 @@ class SetupReader:
             load=_load(row, kind),
             num_devices=num_devices,
         )
+
+    def _sparse(self, name: str, model: ModelGraph) -> ModelGraph:
+        if name not in self._sparse_models:
+            self._sparse_models[name] = keep_attention(model)
+        return self._sparse_models[name]
 
     def _model(self, name: str) -> tuple[str, ModelGraph]:
         if name not in self._models:
@@ -147,10 +158,10 @@ def formats(row: ServingRow, model: ModelGraph, engine: str) -> tuple[str, str]:
     except ValueError:
         raise CannotPriceError(f"unknown quantisation {said!r:.40}") from None
     own = model.checkpoint_weight_fmt
-    kv_fmt = "fp8" if engine == "trtllm" and fmt in ("fp8", "nvfp4") else "auto"
+    kv_fmt = "fp8" if engine in _FP8_CACHE_ENGINES and fmt in ("fp8", "nvfp4") else "auto"
     if own.startswith("mxfp4") and fmt in ("nvfp4", "fp8"):
         return own, kv_fmt
-    if fmt == "fp8" and (own == "fp8_block" or _is_block(row.text("model"))):
+    if fmt == "fp8" and (own == "fp8_block" or _is_block(row.text("model"), engine)):
         return "fp8_block", kv_fmt
     if (
         number_format(own).weight_bits < 16
@@ -160,9 +171,27 @@ def formats(row: ServingRow, model: ModelGraph, engine: str) -> tuple[str, str]:
     return fmt, kv_fmt
 
 
-def _is_block(name: str) -> bool:
+def keep_attention(model: ModelGraph) -> ModelGraph:
+    """Return the model with attention and mixers in 16 bit, as public NVFP4 checkpoints of MoE models are.
+
+    Source: model cards of NVFP4 checkpoints of DeepSeek, Kimi and Qwen (experts and dense maps quantised).
+    """
+    known: dict[Layer, Layer] = {}
+    for layer in model.layers:
+        if layer not in known:
+            ops = tuple(
+                replace(op, quantised=False, fmt="")
+                if isinstance(op, Linear) and op.slot in ("attention", "mixer")
+                else op
+                for op in layer.ops
+            )
+            known[layer] = replace(layer, ops=ops)
+    return replace(model, layers=tuple(known[layer] for layer in model.layers))
+
+
+def _is_block(name: str, engine: str) -> bool:
     lowered = name.lower()
-    return lowered.startswith(_BLOCK_FP8_OWNERS) and lowered.endswith("-fp8")
+    return lowered.startswith(_BLOCK_FP8_OWNERS) and (lowered.endswith("-fp8") or engine != "trtllm")
 
 
 @lru_cache(maxsize=256)
@@ -252,7 +281,7 @@ def _halves(
         ep=_degree(row, "ep"),
         pp=_degree(row, "pp"),
     )
-    copies = 1 if _has_experts(model) else _degree(row, "attn_dp")
+    copies = 1 if has_experts(model) else _degree(row, "attn_dp")
     devices = strategy.num_devices * copies
     total = _degree(row, "n_gpus", devices)
     if total % strategy.num_devices:
@@ -282,13 +311,14 @@ def _half(row: ServingRow, side: str, model: ModelGraph) -> tuple[ServingStrateg
     return strategy, workers
 
 
-def _has_experts(model: ModelGraph) -> bool:
+def has_experts(model: ModelGraph) -> bool:
+    """Return whether a model routes tokens to experts."""
     return any(isinstance(op, Experts) for layer in set(model.layers) for op in layer.ops)
 
 
 def _strategy(model: ModelGraph, *, tp: int, ranks: int, ep: int, pp: int) -> ServingStrategy:
     """Return the degrees of one replica; what is not split by expert is split inside each expert."""
-    if not _has_experts(model):
+    if not has_experts(model):
         return ServingStrategy(tp=tp, pp=pp)
     stage = tp * ranks
     if stage % ep:

@@ -108,6 +108,8 @@ class StepPricer:
         total = software.per_step_s.value + software.per_layer_s.value * counts[stage]
         for number, count in layers.items():
             total += count * self._sum(self._layer(self.model.layers[number], batch))
+        if batch.prompt > 0:
+            total += sum(count * self._prompt_launches(number) for number, count in layers.items())
         if stage == 0:
             total += self._sum(self._embedding(batch))
         if stage == len(counts) - 1:
@@ -115,6 +117,14 @@ class StepPricer:
         if self.spans.next_stage is not None:
             total += self._sum(self._send(batch, self.spans.next_stage))
         return total
+
+    def _prompt_launches(self, number: int) -> float:
+        """Return what launching a layer's kernels one by one adds to a step with prompt tokens."""
+        fact = self.software.prompt_layer_s
+        if fact is None:
+            return 0.0
+        sparse = any(isinstance(op, Experts) for op in self.model.layers[number].ops)
+        return fact.value * (2.0 if sparse else 1.0)
 
     def _sum(self, pieces: Iterator[Work]) -> float:
         exposed = 1.0 - self.software.overlap.value
