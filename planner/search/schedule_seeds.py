@@ -200,8 +200,9 @@ def _apt_slopes(work: PipelineWork) -> list[float]:
 
 def _dispatch_recipes(slopes: Sequence[float | None], *, always: bool) -> Iterator[_Recipe]:
     """Yield list scheduling with these warm-ups."""
-    for overrun, slope in product(_OVERRUNS, slopes):
-        policy = DispatchPolicy(slope=slope, overrun=overrun)
+    settings = [(overrun, False) for overrun in _OVERRUNS]
+    for (overrun, balance), slope in product([(0.0, True), *settings], slopes):
+        policy = DispatchPolicy(slope=slope, overrun=overrun, balance=balance)
         shown = "without order" if slope is None else f"with warm-up slope {slope:.3g}"
         yield _Recipe(
             family="list",

@@ -27,6 +27,8 @@ class DispatchPolicy:
     overrun
         A weight gradient may start in a gap if it makes the next known arrival wait for at most this
         part of its own time.
+    balance
+        Whether a weight gradient may start in any gap that would make this device the most idle so far.
     forward_first
         Whether a forward pass goes before an input gradient as long as the device holds fewer forward passes
         than `ahead` times its distance from the end of the pipeline.
@@ -44,6 +46,7 @@ class DispatchPolicy:
     """
 
     overrun: float = 0.0
+    balance: bool = False
     forward_first: bool = False
     ahead: float = 1.0
     eager_weights: bool = False
@@ -72,6 +75,7 @@ class _Device:
     held: float = 0.0
     in_flight: int = 0
     pending: int = 0
+    idle_s: float = 0.0
     ops: list[PipelineOp] = field(default_factory=list[PipelineOp])
 
 
@@ -147,7 +151,9 @@ class _Dispatcher:
             return
         weight = self._oldest_weight(device)
         next_at = min(forward_at if forward >= 0 else inf, backward_at)
-        if weight >= 0 and (blocked or self._weights_first(device) or self._fits(weight, now, next_at)):
+        if weight >= 0 and (
+            blocked or self._weights_first(device) or self._fits(device, weight, now, next_at)
+        ):
             self._start("W", weight, d, now)
         elif now < next_at < inf:
             heapq.heappush(self.wake, (next_at, d))
@@ -163,9 +169,12 @@ class _Dispatcher:
                 backward = (-1, inf)
         return backward[0], backward[1], forward[0], forward[1]
 
-    def _fits(self, weight: int, now: float, next_at: float) -> bool:
+    def _fits(self, device: _Device, weight: int, now: float, next_at: float) -> bool:
         length = self.work.stages[weight].backward_weight_s
-        return now + length * (1 - self.policy.overrun) <= next_at * (1 + _ROUNDING)
+        if now + length * (1 - self.policy.overrun) <= next_at * (1 + _ROUNDING):
+            return True
+        idle_s = device.idle_s + next_at - device.free_s
+        return self.policy.balance and idle_s > max(other.idle_s for other in self.devices)
 
     def _forward_first(self, device: _Device) -> bool:
         return self.policy.forward_first and device.in_flight < device.ahead
@@ -248,6 +257,8 @@ class _Dispatcher:
         pointer = {"F": self.next_f, "I": self.next_i, "W": self.next_w}[kind]
         m = self.batches[stage][pointer[stage]]
         pointer[stage] += 1
+        if device.ops:
+            device.idle_s += now - device.free_s
         device.ops.append(PipelineOp(kind=kind, stage=stage, microbatch=m))
         before, after = self.around[m][stage]
         if kind == "F":
