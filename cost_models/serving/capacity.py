@@ -22,6 +22,8 @@ _BISECTIONS = 24
 _COARSE_BISECTIONS = 12
 _PERCENTILE_BISECTIONS = 48
 _CLOSED_LOOP_ROUNDS = 4
+MAX_REPLICAS_PER_QUEUE = 64
+"""A router keeps one queue for at most so many replicas; larger pools are several such queues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +149,10 @@ def state_at(pools: Pools, entries: Entries, position: FloatArray) -> PoolState:
 
     rate, service, tpot = at(pools.rate_rps), at(pools.service_s), at(pools.tpot_s)
     ranks = entries.replicas * pools.num_ranks[rows]
+    servers = np.minimum(entries.replicas, MAX_REPLICAS_PER_QUEUE) * pools.num_ranks[rows]
     own_mean = at(pools.own_mean_s)
     rest_s = (tpot + pools.elsewhere_step_s) * pools.requests.mean_steps
-    waiting = _waiting(pools, (rate, service, at(pools.service_scv)), ranks, own_mean + rest_s)
+    waiting = _waiting(pools, (rate, service, at(pools.service_scv)), servers, own_mean + rest_s)
     ttft = waiting.mean_s + own_mean
     return PoolState(
         rate_rps=rate * ranks,

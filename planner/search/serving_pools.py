@@ -14,6 +14,7 @@ import numpy as np
 
 from cost_models.cost import FloatArray
 from cost_models.serving.capacity import (
+    MAX_REPLICAS_PER_QUEUE,
     Entries,
     LatencyLimits,
     Pools,
@@ -27,9 +28,6 @@ from cost_models.work import KvTransfer, LinkSpec
 from planner.ir.serving import Role
 from planner.search.serving_catalogue import Catalogue, Offer
 from planner.search.serving_question import Question
-
-MAX_REPLICAS_PER_QUEUE = 64
-"""A router keeps one queue for at most so many replicas; larger pools are several queues."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +111,8 @@ class PoolTables:
     _pools: dict[tuple[Role, Context | None], Pools] = field(
         default_factory=dict[tuple[Role, Context | None], Pools]
     )
-    _entries: dict[tuple[Role, tuple[int, ...]], Entries] = field(
-        default_factory=dict[tuple[Role, tuple[int, ...]], Entries]
+    _entries: dict[tuple[Role, tuple[int, ...], bool], Entries] = field(
+        default_factory=dict[tuple[Role, tuple[int, ...], bool], Entries]
     )
     _capacity: dict[tuple[object, ...], tuple[FloatArray, FloatArray]] = field(
         default_factory=dict[tuple[object, ...], tuple[FloatArray, FloatArray]]
@@ -154,25 +152,28 @@ class PoolTables:
     def entries(self, role: Role, question: Question, group: int | None = None) -> Entries:
         """Return every (offer, replica count) of a role that the device limits allow; shape is a row.
 
-        With a group, only those of its offers.
+        With a group, only those of its offers and of a single queue: beyond that, capacity is proportional.
         """
         most = question.budget.num_devices
         limits = tuple(
             0 if group not in (None, index) else count if most is None else min(count, most)
             for index, count in enumerate(question.resources.num_devices)
         )
-        if (role, limits) not in self._entries:
+        key = (role, limits, group is None)
+        if key not in self._entries:
             rows: list[int] = []
             counts: list[int] = []
             for row, index in enumerate(self.catalogue.by_role(role)):
                 offer = self.catalogue.offers[index]
-                copies = min(limits[offer.group] // offer.replica.num_devices, MAX_REPLICAS_PER_QUEUE)
+                copies = limits[offer.group] // offer.replica.num_devices
+                if group is not None:
+                    copies = min(copies, MAX_REPLICAS_PER_QUEUE)
                 rows.extend([row] * copies)
                 counts.extend(range(1, copies + 1))
-            self._entries[role, limits] = Entries(
+            self._entries[key] = Entries(
                 shape=np.array(rows, dtype=np.intp), replicas=np.array(counts, dtype=np.float64)
             )
-        return self._entries[role, limits]
+        return self._entries[key]
 
     def capacity(
         self, role: Role, context: Context | None, question: Question, group: int | None = None
@@ -226,6 +227,7 @@ class PoolTables:
             rate, inside = self.capacity(role, context, question, group)
             carried = inside if question.concurrency is not None and role == "aggregated" else rate
             carried = carried * self.accepted((role, context, group), question, entries)
+            entries, carried = _beyond_one_queue(entries, carried, self._widths(role), size)
             widths = self._widths(role)[entries.shape] * entries.replicas.astype(np.intp)
             order = np.argsort(-carried, kind="stable")
             order = order[(carried[order] > 0.0) & (widths[order] <= size)]
@@ -280,6 +282,22 @@ def role_limits(role: Role, context: Context | None, limits: LatencyLimits) -> L
         step_s = np.inf if context is None else context.step_s
         return replace(limits, ttft_s=np.inf, e2e_s=np.inf, tpot_s=min(limits.tpot_s, step_s))
     return limits
+
+
+def _beyond_one_queue(
+    entries: Entries, carried: FloatArray, widths: np.ndarray[tuple[int], np.dtype[np.intp]], size: int
+) -> tuple[Entries, FloatArray]:
+    """Return the entries with those of several full queues added: they carry in proportion."""
+    full = np.flatnonzero((entries.replicas == MAX_REPLICAS_PER_QUEUE) & (carried > 0.0))
+    shapes, counts, rates = [entries.shape], [entries.replicas], [carried]
+    for at in full:
+        shape = int(entries.shape[at])
+        more = np.arange(MAX_REPLICAS_PER_QUEUE + 1, size // int(widths[shape]) + 1, dtype=np.float64)
+        shapes.append(np.full(more.size, shape, dtype=np.intp))
+        counts.append(more)
+        rates.append(carried[at] * more / MAX_REPLICAS_PER_QUEUE)
+    joined = Entries(shape=np.concatenate(shapes), replicas=np.concatenate(counts))
+    return joined, np.concatenate(rates)
 
 
 def _finite(value: float) -> float:

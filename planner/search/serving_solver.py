@@ -15,7 +15,7 @@ from cost_models.cost import FloatArray
 from planner.ir.objective import Budget
 from planner.search.serving_groups import GroupValue, group_value
 from planner.search.serving_mix import solve_mix
-from planner.search.serving_pools import MAX_REPLICAS_PER_QUEUE, Context, PoolPick, PoolTables
+from planner.search.serving_pools import Context, PoolPick, PoolTables
 from planner.search.serving_question import Question, Resources
 
 IntArray = NDArray[np.intp]
@@ -218,17 +218,13 @@ def _front(keys: FloatArray) -> IntArray:
 
 
 def merged(picks: list[PoolPick]) -> tuple[PoolPick, ...]:
-    """Return the picks with pools of the same shape joined, as far as one queue reaches.
+    """Return the picks with pools of the same shape joined.
 
-    The tables have weighed the joined pool already, so it carries no more than its parts.
+    The tables have weighed the joined pool already, so it carries what its parts do.
     """
     joined: dict[tuple[str, int, Context | None], PoolPick] = {}
-    apart: list[PoolPick] = []
     for pick in picks:
         key = (pick.role, pick.offer, pick.context)
-        together = pick.replicas + (joined[key].replicas if key in joined else 0)
-        if together <= MAX_REPLICAS_PER_QUEUE:
-            joined[key] = replace(pick, replicas=together)
-        else:
-            apart.append(pick)
-    return (*joined.values(), *apart)
+        before = joined[key].replicas if key in joined else 0
+        joined[key] = replace(pick, replicas=pick.replicas + before)
+    return tuple(joined.values())

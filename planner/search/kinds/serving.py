@@ -24,8 +24,8 @@ from planner.space.engine import CostSource, cached, installed_costs
 METHOD = "enumeration of replica shapes, knapsack over pools, integer program over groups (HiGHS)"
 SPACE = (
     "replica shapes: every valid tp, pp (stages balanced for decode and for prefill), attention_dp, "
-    "ep x moe_tp, cp, format, engine and token budget; pools: equal replicas behind one queue of at "
-    "most 64; traffic is shared in fixed parts; prefill and decode pools paired over a common link, of "
+    "ep x moe_tp, cp, format, engine and token budget; pools: equal replicas behind queues of at "
+    "most 64 each; traffic is shared in fixed parts; prefill and decode pools paired over a common link, of "
     "one kind on a single group and of any number on several"
 )
 
