@@ -1,5 +1,6 @@
 # make demo    plan Llama-3.1-70B on 8 H200 for a trace of real chat traffic, and write the launch files
 # make test    install what the tests need into a virtual environment, then run every check
+# make test-engines    run agent plans on real engines on loopback, without a GPU (1.3 GB once)
 # make bench   time the planner
 # make test-backends   hold exports against the frameworks' own parsers and schemas (4 GB once, Python 3.11)
 #
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-torch test-backends lint bench clean
+.PHONY: demo test test-torch test-backends test-engines lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,6 +32,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n $(JOBS)
+
+test-engines: $(VENV)/.installed-dev
+	tests/engines_lane/run.sh .venv-engines $(BIN)/python
 
 test-backends:
 	tests/backends_lane/run.sh .venv-vllm

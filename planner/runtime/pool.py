@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from planner.ir.agent_graph import AgentModel
 from planner.runtime.bindings import Endpoint
-from planner.runtime.clients.chat import ChatClient, ChatRequest, Completion, OnText
+from planner.runtime.clients.chat import ChatClient, ChatRequest, Completion, OnText, proxy_of
 from planner.runtime.failures import CallError
 from planner.runtime.limits import Limiter
 from planner.runtime.records import CallRecord
@@ -24,6 +24,7 @@ class _Server:
     """One address of an endpoint; it rests after it was found to be gone."""
 
     url: str
+    proxy: str | None = None
     num_running: int = 0
     num_failures: int = 0
     rests_until_s: float = 0.0
@@ -68,7 +69,7 @@ def pool_of(model: AgentModel, endpoint: Endpoint) -> ModelPool:
         name=model.name,
         endpoint=endpoint,
         limiter=Limiter(slots, rate),
-        servers=[_Server(url=url) for url in endpoint.urls],
+        servers=[_Server(url=url, proxy=proxy_of(url)) for url in endpoint.urls],
     )
 
 
@@ -114,7 +115,7 @@ class Caller:
             record.model, record.server = pool.name, server.url
             on_attempt()
             try:
-                completion = await self._client.chat(_request(pool, server.url, asked), on_text)
+                completion = await self._client.chat(_request(pool, server, asked), on_text)
                 server.num_failures = 0
                 pool.learn(completion)
                 return completion
@@ -150,7 +151,7 @@ def _note_failure(server: _Server, error: CallError, now: float) -> None:
         server.rests_until_s = now + rest_s
 
 
-def _request(pool: ModelPool, url: str, asked: Asked) -> ChatRequest:
+def _request(pool: ModelPool, server: _Server, asked: Asked) -> ChatRequest:
     endpoint = pool.endpoint
     body: dict[str, object] = {"model": pool.sent_name, "messages": asked.messages}
     if endpoint.stream:
@@ -160,12 +161,13 @@ def _request(pool: ModelPool, url: str, asked: Asked) -> ChatRequest:
     if endpoint.api_key:
         headers.setdefault("authorization", f"Bearer {endpoint.api_key}")
     return ChatRequest(
-        url=f"{url}/chat/completions",
+        url=f"{server.url}/chat/completions",
         headers=headers,
         body=body,
         connect_s=endpoint.connect_s,
         first_token_s=endpoint.first_token_s,
         stall_s=endpoint.stall_s,
+        proxy=server.proxy,
     )
 
 

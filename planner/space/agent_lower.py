@@ -148,7 +148,7 @@ def lower(graph: AgentGraph, flow: Flow, streams: dict[str, Stream], fixed: dict
     """
     flat = flow.flat
     low = _Lowering(graph=graph, flow=flow, streams=streams, fixed=fixed)
-    prompts = tuple(prompt_tokens(graph, flow, c) for c in flat.calls)
+    prompts = tuple(_awaited_prompt(low, c, _awaited(low, c)) for c in flat.calls)
     tasks: list[Task] = []
     firsts: list[tuple[float, ...]] = []
     prices: list[tuple[float, ...]] = []
@@ -276,13 +276,20 @@ def _awaited(low: _Lowering, call: FlatCall) -> Sequence[FlatEdge]:
     return sorted(edges, key=lambda e: (ready[e.source], e.source))[: call.join]
 
 
+def _awaited_prompt(low: _Lowering, call: FlatCall, edges: Sequence[FlatEdge]) -> float:
+    """Return the mean prompt of a call that starts on `edges` alone: what comes later is not in it."""
+    if not isinstance(call.work, LlmCall):
+        return 0.0
+    return own_tokens(low.graph, call) + sum(producer_tokens(low.flow, call, e) for e in edges)
+
+
 def _earliest_ends(low: _Lowering) -> dict[str, float]:
     """Return when each call could end if nothing were scarce, with its quickest model."""
     ends = low.earliest
     for call in low.flat.calls:
         edges = low.flow.producers(call)
-        starts = sorted(ends[e.source] for e in edges)
-        start = starts[(call.join or len(starts)) - 1] if starts else 0.0
-        prompt = prompt_tokens(low.graph, low.flow, call)
+        first = sorted(edges, key=lambda e: (ends[e.source], e.source))[: call.join or len(edges)]
+        start = ends[first[-1].source] if first else 0.0
+        prompt = _awaited_prompt(low, call, first)
         ends[call.name] = start + min((m.duration_s for m, _, _ in _modes(low, call, prompt)), default=0.0)
     return ends

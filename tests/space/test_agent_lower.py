@@ -115,3 +115,14 @@ def test_loop_reads_what_the_round_before_wrote() -> None:
     flow = flow_of(flatten(graph))
     assert prompt_tokens(graph, flow, flow.calls["agent"]) == 10
     assert prompt_tokens(graph, flow, flow.calls["agent@2"]) == 80
+
+
+def test_an_early_join_reads_only_what_it_waits_for() -> None:
+    # quick: 0.1 + 10 * 0.01 s; slow: 0.1 + 500 * 0.01 s; z starts on quick alone and reads its 10 tokens
+    graph = parse_agent_graph(
+        f"{MODELS}nodes:\n  quick: {{model: m, output: 10}}\n  slow: {{model: m, output: 500}}\n"
+        "  z: {model: m, prompt: [{static: 5}, {from: quick}, {from: slow}], output: 1, join: any}\n"
+    )
+    flow = flow_of(flatten(graph))
+    lowered = lower(graph, flow, {}, {})
+    assert dict(zip((c.name for c in flow.flat.calls), lowered.prompt_tokens, strict=True))["z"] == 15

@@ -38,6 +38,7 @@ class ChatRequest:
     connect_s: float
     first_token_s: float
     stall_s: float
+    proxy: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class ChatClient:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
         timeout = aiohttp.ClientTimeout(total=None)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=timeout, read_bufsize=2**17, trust_env=True, headers=_JSON
+            connector=connector, timeout=timeout, read_bufsize=2**17, headers=_JSON
         )
         return self
 
@@ -141,7 +142,7 @@ class ChatClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=request.connect_s)
         data = json.dumps(request.body).encode()
         async with self._open().post(
-            request.url, data=data, headers=request.headers, timeout=timeout
+            request.url, data=data, headers=request.headers, timeout=timeout, proxy=request.proxy
         ) as response:
             if response.status >= 300:
                 raise await _refusal(response)
@@ -172,6 +173,21 @@ class ChatClient:
                 raise CallError("the answer ended in the middle", again=True)
 
 
+def proxy_of(url: str) -> str | None:
+    """Return the proxy that the environment names for an address.
+
+    Looked up once per server: aiohttp's own look-up costs a thread's round trip per request.
+    """
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy is None or not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
 async def _refusal(response: aiohttp.ClientResponse) -> CallError:
     text = (await response.content.read(_MAX_ERROR_BYTES)).decode("utf-8", errors="replace")
     shown = " ".join(text.split())[:_SHOWN_CHARS]
@@ -200,7 +216,8 @@ def _retry_after(value: str | None) -> float | None:
 
 def _parsed(data: bytes) -> dict[str, Any]:
     try:
-        found: object = json.loads(data)
+        # decoded here because json would first guess the encoding of bytes
+        found: object = json.loads(data.decode())
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
