@@ -311,9 +311,10 @@ class TrainerProfile(_Sourced):
     `dp_efficiency` is the share of library collectives' speed that gradient and parameter traffic reaches.
     `straggler` is the slow-down per doubling of nodes.
 
-    Memory: bytes per parameter of weights, gradients and optimizer; `reduce_bytes` of a gradient on the wire;
-    `logit_bytes` per element of the logits at the peak; `context_memory_bytes` is held outside the allocator,
-    `allocator_slack` the share that the allocator holds beside activations. `dropout` keeps masks;
+    Memory: bytes per parameter of weights, gradients and optimizer; `reduce_bytes` of a gradient on the
+    wire; `logit_bytes` per element of the logits at the peak; `context_memory_bytes` is held outside the
+    allocator, `allocator_slack` the share that the allocator holds beside activations. `selective_products`
+    is the share of matrix products that selective recompute repeats. `dropout` keeps masks;
     `sequence_parallel` is the default with tensor parallelism. `sigma_log` is the spread of log(measured /
     predicted) on sources that were not fitted.
     """
@@ -342,6 +343,7 @@ class TrainerProfile(_Sourced):
     optimizer_bytes: CountFact
     reduce_bytes: CountFact
     logit_bytes: CountFact
+    selective_products: CountFact
     context_memory_bytes: BytesFact
     allocator_slack: CountFact
     sigma_log: CountFact

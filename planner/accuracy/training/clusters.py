@@ -24,17 +24,20 @@ _CHIP_ALIASES = {
     "910b": "ascend-910b",
     "910c": "ascend-910c",
 }
-_POWER_EXPONENT = 0.6
-"""Time of compute-bound kernels by power cap: a 700 W part held at 500 W loses about a fifth of its clocks
-(judged from public power-capping studies of the H100)."""
+_POWER_EXPONENT = 0.5
+"""Time of compute-bound kernels over the inverse of a power cap. Source: H100 held at 500 W against an H200
+at 700 W under one stack (torchtitan reports of 2024-12 and 2025-06): times 1.18 apart, the root of the
+powers."""
 _SPEED = re.compile(
     r"(?:(\d+)\s*[x×]\s*)?(\d+(?:\.\d+)?)\s*(GB/s|GBps|Gb/s|Gbps|Gbit/s|gb/s|gbps|Gbit|Gb\b|G\b)"
 )
 _FABRICS = (
-    (r"omni-?path|opa", "ib100", 4e-6),
-    (r"slingshot", "eth200", 4e-6),
-    (r"efa", "efa400", 1.5e-5),
-    (r"roce|ethernet|eth\b", "roce400", 6e-6),
+    (r"omni-?path|\bopa\b", "opa", (100, 400)),
+    (r"slingshot", "slingshot", (200, 400)),
+    (r"\befa\b", "efa", (100, 200, 400)),
+    (r"roce|rdma|cx-\d", "roce", (100, 200, 400, 800)),
+    (r"ethernet|\beth\b", "eth", (10, 25, 40, 50, 100, 200, 400, 800)),
+    (r"infiniband|\bib\b|hdr|ndr|edr", "ib", (100, 200, 400, 800)),
 )
 
 
@@ -146,28 +149,40 @@ def _levels(row: TrainingRow, device: DeviceProfile) -> tuple[tuple[Level, ...],
 def _network(text: str, usual: str, adapters: int, per_node: int) -> tuple[Link, bool]:
     """Return one device's share of the network between nodes, and whether the row states it."""
     base = _link(usual)
-    base = replace(base, bandwidth_bytes_per_s=base.bandwidth_bytes_per_s * adapters / per_node)
-    for pattern, name, latency_s in _FABRICS:
-        if re.search(pattern, text.lower()):
-            base = replace(base, name=name, latency_s=latency_s)
-            break
-    per_device = _gigabits(text, per_node)
-    if per_device is None:
-        return base, False
-    return replace(base, bandwidth_bytes_per_s=per_device * 1e9 / 8.0), True
+    found = _speed(text)
+    fabric = next(((name, speeds) for sign, name, speeds in _FABRICS if re.search(sign, text.lower())), None)
+    if fabric is not None:
+        name, speeds = fabric
+        wanted = found.gigabits if found is not None else base.bandwidth_bytes_per_s * 8e-9
+        base = _link(f"{name}{min(speeds, key=lambda speed: abs(speed - wanted))}")
+    if found is None:
+        share = adapters / per_node
+        return replace(base, bandwidth_bytes_per_s=base.bandwidth_bytes_per_s * share), False
+    adapters = found.adapters if found.adapters is not None else 1
+    bytes_per_s = found.gigabits * adapters * 1e9 / 8.0 / (per_node if found.of_node else 1)
+    return replace(base, bandwidth_bytes_per_s=bytes_per_s), True
 
 
-def _gigabits(text: str, per_node: int) -> float | None:
-    """Return the Gbit/s of one device: ``8x200 Gb/s ... per node``, ``400 Gb/s per GPU``, ``12.5 GB/s``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Speed:
+    """Speed of one adapter in Gbit/s, how many (None: not said), and whether a whole node shares them."""
+
+    gigabits: float
+    adapters: int | None
+    of_node: bool
+
+
+def _speed(text: str) -> _Speed | None:
+    """Read ``8x200 Gb/s ... per node``, ``400 Gb/s per GPU`` or ``12.5 GB/s``, but no speed of NVLink."""
     for found in _SPEED.finditer(text):
         before, after = text[: found.start()].lower(), text[found.end() :].lower()
         if before.rstrip(" (").endswith(("nvlink", "nvswitch", "pcie", "xgmi")):
             continue
         bits = float(found.group(2)) * (8.0 if found.group(3).startswith("GB") else 1.0)
         after = re.split(r"[;,]", after)[0]
-        if found.group(1):
-            return bits * int(found.group(1)) / (1 if "per gpu" in after else per_node)
-        return bits / (per_node if re.search(r"per node|/node", after) and "per gpu" not in after else 1)
+        adapters = int(found.group(1)) if found.group(1) else None
+        of_node = adapters is not None or re.search(r"per node|/node", after) is not None
+        return _Speed(gigabits=bits, adapters=adapters, of_node=of_node and "per gpu" not in after)
     return None
 
 

@@ -10,8 +10,8 @@ from planner.ir.model_graph import ModelGraph
 MEMORY_METRICS = {
     "memory_activations_gib": 2.0**30,
     "memory_params_optimizer_gib": 2.0**30,
-    "peak_memory_allocated_gb": 1e9,
-    "peak_memory_gb": 1e9,
+    "peak_memory_allocated_gb": 2.0**30,
+    "peak_memory_gb": 2.0**30,
     "peak_memory_gib": 2.0**30,
 }
 LAYER_METRIC = "layer_fwd_plus_bwd_ms"

@@ -13,6 +13,8 @@ from planner.errors import InputError, shown
 
 _NEEDED = ("source", "gpus", "gpu_type", "metric", "value")
 _MAX_COUNT = 10_000_000
+_TORCH_GB = 2.0**30
+"""Frameworks print memory in units of 2^30 bytes and call them GB."""
 
 
 class RowError(ValueError):
@@ -106,7 +108,7 @@ def _row(texts: Mapping[str, str], line: int) -> TrainingRow:
         raise RowError("the number of GPUs is unknown")
     memory = _number(texts, "memory_GB")
     chunks, interleaved = _chunks(texts)
-    unit = 2.0**30 if "gib" in texts.get("notes", "").lower() or texts["metric"].endswith("GiB") else 1e9
+    decimal = "decimal gb" in texts.get("notes", "").lower()
     return TrainingRow(
         line=line,
         texts=texts,
@@ -126,7 +128,7 @@ def _row(texts: Mapping[str, str], line: int) -> TrainingRow:
         fmt=_format(texts.get("precision", "")),
         metric=texts["metric"],
         value=value,
-        memory_bytes=None if memory is None else memory * unit,
+        memory_bytes=None if memory is None else memory * (1e9 if decimal else _TORCH_GB),
     )
 
 
@@ -203,6 +205,8 @@ def _format(text: str) -> str:
     lower = text.lower()
     if "fp4" in lower:
         return "nvfp4"
+    if "rowwise" in lower or "block" in lower:
+        return "fp8_block"
     if "fp8" in lower or "float8" in lower:
         return "fp8"
     if lower in ("int8", "fp32", "tf32"):

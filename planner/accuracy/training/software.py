@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from planner.errors import InputError
 from planner.space.training.software import TrainingSoftware
 
 GENERIC = "generic-trainer"
+_ASYNC_TP_OVERLAP = 0.6
+_EAGER_ELEMENTWISE = 2.5
+"""Unfused element-wise kernels move about so many times the bytes: norms, gates and rotations by parts."""
 _SIGNS: tuple[tuple[str, str], ...] = (
     (r"zero-3 dp only|deepspeed zero-3", "deepspeed-zero3"),
     (r"torchtitan", "torchtitan"),
@@ -23,13 +27,16 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r"zero bubble|zero-bubble|sail-sg", "zero-bubble"),
     (r"oneflow-gpt", "oneflow"),
     (r"alpa-projects", "alpa"),
-    (r"megascale;", "megascale"),
-    (r"bigscience|bloom|frontier|megatron-deepspeed|deepspeed", "megatron-deepspeed"),
+    (r"; megascale(\b(?!.*megatron)|$)", "megascale"),
+    (r"bigscience|bloom|mt-nlg|turing-nlg|frontier|megatron-deepspeed|deepspeed", "megatron-deepspeed"),
+    (r"(megatron-bridge|nemo).*\b(26\.(0[6-9]|1\d)|2[7-9]\.\d)", "megatron-bridge-26.06"),
     (r"megatron-bridge|nemo|mlperf", "megatron-bridge"),
-    (r"simumax", "megatron-lm"),
-    (r"model_table|megatron-core|mcore|strong scaling|examples/llama|h100", "megatron-lm"),
+    (r"deepseek-v3 report|dualpipe", "dualpipe"),
+    (r"simumax", "megatron-core-plain"),
+    (r"model_table|megatron-core|mcore|strong scaling|examples/llama|llama 3 paper", "megatron-lm"),
     (r"korthikanti|megascale", "megatron-lm-2022"),
-    (r"sc21|sc'21|narayanan|mt-nlg|@v2|megatron", "megatron-lm-2021"),
+    (r"sc21|sc'21|narayanan|@v2|megatron", "megatron-lm-2021"),
+    (r"megatron|nvidia", "megatron-lm"),
     (r"fsdp", "llm-foundry"),
 )
 _SINCE_FLASH = re.compile(r"h100|h200|b200|b300|h800|gh200|mi300|mi325|mi35|flash")
@@ -90,5 +97,14 @@ def software_of(row: TrainingRow) -> TrainingSoftware:
     words = row.words + " ; " + row.text("gpu_type").lower()
     for pattern, name in _SIGNS:
         if re.search(pattern, words) and not (name.endswith("2021") and _SINCE_FLASH.search(words)):
-            return _load(name)
-    return _load(GENERIC)
+            return _switched(_load(name), words)
+    return _switched(_load(GENERIC), words)
+
+
+def _switched(software: TrainingSoftware, words: str) -> TrainingSoftware:
+    """Return the stack with the switches that a row's notes state."""
+    if re.search(r"async tp(?! off)", words):
+        software = replace(software, tp_overlap=max(software.tp_overlap, _ASYNC_TP_OVERLAP))
+    if re.search(r"compile\s*=\s*false", words):
+        software = replace(software, elementwise_scale=software.elementwise_scale * _EAGER_ELEMENTWISE)
+    return software

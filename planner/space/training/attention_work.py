@@ -48,7 +48,7 @@ class AttentionWork:
         moved = pricer.stream(pricer.tokens * widths * 4.0, 2.0)
         acc.forward += moved
         acc.backward += moved
-        acc.kept += pricer.tokens * widths * ACT_BYTES
+        acc.products_kept += pricer.tokens * widths * ACT_BYTES
         self._add_context(core, kv_width, acc)
 
     def _flash(self, op: AttentionCore, heads: float, kv_heads: float, acc: LayerSum) -> FloatArray:

@@ -49,7 +49,7 @@ class ExpertWork:
         maps = 2.0 if op.gated else 1.0
         width = op.inter / shape.etp
         pricer.add_activation(routed * maps * width, acc, gated=op.gated)
-        acc.kept += routed * (op.hidden + width) * ACT_BYTES
+        acc.kept += routed * (op.hidden + width) * pricer.input_bytes
         # Permutation before and after: each reads and writes every routed token.
         permute = pricer.stream(routed * op.hidden * 4.0 * ACT_BYTES, 4.0)
         acc.forward += permute

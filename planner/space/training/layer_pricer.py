@@ -13,6 +13,7 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
+from cost_models.formats import number_format
 from cost_models.work import Collective, CollectiveOp, ExpertGemm, Gemm, Span, StateScan, Stream, Work
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, Op, Small, StateCore
 from planner.space.training.alignment import alignment
@@ -47,6 +48,8 @@ class LayerPricer:
         self.software = software
         self.batch = micro_batch
         self.tokens = micro_batch * (shape.seq_len / shape.cp)
+        # Inputs of quantised products are kept as they were multiplied.
+        self.input_bytes = number_format(shape.fmt).activation_bytes
         # Residual-stream tensors are split over the tensor ranks only with sequence parallelism.
         self.residual_tokens = self.tokens / (shape.tp if shape.sequence_parallel else 1)
 
@@ -60,6 +63,8 @@ class LayerPricer:
         host = self.software.per_layer_s
         forward = np.maximum(acc.forward, host)
         backward = np.maximum(acc.backward + acc.weight_grad, 2.0 * host) - acc.weight_grad
+        again = self.software.selective_products if self.software.flash_attention else 0.0
+        kept = acc.kept + acc.products_kept
         exposed = acc.expert_comm * (1.0 - self.software.ep_overlap) + acc.context_comm
         return LayerWork(
             forward_s=forward,
@@ -67,10 +72,10 @@ class LayerPricer:
             weight_grad_s=acc.weight_grad,
             forward_comm_s=forward_comm + exposed,
             backward_comm_s=backward_comm + exposed + acc.context_comm,
-            recompute_selective_s=acc.core,
+            recompute_selective_s=acc.core + again * acc.products,
             recompute_full_s=forward + forward_comm + exposed,
-            kept_none_bytes=acc.kept + acc.core_kept,
-            kept_selective_bytes=acc.kept,
+            kept_none_bytes=kept + acc.core_kept,
+            kept_selective_bytes=kept - again * acc.products_kept,
             kept_full_bytes=self.residual_tokens * hidden * ACT_BYTES,
             working_bytes=acc.working + self.tokens * hidden * ACT_BYTES * 2.0,
             error_s=acc.error,
@@ -127,15 +132,17 @@ class LayerPricer:
         tokens = self.tokens * first.per_token
         fmt = self.shape.fmt if first.quantised else "bf16"
         lost = 1.0 / alignment(k, n)
-        acc.forward += self.time(Gemm(m=tokens, n=n, k=k, fmt=fmt), acc) * lost
+        forward = self.time(Gemm(m=tokens, n=n, k=k, fmt=fmt), acc) * lost
+        acc.forward += forward
+        acc.products += forward
         acc.backward += self.time(Gemm(m=tokens, n=k, k=n, fmt=fmt), acc) * lost
         acc.weight_grad += self.time(Gemm(m=np.full_like(tokens, k), n=n, k=tokens, fmt=fmt), acc) * lost
         if first.shard == "row":  # its input is the output of an activation or of attention
             again = self.software.flash_attention and first.slot in ("dense_ffn", "shared_expert")
             if again:  # selective recompute repeats the activation function
-                acc.core_kept += tokens * k * ACT_BYTES
+                acc.core_kept += tokens * k * self.input_bytes
             else:
-                acc.kept += tokens * k * ACT_BYTES
+                acc.kept += tokens * k * self.input_bytes
         if first.slot in ("dense_ffn", "shared_expert") and first.shard != "row":
             self.add_activation(tokens * n, acc, gated=len(ops) > 1)
         acc.working = np.maximum(acc.working, tokens * n * ACT_BYTES)
@@ -145,7 +152,7 @@ class LayerPricer:
 
         GeLU reads and writes 16 bit forward, reads two and writes one backward; a gate halves the output.
         """
-        acc.kept += elements * ACT_BYTES
+        acc.products_kept += elements * ACT_BYTES
         forward = self.stream(elements * (3.0 if gated else 4.0))
         acc.forward += forward
         if self.software.flash_attention:
@@ -180,9 +187,9 @@ class LayerPricer:
         acc.kept += elements * (ACT_BYTES + dropout)
         if self.software.flash_attention:  # selective recompute repeats the norms
             acc.core += self.stream(elements * 4.0, num_blocks)
-            acc.core_kept += elements * ACT_BYTES
+            acc.core_kept += elements * self.input_bytes
         else:
-            acc.kept += elements * ACT_BYTES
+            acc.kept += elements * self.input_bytes
 
     def _tensor_comm(self, layer: Layer, hidden: int, acc: LayerSum) -> tuple[FloatArray, FloatArray]:
         """One all-reduce (or reduce-scatter + all-gather) per block and pass, Megatron-LM 2019.

@@ -70,7 +70,8 @@ class LayerWork:
 class LayerSum:
     """Running sums while the operators of a layer are walked.
 
-    `core` is forward work that selective recompute repeats, `core_kept` the bytes that it saves;
+    `core` is forward work that selective recompute repeats, `core_kept` the bytes that it saves; `products`
+    are the forward matrix products and `products_kept` their kept outputs;
     `experts_s` is the part of `forward` spent on expert matrices, which communication may hide behind.
     """
 
@@ -81,6 +82,8 @@ class LayerSum:
     kept: FloatArray
     core_kept: FloatArray
     working: FloatArray
+    products: FloatArray
+    products_kept: FloatArray
     expert_comm: FloatArray
     context_comm: FloatArray
     error: FloatArray

@@ -51,6 +51,7 @@ class TrainingSoftware:
     reduce_bytes: float = 4.0
     logit_bytes: float = 8.0
     score_bytes: float = 11.0
+    selective_products: float = 0.0
     dropout: bool = False
     context_memory_bytes: float = 0.0
     allocator_slack: float = 0.0
