@@ -101,7 +101,7 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
     )
 
 
-def _estimate(value: float, unit: str, sigma: float, provenance: Provenance) -> Estimate:
+def estimate(value: float, unit: str, sigma: float, provenance: Provenance) -> Estimate:
     """Return an estimate with a log-normal 90 % interval."""
     spread = exp(_INTERVAL_Z * sqrt(log1p(sigma * sigma)))
     return Estimate(value=value, unit=unit, low=value / spread, high=value * spread, provenance=provenance)
@@ -113,7 +113,7 @@ def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
     state = pool.state
 
     def of(value: float, unit: str) -> Estimate:
-        return _estimate(float(value), unit, sigma, provenance)
+        return estimate(float(value), unit, sigma, provenance)
 
     found = [
         ("request_rate_rps", Estimate(value=pool.rate_rps, unit="request/s", provenance=provenance)),
@@ -142,7 +142,7 @@ def plan_predictions(
     tokens = plan.rate_rps * tables.catalogue.requests.mean_output_tokens
 
     def of(value: float, unit: str) -> Estimate:
-        return _estimate(value, unit, sigma, provenance)
+        return estimate(value, unit, sigma, provenance)
 
     found: list[tuple[str, Estimate]] = [
         ("ttft_s", of(plan.ttft_s, "s")),
@@ -179,7 +179,7 @@ def _money_and_power(
         if tokens_per_s > 0.0:
             per_million = usd / (tokens_per_s * 3600.0) * 1e6
             found.append(
-                ("usd_per_million_output_tokens", _estimate(per_million, "USD", sigma, Provenance.ASSUMED))
+                ("usd_per_million_output_tokens", estimate(per_million, "USD", sigma, Provenance.ASSUMED))
             )
     watts = sum(w * n for w, n in zip(question.resources.power_w_per_device, solution.devices, strict=True))
     found.append(("power_w", Estimate(value=watts, unit="W", provenance=Provenance.ANALYTICAL)))

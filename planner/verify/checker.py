@@ -9,10 +9,11 @@ from typing import Any, cast
 from planner.errors import InputError
 from planner.ir.parser import parse_ir
 from planner.ir.problem import Problem
+from planner.plan.parts import model_parts
 from planner.plan.schema import Plan
 from planner.registry import Registry
 from planner.verify.report import Finding, VerificationReport
-from planner.verify.rule import Case, Rule
+from planner.verify.rule import FLEET_KIND, Case, Rule
 
 RULES: Registry[Rule] = Registry(what="verification rule", package="planner.verify.rules", attribute="RULE")
 """Rules by name."""
@@ -59,12 +60,27 @@ def _ordered(rules: Mapping[str, Rule]) -> list[str]:
     return list(TopologicalSorter(graph).static_order())
 
 
+def _cases(rule: Rule, case: Case) -> tuple[Case, ...]:
+    """Return what a rule looks at: the plan, or the plan of each model where it speaks of single models."""
+    if case.problem.kind != FLEET_KIND or not rule.of_parts:
+        return (case,)
+    found: tuple[Case, ...] = case.once("models", lambda: _part_cases(case))
+    return found
+
+
+def _part_cases(case: Case) -> tuple[Case, ...]:
+    return tuple(
+        Case(plan=part.plan, problem=part.problem, thorough=case.thorough)
+        for part in model_parts(case.plan, case.problem)
+    )
+
+
 def _finding(name: str, rule: Rule, case: Case, findings: Mapping[str, Finding]) -> Finding:
     broken = [r for r in rule.requires if r in findings and not findings[r].passed]
     if broken:
         return Finding(rule=name, outcome="skipped", message=f"rests on {', '.join(broken)}")
     try:
-        violations = list(rule.check(case))
+        violations = [v for one in _cases(rule, case) for v in rule.check(one)]
     except (ArithmeticError, LookupError, ValueError, InputError) as error:
         message = f"cannot be checked: {type(error).__name__}: {error}"
         return Finding(rule=name, outcome="failed", message=message)

@@ -10,6 +10,11 @@ from planner.ir.problem import Problem
 from planner.plan.schema import Plan
 from planner.verify.report import Violation
 
+FLEET_KIND = "fleet"
+SERVING = frozenset({"serving"})
+FLEET = frozenset({FLEET_KIND})
+TRAINING = frozenset({"training"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
@@ -45,6 +50,8 @@ class Rule:
         Kinds of problem that the rule knows; None is every kind.
     with_pools
         Whether the rule only applies to a plan that has pools (not to an infeasible one).
+    of_parts
+        Whether the rule also holds of every model of a fleet, seen as a serving plan of its own.
     requires
         Rules without which this one makes no sense; it is skipped when one of them fails.
     """
@@ -53,16 +60,14 @@ class Rule:
     check: Callable[[Case], Iterable[Violation]]
     kinds: frozenset[str] | None = None
     with_pools: bool = True
+    of_parts: bool = False
     requires: tuple[str, ...] = ()
 
     def applies(self, case: Case) -> bool:
         """Return whether the rule speaks about this kind of plan."""
-        known = self.kinds is None or case.problem.kind in self.kinds
+        kind = case.problem.kind
+        known = self.kinds is None or kind in self.kinds or (self.of_parts and kind == FLEET_KIND)
         return known and (bool(case.plan.pools) or not self.with_pools)
-
-
-SERVING = frozenset({"serving"})
-TRAINING = frozenset({"training"})
 
 
 def differs(claimed: float, own: float, tolerance: float) -> bool:

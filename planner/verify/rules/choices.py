@@ -63,5 +63,9 @@ def _pinned(pool: Pool, fixed: tuple[tuple[str, int], ...]) -> Iterator[Violatio
 
 
 RULE = Rule(
-    says="every decision was open to the plan", check=_check, kinds=SERVING, requires=("well-formed",)
+    says="every decision was open to the plan",
+    check=_check,
+    kinds=SERVING,
+    of_parts=True,
+    requires=("well-formed",),
 )

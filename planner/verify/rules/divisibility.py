@@ -55,4 +55,6 @@ def _context(model: ModelGraph, pool: Pool) -> Iterator[str]:
         yield f"pp={s.pp} for {len(model.layers)} layers"
 
 
-RULE = Rule(says="degrees divide what they split", check=_check, kinds=SERVING, requires=("choices",))
+RULE = Rule(
+    says="degrees divide what they split", check=_check, kinds=SERVING, of_parts=True, requires=("choices",)
+)

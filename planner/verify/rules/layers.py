@@ -25,5 +25,9 @@ def _check(case: Case) -> Iterator[Violation]:
 
 
 RULE = Rule(
-    says="every layer stands on exactly one stage", check=_check, kinds=SERVING, requires=("choices",)
+    says="every layer stands on exactly one stage",
+    check=_check,
+    kinds=SERVING,
+    of_parts=True,
+    requires=("choices",),
 )

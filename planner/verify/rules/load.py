@@ -79,5 +79,6 @@ RULE = Rule(
     says="every pool carries its rate as fast as the plan says",
     check=_check,
     kinds=SERVING,
+    of_parts=True,
     requires=("locality", "memory"),
 )

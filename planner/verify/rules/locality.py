@@ -43,5 +43,6 @@ RULE = Rule(
     says="tensor groups lie in as few scale-up domains as they need",
     check=_check,
     kinds=SERVING,
+    of_parts=True,
     requires=("ranks",),
 )

@@ -71,5 +71,6 @@ RULE = Rule(
     says="weights and a request's cache fit, and the parts add up",
     check=_check,
     kinds=SERVING,
+    of_parts=True,
     requires=("layers", "divisibility", "inventory"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.verify.report import Violation
-from planner.verify.rule import SERVING, Case, Rule
+from planner.verify.rule import FLEET, SERVING, Case, Rule
 
 
 def _check(case: Case) -> Iterator[Violation]:
@@ -27,6 +27,6 @@ def _check(case: Case) -> Iterator[Violation]:
 RULE = Rule(
     says="every replica is placed on as many devices as it has ranks",
     check=_check,
-    kinds=SERVING,
+    kinds=SERVING | FLEET,
     requires=("inventory",),
 )

@@ -59,5 +59,9 @@ def _rising(plan: Plan, name: str) -> Iterator[Violation]:
 
 
 RULE = Rule(
-    says="predicted latencies keep the limits", check=_check, kinds=SERVING, requires=("well-formed",)
+    says="predicted latencies keep the limits",
+    check=_check,
+    kinds=SERVING,
+    of_parts=True,
+    requires=("well-formed",),
 )

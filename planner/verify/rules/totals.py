@@ -62,5 +62,6 @@ RULE = Rule(
     says="rates add up to the demand and totals follow from them",
     check=_check,
     kinds=SERVING,
+    of_parts=True,
     requires=("ranks", "choices"),
 )
