@@ -219,7 +219,7 @@ class _Builder:
                 yield from self._of(PREFILL, group, _at(split, context))
             others = [other for other in groups if other != group and other in lanes]
             if others and catalogue.problem.cluster.between_groups is not None:
-                (link, *_) = cross_contexts(catalogue, group, others[0], self.question)
+                (link, *_) = cross_contexts(catalogue, self.question)
                 least = min(lanes[other] for other in others)
                 context = replace(link, lanes=least, step_s=step_s)
                 yield from self._of(PREFILL, group, replace(_at(split, context), crosses=True))
@@ -242,9 +242,9 @@ class _Builder:
         how = how or _How()
         if not self.model.allows(role, name) or not self.tables.catalogue.by_role(role):
             return
-        rate, _ = self.tables.capacity(role, how.context, self.question)
-        entries = self.tables.entries(role, self.question)
-        rate = rate * self.tables.accepted(role, None, group, self.question)
+        rate, _ = self.tables.capacity(role, how.context, self.question, group)
+        entries = self.tables.entries(role, self.question, group)
+        rate = rate * self.tables.accepted((role, None, group), self.question, entries)
         found = self._best_of_equals(role, group, rate, entries)
         for offer, replicas, capacity, loss in self._undominated(found):
             replica = self.tables.catalogue.offers[offer].replica
