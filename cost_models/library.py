@@ -151,7 +151,7 @@ class DeviceCostModel:
         fmt = number_format(work.fmt)
         self.facts.peak(fmt)
         chosen = self.curves.choose("moe", fmt.name)
-        time_s = expert_time_s(work, chosen.constants, self.facts, fmt)
+        time_s = expert_time_s(work, chosen.constants, self.facts, fmt, replay=self.pricing.replay)
         skewed = np.asarray(work.skew, dtype=np.float64) > 1.0
         return _cost(time_s, chosen, extra_sigma_log=np.where(skewed, SKEW_SIGMA_LOG, 0.0))
 

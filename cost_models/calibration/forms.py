@@ -79,6 +79,10 @@ _MOE = {
     "sharpness": Constant(start=2.0, low=1.0, high=10.0),
     "activation_eff": Constant(start=0.3, low=0.01, high=5.0),
     "absent_eff": Constant(start=0.5, low=0.003, high=30.0),
+    "extra_inter": Constant(start=64.0, low=1.0, high=2000.0),
+    "wave_share": Constant(start=0.2, low=0.005, high=1.0),
+    "hot_gain": Constant(start=0.3, low=0.01, high=5.0),
+    "hot_share": Constant(start=0.7, low=0.1, high=3.0, spread=0.5),
 }
 
 
@@ -113,7 +117,7 @@ def form_of(work: Fittable, facts: DeviceFacts, *, dynamic_quant: bool = True) -
             fmt=_curve_name(fmt.name),
             name="tile",
             spec=_MOE,
-            predict=lambda constants: expert_time_s(work, constants, facts, fmt),
+            predict=lambda constants: expert_time_s(work, constants, facts, fmt, replay=True),
         )
     return _collective(work)
 

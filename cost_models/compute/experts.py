@@ -11,6 +11,8 @@ from cost_models.facts import DeviceFacts
 from cost_models.formats import NumberFormat
 from cost_models.work import ExpertGemm
 
+_TILE = 128.0
+
 
 def active_experts(
     num_tokens: FloatArray, top_k: FloatArray, num_experts: FloatArray, ep: FloatArray, *, random: bool
@@ -29,18 +31,25 @@ def active_experts(
 
 
 def expert_time_s(
-    work: ExpertGemm, constants: Mapping[str, float], facts: DeviceFacts, fmt: NumberFormat
+    work: ExpertGemm,
+    constants: Mapping[str, float],
+    facts: DeviceFacts,
+    fmt: NumberFormat,
+    *,
+    replay: bool = False,
 ) -> FloatArray:
     """Return seconds of gate, up and down projections of one device's experts.
 
-    t = launch + (Tc^p + Tm^p)^(1/p) + Ta with Tc = 2 (pairs + active tile / 2) H I g / (peak eff),
+    t = launch + (Tc^p + Tm^p)^(1/p) + Ta with Tc = 2 * 128^2 S H ((1 - w) x + w ceil(x)) / (peak eff),
+    x = (pairs + active tile / 2) g (I + I0) / (128^2 S) output tiles per multiprocessor,
     Tm = active g H I weight bytes / (bandwidth memory_eff), Ta = pairs (4 H + 6 I) / (bandwidth
     activation_eff); pairs = T k skew / ep, g = 3 matrices when gated, else 2, I = inter / tp. Where every
     rank holds all tokens (`all_tokens_present`), pairs of other ranks are skipped at a price:
-    + T k (1 - 1 / ep) 4 H / (bandwidth absent_eff).
+    + T k (1 - 1 / ep) 4 H / (bandwidth absent_eff). `replay` grants the L2 hits of a benchmark that runs one
+    layer again and again.
 
-    Source: the tile form of public expert-kernel tables with a term for absent pairs, which those tables
-    show at high EP; constants as the curve's source says.
+    Source: the tile form of public expert-kernel tables with terms for narrow experts, whole waves and
+    absent pairs, which those tables show; constants as the curve's source says.
     """
     tokens, hidden, top_k, experts, ep, skew = (
         np.asarray(x, dtype=np.float64)
@@ -50,11 +59,18 @@ def expert_time_s(
     matrices = 3.0 if work.gated else 2.0
     pairs = tokens * top_k * np.minimum(skew / ep, 1.0)
     active = active_experts(tokens, top_k, experts, ep, random=work.routing == "random")
-    size = matrices * hidden * inter
     bandwidth = facts.memory_bandwidth_bytes_per_s
     padded = pairs + active * constants["tile_rows"] / 2.0
-    compute_s = 2.0 * padded * size / (facts.peak(fmt) * constants["eff"])
-    memory_s = active * size * fmt.weight_bytes / (bandwidth * constants["memory_eff"])
+    outputs = padded * matrices * (inter + constants.get("extra_inter", 0.0))
+    share, waves = constants.get("wave_share", 0.0), outputs / (_TILE**2 * facts.num_sms)
+    waves = (1.0 - share) * waves + share * np.ceil(waves)
+    compute_s = 2.0 * _TILE**2 * facts.num_sms * hidden * waves / (facts.peak(fmt) * constants["eff"])
+    weight_bytes = active * matrices * hidden * inter * fmt.weight_bytes
+    memory_s = weight_bytes / (bandwidth * constants["memory_eff"])
+    if replay:
+        reach = max(facts.l2_bytes * constants.get("hot_share", 1.0), 1.0)
+        hot = 1.0 / (1.0 + (weight_bytes / reach) ** 6)
+        memory_s = memory_s / (1.0 + constants.get("hot_gain", 0.0) * hot)
     sharpness = constants["sharpness"]
     body_s = (compute_s**sharpness + memory_s**sharpness) ** (1.0 / sharpness)
     moved_s = pairs * (4.0 * hidden + 6.0 * inter) / (bandwidth * constants["activation_eff"])
