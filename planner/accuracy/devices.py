@@ -15,16 +15,34 @@ from hardware_profiles.schema import DeviceProfile
 from planner.errors import InputError
 
 _NAMED_NETWORKS = {"sharp": "ib400-sharp", "efa100": "efa100", "efa": "efa400"}
+_BOARD_WORDS = re.compile(
+    r"nvidia|amd|intel|tesla|geforce|instinct|gpu|tensor|core|server|edition|blackwell|dgx|hgx|sxm\d?|hbm\d?e?"
+)
+_BETWEEN_WORDS = re.compile(r"[\s_\-]+")
+_MEMORY = re.compile(r"(\d{1,4})gb?")
+_SAME_MEMORY = 0.15
 _ADAPTERS = re.compile(r"(\d{1,3})x(\d{1,4}(?:\.\d{1,3})?)GB/s")
 
 
 @cache
 def find_device(name: str) -> DeviceProfile | None:
-    """Return the device that a measurement file calls `name`, or None if no profile has that name."""
-    try:
-        return load_device(name)
-    except ProfileError:
-        return None
+    """Return the device that a measurement file calls `name`, or None if no profile has that name.
+
+    Words of vendors and boards around the name are ignored (``NVIDIA A100-SXM4-80GB``); a memory size must
+    agree with the profile's.
+    """
+    words = [word for word in _BETWEEN_WORDS.split(name.lower()) if word and not _BOARD_WORDS.fullmatch(word)]
+    memory_gb = next((float(m[1]) for m in map(_MEMORY.fullmatch, words) if m is not None), None)
+    bare = [word for word in words if not _MEMORY.fullmatch(word)]
+    for spelling in (name, "-".join(words), "-".join(bare)):
+        try:
+            device = load_device(spelling)
+        except ProfileError:
+            continue
+        size_gb = device.memory_bytes.value / 1e9
+        if spelling == name or memory_gb is None or abs(memory_gb / size_gb - 1.0) < _SAME_MEMORY:
+            return device
+    return None
 
 
 def device_profile(name: str) -> DeviceProfile:

@@ -313,7 +313,7 @@ def _curve(
 def _wanted(group: KernelGroup) -> bool:
     if group.kind == "moe":
         return group.category["routing"] in ("", "balanced", "uniform")
-    return not (group.kind == "collective" and group.category["nodes"] not in ("", "1"))
+    return not (group.kind == "collective" and group.category["nodes"] not in ("", "1", "1.0"))
 
 
 def _form(work: object, group: KernelGroup, facts: DeviceFacts) -> Form:

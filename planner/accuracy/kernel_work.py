@@ -15,6 +15,8 @@ _LATENT = re.compile(r"mla_(absorbed|mha)_(\d+)_(\d+)$")
 _POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)$")
 _EVEN = ("", "balanced", "uniform")
 COLLECTIVE_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast")
+_OP_NAMES = {op.replace("_", ""): op for op in COLLECTIVE_OPS} | {"sendrecv": "p2p"}
+_MAX_RANKS = 1_000_000
 
 SKEW_PER_DOUBLING = {1.01: 0.15, 1.2: 0.22}
 """Growth of the busiest rank's load over the mean per doubling of EP under power-law routing, by exponent:
@@ -64,9 +66,9 @@ def _gemm(group: KernelGroup) -> Work:
 
 def _attention(group: KernelGroup) -> Work:
     sizes, text = group.sizes, group.category
-    if text["phase"] not in ("prefill", "decode"):
+    if text["phase"].lower() not in ("prefill", "decode"):
         raise CannotPriceError(f"phase {text['phase']!r} is neither prefill nor decode")
-    decode = text["phase"] == "decode"
+    decode = text["phase"].lower() == "decode"
     latent = _LATENT.match(text["kind"])
     if not latent and text["kind"] not in ("", "gqa", "mha", "mqa"):
         raise CannotPriceError(f"kind {text['kind']!r} is no known attention")
@@ -79,7 +81,7 @@ def _attention(group: KernelGroup) -> Work:
         phase="decode" if decode else "prefill",
         batch=sizes["batch"],
         q_len=q_len,
-        kv_len=np.maximum(kv_len, q_len),
+        kv_len=kv_len,
         num_heads=sizes["heads"],
         num_kv_heads=_filled(sizes["kv_heads"], sizes["heads"]),
         head_dim=head_dim,
@@ -124,13 +126,11 @@ def _skew(routing: str, ep: FloatArray) -> FloatArray:
 
 def _collective(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
     text = group.category
-    if text["op"] not in COLLECTIVE_OPS:
+    op_name = _OP_NAMES.get("".join(c for c in text["op"].lower() if c.isalpha() or c.isdigit()))
+    if op_name is None:
         raise CannotPriceError(f"op {text['op']!r} is no known collective")
-    try:
-        ranks, nodes = int(float(text["n_gpus"])), int(float(text["nodes"] or 1))
-    except ValueError as error:
-        raise CannotPriceError("n_gpus or nodes is not a whole number") from error
-    if ranks < 2 or nodes < 1 or ranks % nodes:
+    ranks, nodes = _count(text["n_gpus"], "n_gpus"), _count(text["nodes"] or "1", "nodes")
+    if ranks < 2 or ranks % nodes:
         raise CannotPriceError(f"{ranks} devices on {nodes} nodes is no group")
     scale_up = links.get("scale_up")
     if scale_up is None:
@@ -142,8 +142,18 @@ def _collective(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
         if network is None:
             raise CannotPriceError("the network between nodes of this device is not known")
         span = _two_level(text["system"], ranks, nodes, scale_up, network)
-    op: CollectiveOp = text["op"]  # pyright: ignore[reportAssignmentType] - checked above
+    op: CollectiveOp = op_name  # pyright: ignore[reportAssignmentType] - checked above
     return Collective(op=op, num_bytes=group.sizes["message_bytes"], span=span)
+
+
+def _count(text: str, column: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (1 <= value <= _MAX_RANKS and value == int(value)):
+        raise CannotPriceError(f"{column} {text!r} is not a whole number from 1 to {_MAX_RANKS}")
+    return int(value)
 
 
 def _two_level(system: str, ranks: int, nodes: int, scale_up: LinkSpec, network: LinkSpec) -> Span:

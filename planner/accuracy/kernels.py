@@ -20,19 +20,24 @@ from planner.errors import InputError
 
 _ENGINE = re.compile(r"vllm|sglang|trt-?llm|tensorrt-?llm")
 EAGER = "eager"
+_MAX_SIZE = 1e13
 _EAGER = {("gemm", "fp8_block", "vllm")}
 _ENGINE_NAMES = {"trt-llm": "trtllm", "tensorrt-llm": "trtllm", "tensorrtllm": "trtllm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One kind of kernel table: the columns that tell it, its categories and its sizes."""
+    """One kind of kernel table: the columns that tell it, its categories and its sizes.
+
+    `at_most` names pairs of sizes of which the first may not exceed the second.
+    """
 
     name: str
     required: tuple[str, ...]
     categories: tuple[str, ...]
     sizes: tuple[str, ...]
     optional_sizes: tuple[str, ...] = ()
+    at_most: tuple[tuple[str, str], ...] = ()
 
 
 KINDS = (
@@ -42,6 +47,7 @@ KINDS = (
         categories=("source", "gpu", "phase", "q_dtype", "kv_dtype", "kind"),
         sizes=("batch", "kv_len", "heads", "head_dim"),
         optional_sizes=("q_len", "kv_heads", "window"),
+        at_most=(("q_len", "kv_len"), ("kv_heads", "heads")),
     ),
     Kind(
         name="moe",
@@ -49,6 +55,7 @@ KINDS = (
         categories=("source", "gpu", "dtype", "routing", "kernel"),
         sizes=("tokens", "hidden", "inter", "topk", "experts"),
         optional_sizes=("tp", "ep"),
+        at_most=(("topk", "experts"), ("ep", "experts"), ("tp", "inter")),
     ),
     Kind(
         name="collective",
@@ -201,16 +208,24 @@ def _kind_of(table: Table) -> Kind:
 def _bad_rows(table: Table, kind: Kind) -> Sequence[str]:
     """Return for each row why its numbers cannot be used, or an empty string."""
     reason = np.full(table.num_rows, "", dtype=object)
-    for name in (*kind.sizes, *kind.optional_sizes, "time_us"):
-        values = table.number(name)
+    columns = {name: table.number(name) for name in (*kind.sizes, *kind.optional_sizes, "time_us")}
+    for name, values in columns.items():
         required = name not in kind.optional_sizes
         if required:
             reason[np.isnan(values)] = f"{name} is blank"
         reason[np.isinf(values)] = f"{name} is not a finite number"
-        low = values <= 0 if required else values < 0
-        reason[low & (reason == "")] = f"{name} is not positive" if required else f"{name} is negative"
-    gpu = table.text("gpu")
-    for index, name in enumerate(gpu):
+        reason[(values > _MAX_SIZE) & (reason == "")] = f"{name} is larger than {_MAX_SIZE:.0e}"
+        low = values < 0 if name == "window" else values <= 0
+        reason[low & (reason == "")] = (
+            f"{name} is negative" if name == "window" else f"{name} is not positive"
+        )
+        if name != "time_us":
+            broken = np.isfinite(values) & (values != np.floor(values))
+            reason[broken & (reason == "")] = f"{name} is not a whole number"
+    for small, large in kind.at_most:
+        over = columns[small] > columns[large]
+        reason[over & (reason == "")] = f"{small} exceeds {large}"
+    for index, name in enumerate(table.text("gpu")):
         if not name.strip():
             reason[index] = "gpu is blank"
     return [str(text) for text in reason]
