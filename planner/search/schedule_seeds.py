@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, product
+from itertools import chain, combinations_with_replacement, product
 from math import inf
 
 from planner.errors import InputError
@@ -24,7 +24,12 @@ from planner.space.schedule_squeeze import SqueezePolicy, squeeze
 from planner.space.schedule_timing import timed
 
 _ROUNDING = 1e-9
-_OVERRUNS = (0.0, 0.5, 1.0, 0.25, 0.75)
+_BALANCED = (
+    DispatchPolicy(balance=True, full_start=True),
+    DispatchPolicy(balance=True),
+    DispatchPolicy(),
+)
+_OVERRUNS = tuple(DispatchPolicy(overrun=part) for part in (0.5, 1.0, 0.25, 0.75))
 _EIGHTHS = range(1, 21)
 _FEW_OPS = 2000
 _LONGEST_BLOCK = 4
@@ -100,10 +105,12 @@ def _collect(
     ask = stop if small is work else partial(_ask_time, stop)
     apt = _apt_slopes(work)
     more: Iterable[_Recipe] = chain(
-        _dispatch_recipes([None, *apt], always=True),
+        _dispatch_recipes([None, *apt], _BALANCED, always=True),
         _known_v_recipes(work),
-        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], always=False),
         _v_block_recipes(work),
+        _dispatch_recipes([None, *apt], _OVERRUNS, always=True),
+        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], _BALANCED, always=False),
+        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], _OVERRUNS, always=False),
     )
     if not _try(small, goal, more, ask, found):
         more = _filled([r for _, r in _ranked(found)[:_FILLED]])
@@ -188,8 +195,8 @@ def _try(
 
 
 def _apt_slopes(work: PipelineWork) -> list[float]:
-    """Return the warm-ups per device that fill the memory, that hide the fill, and that of 1F1B."""
-    apt = {1.0}
+    """Return warm-ups per device: that of 1F1B and a little more, what fills memory, what hides the fill."""
+    apt = {1.0, 1.125, 1.25}
     limit, stage = work.memory_limit_bytes[0], work.stages[0]
     if work.num_devices > 1 and stage.activation_bytes > 0 and limit < inf:
         apt.add((limit / stage.activation_bytes - 1) / (work.num_devices - 1))
@@ -198,16 +205,16 @@ def _apt_slopes(work: PipelineWork) -> list[float]:
     return sorted(apt)
 
 
-def _dispatch_recipes(slopes: Sequence[float | None], *, always: bool) -> Iterator[_Recipe]:
-    """Yield list scheduling with these warm-ups."""
-    settings = [(overrun, False) for overrun in _OVERRUNS]
-    for (overrun, balance), slope in product([(0.0, True), *settings], slopes):
-        policy = DispatchPolicy(slope=slope, overrun=overrun, balance=balance)
+def _dispatch_recipes(
+    slopes: Sequence[float | None], policies: Sequence[DispatchPolicy], *, always: bool
+) -> Iterator[_Recipe]:
+    """Yield list scheduling with these warm-ups under these policies."""
+    for policy, slope in product(policies, slopes):
         shown = "without order" if slope is None else f"with warm-up slope {slope:.3g}"
         yield _Recipe(
             family="list",
             label=f"list scheduling {shown}",
-            make=partial(_dispatched, policy=policy),
+            make=partial(_dispatched, policy=replace(policy, slope=slope)),
             always=always and slope is not None,
         )
 
@@ -257,8 +264,8 @@ def _v_block_recipes(work: PipelineWork) -> Iterator[_Recipe]:
     if not _is_v(work):
         return
     count = work.num_devices
-    for half in (2, 3, 4, 6):
-        for first, second in product(range(1, half), repeat=2):
+    for half in (3, 2, 4, 6):
+        for first, second in combinations_with_replacement(range(1, half), 2):
             slopes: Slopes = (first, second, half - second, half - first)
             block = find_block(count, slopes)
             if block is not None:

@@ -43,6 +43,8 @@ class DispatchPolicy:
     slope
         If given, forward passes and input gradients strictly alternate once a device holds `slope`
         times its distance from the end of the pipeline, and what is next is waited for.
+    full_start
+        With a slope: whether the device that micro-batches enter by runs ahead as far as memory allows.
     """
 
     overrun: float = 0.0
@@ -53,6 +55,7 @@ class DispatchPolicy:
     most_pending: int = 1 << 30
     memory_fraction: float = 1.0
     slope: float | None = None
+    full_start: bool = False
 
 
 def dispatch(work: PipelineWork, policy: DispatchPolicy) -> DeviceOps:
@@ -116,12 +119,15 @@ class _Dispatcher:
             if limit < inf:
                 limit = max(limit * self.policy.memory_fraction, smallest[d]) * (1 + _ROUNDING)
             shallow = min((self.depth[s] for s in stages), default=0)
+            warmup = round((self.policy.slope or 0.0) * (deepest - shallow))
+            if self.policy.full_start and shallow == 0:
+                warmup = work.num_microbatches
             devices.append(
                 _Device(
                     stages=stages,
                     limit=limit,
                     ahead=self.policy.ahead * (deepest - shallow) + 1,
-                    warmup=round((self.policy.slope or 0.0) * (deepest - shallow)),
+                    warmup=warmup,
                 )
             )
         return devices
