@@ -46,7 +46,8 @@ def _headline(explanation: Explanation) -> list[str]:
         lines = [f"{plan.name}: no plan meets every limit."]
         lines += [f"  {limit.name}: {limit.message}" for limit in plan.infeasibility.binding]
         return [*lines, f"The nearest change that would do: {plan.infeasibility.nearest_relaxation}."]
-    lines = [f"{plan.name}: {' + '.join(pool_words(pool) for pool in plan.pools)}."]
+    pools = " + ".join(pool_words(pool) for pool in plan.pools)
+    lines = [f"{plan.name}: {pools}." if pools else f"{plan.name} ({plan.kind})."]
     proof = f"{goal.name} is {figure(goal.value, goal.unit)}"
     if plan.status == "optimal":
         proof += f"; no plan of the space does better (gap {percent(goal.gap)})"

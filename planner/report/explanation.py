@@ -136,7 +136,9 @@ def _compared(plan: Plan, result: SearchResult) -> str:
     ]
     largest = sorted((c for c in changes if abs(c[0]) >= 0.01), key=lambda c: (-abs(c[0]), c[1]))[:3]
     words = ", ".join(f"{name} {percent(change, signed=True)}" for change, name in largest)
-    return f"Best such plan: {pools}" + (f"; {words}" if words else "")
+    # plans of some kinds have no pools
+    parts = [f"Best such plan: {pools}" if pools else "", words]
+    return "; ".join(part for part in parts if part)
 
 
 def _improvement(sense: Literal["min", "max"], before: float | None, after: float | None) -> float | None:

@@ -9,10 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.plan.schema import Alternative, DeviceMemory, Plan, Pool, StrategyModel, TrainingSettings
+from planner.report.agent_calls import planned_calls, streams_of
 from planner.report.figures import figure, interval, percent, printable
 from planner.report.placement_map import placement_lines
 
 _BAR_WIDTH = 20
+_MAX_CALLS = 40
 _ORDER = ("ttft", "tpot", "e2e", "request", "capacity", "output", "step", "num", "usd", "power")
 _STATUS_STYLE = {"optimal": "bold green", "feasible": "bold yellow", "infeasible": "bold red"}
 
@@ -31,6 +33,10 @@ def show_plan(plan: Plan, console: Console) -> None:
         console.print(Text("placement", style="bold"))
         for line in placement_lines(plan):
             console.print(Text(printable(f"  {line}")))
+    if planned_calls(plan):
+        for table in (_calls(plan), _predictions(plan)):
+            console.print()
+            console.print(table)
     if plan.alternatives:
         console.print()
         console.print(_alternatives(plan))
@@ -126,6 +132,21 @@ def _jobs(plan: Plan) -> Table:
             strategy, words = strategy_words(pool.strategy), training_words(pool.training)
             layers = " ".join(map(str, pool.training.layers_per_chunk))
             _add(table, pool.name, pool.device, strategy, pool.weight_dtype, pool.engine, words, layers)
+    return table
+
+
+def _calls(plan: Plan) -> Table:
+    """Return the calls of an agent plan; of many only those that begin first."""
+    flows: dict[str, set[str]] = {}
+    for (_, target), kind, _ in streams_of(plan):
+        flows.setdefault(target, set()).add(kind)
+    calls = sorted(planned_calls(plan), key=lambda c: (c.start_s, c.end_s, c.name))
+    table = _table("call", "model", "start", "first token", "end", "inputs")
+    for call in calls[:_MAX_CALLS]:
+        times = (figure(t, "s") for t in (call.start_s, call.first_token_s, call.end_s))
+        _add(table, call.name, call.model or "-", *times, ", ".join(sorted(flows.get(call.name, ()))))
+    if len(calls) > _MAX_CALLS:
+        _add(table, f"and {len(calls) - _MAX_CALLS} more", "", "", "", "", "")
     return table
 
 

@@ -311,8 +311,12 @@ class Execution:
             )
 
     def given(self, state: CallState) -> list[Given]:
-        """Return what the producers of a call have given it by now, in the order of the edges."""
-        found: list[Given] = []
+        """Return what the producers of a call have given it by now, in the order of the edges.
+
+        Of the rounds of a loop only the latest counts.
+        """
+        found: list[tuple[str, Given]] = []
+        latest: dict[str, str] = {}
         for i in state.plan.inputs:
             edge = self.edges[i]
             source = self.calls[edge.plan.source]
@@ -320,8 +324,10 @@ class Execution:
                 text = source.text if edge.text is None else edge.text
                 if edge.outcome == "pending":
                     text = text[: edge.offsets[-1]]
-                found.append(Given(source=edge.plan.source, node=source.plan.base, text=text))
-        return found
+                latest[source.plan.base] = source.plan.flat.node
+                given = Given(source=edge.plan.source, node=source.plan.base, text=text)
+                found.append((source.plan.flat.node, given))
+        return [given for node, given in found if latest[given.node] == node]
 
     def earlier(self, node: str) -> list[str]:
         """Return the texts of a node's latest round that is done."""
