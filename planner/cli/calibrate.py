@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     group.command("fit")(fit)
     group.command("measure")(measure)
     group.command("refit")(refit)
+    group.command("tune")(tune)
     app.add_typer(group, name="calibrate")
 
 
@@ -72,6 +73,25 @@ def measure(
     timer = TorchTimer.on(device)
     fitted = measure_device(timer, profile, quick=quick, day=datetime.now(UTC).date(), on_progress=say)
     _write(fitted, output, as_json=as_json)
+
+
+def tune(
+    software: Annotated[
+        str, typer.Option("--software", help="Profile to start from, by name or as a YAML file.")
+    ],
+    training: Annotated[
+        Path, typer.Option("--training", help="CSV of a few training runs of your own cluster.")
+    ],
+    output: Output = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+) -> None:
+    """Tune at most five constants of a shipped profile to a few runs of your own.
+
+    Put the profile into a folder `trainers/` under one that NEWEL_PROFILES names, or name the file.
+    """
+    from planner.cli._calibrate_training import tune_training
+
+    tune_training(training, software, output, as_json=as_json)
 
 
 def refit(

@@ -120,7 +120,7 @@ def predict(question: Question) -> Prediction:
     best = int(times.argmin()) if np.isfinite(times).any() else int(result.peak_bytes.argmin())
     if not np.isfinite(result.time.total_s[best]):
         raise RowError("the layers cannot be split over so many stages and chunks")
-    alone = evaluator.evaluate(plans.take(np.array([best])), question.fmt)
+    alone = result if len(plans) == 1 else evaluator.evaluate(plans.take(np.array([best])), question.fmt)
     return _prediction(question, question.candidates.plans[best].strategy, alone)
 
 

@@ -42,8 +42,8 @@ _SIGNS: tuple[tuple[str, str], ...] = (
 _SINCE_FLASH = re.compile(r"h100|h200|b200|b300|h800|gh200|mi300|mi325|mi35|flash")
 
 
-def named_software(name: str) -> TrainingSoftware:
-    """Return the training stack of that name, or the one that a YAML file describes.
+def named_profile(name: str) -> TrainerProfile:
+    """Return the profile of the training stack of that name, or the one that a YAML file holds.
 
     Raises
     ------
@@ -52,8 +52,8 @@ def named_software(name: str) -> TrainingSoftware:
     """
     try:
         if name.endswith((".yaml", ".yml")):
-            return TrainingSoftware.of(validate_profile(TrainerProfile, read_profile_file(Path(name))))
-        return _load(name)
+            return validate_profile(TrainerProfile, read_profile_file(Path(name)))
+        return load_trainer(name)
     except ProfileError as error:
         raise InputError(
             error.message,
@@ -64,6 +64,11 @@ def named_software(name: str) -> TrainingSoftware:
             allowed=error.allowed or None,
             hint=error.hint or None,
         ) from error
+
+
+def named_software(name: str) -> TrainingSoftware:
+    """Return the training stack of `named_profile`."""
+    return TrainingSoftware.of(named_profile(name))
 
 
 @cache
