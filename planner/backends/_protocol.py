@@ -68,6 +68,7 @@ class Capabilities:
     `degrees` are the fields of a strategy that it expresses (some values may still be refused),
     `refused_degrees` those that it never does, with the reason. `limits` are the engine settings it
     expresses. `weight_dtypes` and `kv_dtypes` map the plan's names of formats to the runtime's own.
+    Without `engines` any will do: the plan was predicted for one of them and is launched with another.
     `settings` and `refused_settings` are the same as for degrees, for what a training job decides.
     """
 
@@ -104,7 +105,8 @@ class Capabilities:
             self._check_pool(backend, f"pools[{index}]", pool)
 
     def _check_pool(self, backend: str, key: str, pool: Pool) -> None:
-        _require(backend, f"{key}.engine", pool.engine, self.engines)
+        if self.engines:
+            _require(backend, f"{key}.engine", pool.engine, self.engines)
         _require(backend, f"{key}.role", pool.role, self.roles)
         _require(backend, f"{key}.weight_dtype", pool.weight_dtype, self.weight_dtypes)
         _require(backend, f"{key}.kv_dtype", pool.kv_dtype, self.kv_dtypes)

@@ -99,9 +99,7 @@ class TrainingSpec(CommonSpec):
     offload: Annotated[list[str], Field(min_length=1), _named("offload", WORDS["offload"])] = Field(
         default=["none"]
     )
-    schedule: Annotated[list[str], Field(min_length=1), _named("schedule", SCHEDULES)] = Field(
-        default=["1f1b", "interleaved", "zb-h1"]
-    )
+    schedule: Annotated[list[str] | None, _named("schedule", SCHEDULES)] = None
     software: Text = "megatron-lm"
     flash_attention: bool = True
     max_micro_batch: Annotated[int, Field(ge=1, le=4096)] = 64

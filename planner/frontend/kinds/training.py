@@ -20,6 +20,9 @@ from planner.ir.training import Offload, Recompute, TrainingChoices, TrainingPro
 from planner.ir.training_fix import fix_name, fixed_value
 
 SPEC = TrainingSpec
+RUN_BY = {"megatron-lm": ("1f1b", "interleaved")}
+"""Pipeline schedules that training software runs, where that is less than what torch can run."""
+EVERYWHERE = ("1f1b", "interleaved", "zb-h1")
 
 
 def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[TrainingProblem]:
@@ -37,7 +40,7 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[TrainingProblem]:
     payload = TrainingProblem(
         model=model,
         workload=workload,
-        choices=_choices(tree, spec),
+        choices=_choices(tree, spec, diagnostics),
         flash_attention=spec.flash_attention,
         memory_reserve_bytes=spec.memory_reserve,
         assumptions=(f"read as {model.assumed_family}",) if model.assumed_family else (),
@@ -77,9 +80,9 @@ def _workload(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> T
     return found
 
 
-def _choices(tree: SpecTree, spec: TrainingSpec) -> TrainingChoices:
+def _choices(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> TrainingChoices:
     try:
-        load_trainer(spec.software)
+        engine = load_trainer(spec.software).engine
     except ProfileError as error:
         message = InputError(error.message, value=spec.software, allowed=error.allowed or None)
         raise tree.located(message, ("software",)) from None
@@ -99,11 +102,26 @@ def _choices(tree: SpecTree, spec: TrainingSpec) -> TrainingChoices:
         recomputes=cast("tuple[Recompute, ...]", tuple(spec.recompute)),
         zeros=tuple(sorted(set(spec.zero))),
         offloads=cast("tuple[Offload, ...]", tuple(spec.offload)),
-        schedules=tuple(spec.schedule),
+        schedules=_schedules(spec, engine, fixed, diagnostics),
         max_micro_batch=spec.max_micro_batch,
         software=spec.software,
         fixed=tuple(sorted(fixed.items())),
     )
+
+
+def _schedules(
+    spec: TrainingSpec, engine: str, fixed: dict[str, int | str | bool], diagnostics: Diagnostics
+) -> tuple[str, ...]:
+    """Return the schedules allowed: those stated, or those that the training software runs."""
+    if spec.schedule is not None:
+        return tuple(spec.schedule)
+    found = RUN_BY.get(engine, EVERYWHERE)
+    if "schedule" not in fixed:
+        diagnostics.note(
+            "schedule-default",
+            f"pipelines run {' or '.join(found)}, as {engine} does; others must be allowed (--schedule)",
+        )
+    return found
 
 
 def _check_length(model: ModelGraph, workload: TrainingWorkload, diagnostics: Diagnostics) -> None:

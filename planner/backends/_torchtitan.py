@@ -1,0 +1,209 @@
+"""From a training job to the command line of torchtitan 0.3: a module, a config and overrides.
+
+Keys of torchtitan 0.3.0 (torchtitan/config/configs.py). Layers are given to stages by
+``generate_llm_fqn_per_model_part``: the first and the last stage count as if they held
+`first_stage_less_layers` and `last_stage_less_layers` layers more.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+
+from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
+from planner.backends._training import NO_CACHE, ROLE, Job, argument_lines, launch_files, readme
+from planner.backends._training_schedule import schedule_text
+from planner.errors import InputError
+
+Arguments = dict[str, str | int | float | bool]
+
+CAPABILITIES = Capabilities(
+    kinds=frozenset({"training"}),
+    engines=frozenset(),
+    roles=frozenset({ROLE}),
+    degrees=frozenset({"tp", "pp", "dp", "cp", "ep", "num_chunks"}),
+    limits=frozenset(),
+    weight_dtypes={"bf16": "bfloat16"},
+    kv_dtypes=NO_CACHE,
+    refused_degrees={**SERVING_DEGREES, "etp": "torchtitan does not split an expert"},
+    settings=frozenset(
+        {
+            "global_batch",
+            "seq_len",
+            "micro_batch",
+            "zero",
+            "dp_shard",
+            "sequence_parallel",
+            "recompute",
+            "offload",
+            "schedule",
+            "layers_per_chunk",
+        }
+    ),
+    refused_settings={
+        "cp_ulysses": "torchtitan passes keys and values round, it does not exchange heads",
+        "recompute_layers": "torchtitan recomputes all layers or none",
+    },
+)
+SCHEDULE_FILE = "schedule.csv"
+_SCHEDULES = {
+    "1f1b": "1F1B",
+    "gpipe": "GPipe",
+    "interleaved": "Interleaved1F1B",
+    "zb-v": "ZBVZeroBubble",
+}
+_WRITTEN_OUT = ("zb-h1", "zb-h2")
+"""Schedules that torchtitan has no name for: their operations are listed in a file."""
+_CONFIGS = {
+    "llama-3.1-8b": ("llama3", "llama3_8b"),
+    "llama-3.1-70b": ("llama3", "llama3_70b"),
+    "llama-3.1-405b": ("llama3", "llama3_405b"),
+    "deepseek-v3": ("deepseek_v3", "deepseek_v3_671b"),
+    "qwen3-32b": ("qwen3", "qwen3_32b"),
+}
+_MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,200}:[A-Za-z_][A-Za-z0-9_]{0,200}")
+_MOST_LESS = 8
+
+
+def module_of(job: Job, options: ExportOptions) -> tuple[str, str]:
+    """Return (module, config): what the user named, or torchtitan's own for a known model.
+
+    Raises
+    ------
+    InputError
+        If torchtitan is not known to have the model, or the name is none.
+    """
+    named = dict(options.model_paths).get(job.pool.model)
+    if named is not None:
+        if not _MODULE.fullmatch(named):
+            raise InputError(
+                "torchtitan takes a model as MODULE:CONFIG",
+                key="--model-path",
+                value=named,
+                allowed="e.g. llama3:llama3_8b",
+            )
+        module, _, config = named.partition(":")
+        return module, config
+    known = _CONFIGS.get(job.pool.model.rsplit("/", 1)[-1].lower())
+    if known is None:
+        raise InputError(
+            "torchtitan has no configuration of this model that is known here",
+            key="pools[0].model",
+            value=job.pool.model,
+            allowed=", ".join(sorted(_CONFIGS)),
+            hint="Name it with --model-path MODULE:CONFIG.",
+        )
+    return known
+
+
+def arguments(job: Job, options: ExportOptions) -> Arguments:
+    """Return module, config and every override that the plan decides.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming the decision that torchtitan cannot express.
+    """
+    module, config = module_of(job, options)
+    return {"module": module, "config": config, **_parallelism(job), **_pipeline(job), **_training(job)}
+
+
+def _parallelism(job: Job) -> Arguments:
+    s, settings = job.pool.strategy, job.settings
+    if settings.zero == 1:
+        raise job.refuse(
+            "zero",
+            "torchtitan shards gradients with optimizer states",
+            hint="Plan with --fix zero=2, zero=3 or zero=0.",
+        )
+    if s.tp > 1 and not settings.sequence_parallel:
+        raise job.refuse("sequence_parallel", "torchtitan splits tensors with sequence parallelism")
+    shard = settings.dp_shard if settings.zero else 1
+    if job.model.num_experts and (shard * s.cp * s.tp) % s.ep:
+        raise job.refuse("ep", "torchtitan takes expert ranks from those that share states")
+    found: Arguments = {
+        "parallelism.data_parallel_replicate_degree": s.dp // shard,
+        "parallelism.data_parallel_shard_degree": shard,
+        "parallelism.tensor_parallel_degree": s.tp,
+        "parallelism.context_parallel_degree": s.cp,
+        "parallelism.pipeline_parallel_degree": s.pp,
+        "parallelism.expert_parallel_degree": s.ep,
+    }
+    if settings.zero:
+        keep = "always" if settings.zero == 3 else "never"
+        found["parallelism.fsdp_reshard_after_forward"] = keep
+    return found
+
+
+def _pipeline(job: Job) -> Arguments:
+    s, settings = job.pool.strategy, job.settings
+    if s.pp == 1:
+        return {}
+    found: Arguments = {"parallelism.pipeline_parallel_microbatch_size": settings.micro_batch}
+    if settings.schedule in _WRITTEN_OUT:
+        found |= {
+            "parallelism.pipeline_parallel_schedule": "PipelineScheduleMulti",
+            "parallelism.pipeline_parallel_schedule_csv": SCHEDULE_FILE,
+        }
+    elif settings.schedule in _SCHEDULES:
+        found["parallelism.pipeline_parallel_schedule"] = _SCHEDULES[settings.schedule]
+    else:
+        raise job.refuse("schedule", "torchtitan has no such schedule")
+    first, last = _less(job)
+    return found | {
+        "parallelism.pipeline_parallel_first_stage_less_layers": first,
+        "parallelism.pipeline_parallel_last_stage_less_layers": last,
+        "training.disable_cuda_graphs": True,
+    }
+
+
+def distributed(num_layers: int, num_parts: int, less: tuple[int, int]) -> list[int] | None:
+    """Return the layers that torchtitan gives to each part; None where it refuses."""
+    base, extra = divmod(num_layers + sum(less), num_parts)
+    found = [base + (i < extra) for i in range(num_parts)]
+    found[0] -= less[0]
+    found[-1] -= less[1]
+    return found if min(found) >= 0 else None
+
+
+def _less(job: Job) -> tuple[int, int]:
+    """Return by how many layers the first and the last part are shorter, so that the split is the plan's."""
+    wanted = job.settings.layers_per_chunk
+    for first, last in product(range(_MOST_LESS), range(_MOST_LESS)):
+        if distributed(len(job.model.layers), len(wanted), (first, last)) == wanted:
+            return first, last
+    raise job.refuse("layers_per_chunk", "torchtitan gives its layers to stages in another way")
+
+
+def _training(job: Job) -> Arguments:
+    s, settings = job.pool.strategy, job.settings
+    if settings.offload == "optimizer":
+        raise job.refuse("offload", "torchtitan offloads parameters with their optimizer states")
+    found: Arguments = {
+        "training.local_batch_size": settings.global_batch // s.dp if s.pp > 1 else settings.micro_batch,
+        "training.global_batch_size": settings.global_batch,
+        "training.seq_len": settings.seq_len,
+        "activation_checkpoint.mode": settings.recompute,
+    }
+    if settings.offload != "none":
+        found["training.enable_cpu_offload"] = True
+    return found
+
+
+def files(job: Job, options: ExportOptions) -> list[ExportedFile]:
+    """Return every file of the export but those of a scheduler."""
+    found = arguments(job, options)
+    lines = argument_lines(found)
+    shown_lines = [line.replace(SCHEDULE_FILE, f'"$here/{SCHEDULE_FILE}"') for line in lines]
+    notes = [
+        "Overrides are in `torchtitan.args`; data, tokenizer and checkpoints are yours to add.",
+        "The layers of the config must be those of the plan's model.",
+    ]
+    written = [ExportedFile(path="torchtitan.args", text="\n".join(lines) + "\n")]
+    if SCHEDULE_FILE in found.values():
+        written.append(ExportedFile(path=SCHEDULE_FILE, text=schedule_text(job)))
+    return [
+        *written,
+        *launch_files(job, options, program=["-m torchtitan.train", *shown_lines], environment={}),
+        readme(job, "torchtitan 0.3", notes, options),
+    ]

@@ -1,0 +1,34 @@
+"""DeepSpeed: the JSON of a training job, and scripts that launch it with torchrun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from planner.backends._deepspeed import CAPABILITIES, files
+from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
+from planner.backends._training import job_of
+from planner.plan.schema import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedBackend:
+    """Writes a DeepSpeed configuration."""
+
+    name: str = "deepspeed"
+    capabilities: Capabilities = CAPABILITIES
+
+    def export(self, plan: Plan, options: ExportOptions) -> tuple[ExportedFile, ...]:
+        """Return the files that launch a training job.
+
+        Raises
+        ------
+        InputError
+            If the plan has nothing to launch or contradicts itself.
+        UnsupportedError
+            Naming the decision that DeepSpeed cannot express.
+        """
+        found = files(job_of(self.name, self.capabilities, plan), options)
+        return tuple(sorted(found, key=lambda f: f.path))
+
+
+BACKEND = DeepSpeedBackend()
