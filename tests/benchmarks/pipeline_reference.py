@@ -113,7 +113,7 @@ def step_of(row: dict[str, str], peaks: dict[tuple[str, ...], str]) -> Step | st
     )
 
 
-def solve(step: Step, seconds: float, effort: float) -> tuple[float, float]:
+def solve(step: Step, seconds: float, effort: float, proof: float = 0.3) -> tuple[float, float]:
     """Return our value and the bound, both checked."""
     work = arrange(
         step.layout,  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def solve(step: Step, seconds: float, effort: float) -> tuple[float, float]:
         weight_memory_fraction=step.weight_part,
         memory_limit_bytes=step.limit,
     )
-    options = SynthesisOptions(goal=step.goal, time_limit_s=seconds, effort=effort, proof_effort=0.5)  # type: ignore[arg-type]
+    options = SynthesisOptions(goal=step.goal, time_limit_s=seconds, effort=effort, proof_effort=proof)  # type: ignore[arg-type]
     found = synthesise(work, options)
     assert isinstance(found, Synthesis)
     check_times(found.schedule)
@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--effort", type=float, default=5e5)
     parser.add_argument("--only", default="")
     arguments = parser.parse_args()
-    rows = list(csv.DictReader(arguments.reference.open(encoding="utf-8", newline="")))
+    rows = list(csv.DictReader(arguments.reference.read_text(encoding="utf-8").splitlines()))
     peaks = known_peaks(rows)
     known: dict[Step, tuple[float, float]] = {}
     groups: dict[tuple[str, str], list[tuple[float, float, int, bool]]] = defaultdict(list)
