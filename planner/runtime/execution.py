@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
@@ -17,8 +18,9 @@ from planner.errors import NewelError
 from planner.ir.agent_graph import Human, LlmCall, ToolCall
 from planner.runtime.compiled import CallPlan, CompiledPlan
 from planner.runtime.failures import CallError
+from planner.runtime.inputs import given_to
 from planner.runtime.journal import Journal
-from planner.runtime.prompts import Given, items_of, joined
+from planner.runtime.prompts import items_of, joined
 from planner.runtime.records import CallRecord, CallStatus, RunResult
 from planner.runtime.routing import Routing
 from planner.runtime.state import CallState, EdgeOutcome, EdgeState
@@ -93,6 +95,8 @@ class Execution:
         self._loop = asyncio.get_running_loop()
         self._error: BaseException | None = None
         self._unsettled = len(plan.calls)
+        self._due: deque[tuple[Literal["consider", "review"], int]] = deque()
+        self._is_working = False
         self._finished = asyncio.Event()
         self.calls = [_call_state(c) for c in plan.calls]
         self.edges = [EdgeState(plan=e) for e in plan.edges]
@@ -114,9 +118,7 @@ class Execution:
         """Run to the end and return what came of it, failed or not."""
         self.began_s = self._loop.time()
         deadline = self.plan.graph.deadline_s
-        for state in self.calls:
-            if not state.plan.inputs:
-                self._consider(state)
+        self._do("consider", (s.plan.index for s in self.calls if not s.plan.inputs))
         try:
             async with asyncio.timeout(deadline):
                 await self._finished.wait()
@@ -184,6 +186,26 @@ class Execution:
         """Whether every producer of a call is done."""
         return state.pending == 0
 
+    def _do(self, what: Literal["consider", "review"], numbers: Iterable[int]) -> None:
+        """Consider calls for a start, or review whether they are needed, and all that follows from it.
+
+        One thing leads to another through a queue, not by recursion: a chain of calls may be long.
+        """
+        self._due.extend((what, number) for number in numbers)
+        if self._is_working:
+            return
+        self._is_working = True
+        try:
+            while self._due:
+                kind, number = self._due.popleft()
+                state = self.calls[number]
+                if kind == "consider":
+                    self._consider(state)
+                else:
+                    self._review(state)
+        finally:
+            self._is_working = False
+
     def _consider(self, state: CallState) -> None:
         """Start a call if it may start, tell a running one that there is news, skip one that cannot start."""
         if state.record.status == "running":
@@ -224,7 +246,7 @@ class Execution:
         state.ready_at_s = self._loop.time()
         state.record.status, state.record.ready_s = "running", state.ready_at_s - self.began_s
         self._tell(state)
-        self._cancel_unneeded(self.edges[i].plan.source for i in state.plan.inputs)
+        self._do("review", (self.edges[i].plan.source for i in state.plan.inputs))
         if state.inherited is not None or state.plan.is_joint:
             state.record.start_s = state.record.first_s = state.record.ready_s
             self._finish(state)
@@ -287,7 +309,7 @@ class Execution:
             edge = self.edges[i]
             if edge.is_stream and edge.outcome == "pending" and state.tokens >= edge.next_mark():
                 edge.offsets.append(state.visible_chars)
-                self._consider(self.calls[edge.plan.target])
+                self._do("consider", (edge.plan.target,))
         state.next_mark = self._next_mark(state)
 
     def _hand_over_items(self, state: CallState, *, whole: bool) -> None:
@@ -310,33 +332,6 @@ class Execution:
                 "the last copy got all that were left"
             )
 
-    def given(self, state: CallState) -> list[Given]:
-        """Return what the producers of a call have given it by now, in the order of the edges.
-
-        Of the rounds of a loop only the latest counts.
-        """
-        found: list[tuple[str, Given]] = []
-        latest: dict[str, str] = {}
-        for i in state.plan.inputs:
-            edge = self.edges[i]
-            source = self.calls[edge.plan.source]
-            if edge.outcome == "live" or (edge.outcome == "pending" and edge.offsets):
-                text = source.text if edge.text is None else edge.text
-                if edge.outcome == "pending":
-                    text = text[: edge.offsets[-1]]
-                latest[source.plan.base] = source.plan.flat.node
-                given = Given(source=edge.plan.source, node=source.plan.base, text=text)
-                found.append((source.plan.flat.node, given))
-        return [given for node, given in found if latest[given.node] == node]
-
-    def earlier(self, node: str) -> list[str]:
-        """Return the texts of a node's latest round that is done."""
-        rounds: dict[str, list[str]] = {}
-        for state in self.calls:
-            if state.plan.base == node and state.record.status == "done" and not state.plan.is_joint:
-                rounds.setdefault(state.plan.flat.node, []).append(state.text)
-        return list(rounds.values())[-1] if rounds else []
-
     # -- endings ---------------------------------------------------------------------------------
 
     def _finish(self, state: CallState) -> None:
@@ -344,7 +339,7 @@ class Execution:
         if state.inherited is not None:
             state.visible, state.visible_chars = [state.inherited], len(state.inherited)
         elif state.plan.is_joint:
-            text = joined([g.text for g in self.given(state)])
+            text = joined([g.text for g in given_to(self, state)])
             state.visible, state.visible_chars = [text], len(text)
         now = self._loop.time()
         record = state.record
@@ -406,9 +401,9 @@ class Execution:
             outcome: EdgeOutcome = "void" if void else "live" if i in taken else "dead"
             self._resolve(self.edges[i], outcome)
         if state.plan.early and self._group_done.get(state.plan.flat.node, 0) >= state.plan.early:
-            self._cancel_unneeded(c.index for c in self.plan.by_node[state.plan.flat.node])
+            self._do("review", (c.index for c in self.plan.by_node[state.plan.flat.node]))
         if status == "cancelled":
-            self._cancel_unneeded(self.edges[i].plan.source for i in state.plan.inputs)
+            self._do("review", (self.edges[i].plan.source for i in state.plan.inputs))
         if self._unsettled == 0:
             self._finished.set()
 
@@ -420,19 +415,18 @@ class Execution:
         target.pending -= 1
         target.live += outcome == "live"
         target.void += outcome == "void"
-        self._consider(target)
+        self._do("consider", (edge.plan.target,))
 
-    def _cancel_unneeded(self, numbers: Iterable[int]) -> None:
-        for number in list(numbers):
-            state = self.calls[number]
-            if not state.is_settled and not self._is_needed(state):
-                if state.task is not None:
-                    state.task.cancel()
-                if state.warming is not None:
-                    state.warming.cancel()
-                if state.record.start_s is not None:
-                    state.record.end_s = self.now_s()
-                self._settle(state, "cancelled")
+    def _review(self, state: CallState) -> None:
+        """Cancel a call that nobody needs any more."""
+        if state.is_settled or self._is_needed(state):
+            return
+        for task in (state.task, state.warming):
+            if task is not None:
+                task.cancel()
+        if state.record.start_s is not None:
+            state.record.end_s = self.now_s()
+        self._settle(state, "cancelled")
 
     def _is_needed(self, state: CallState) -> bool:
         plan = state.plan

@@ -9,8 +9,10 @@ from math import inf
 from planner.ir.agent_graph import AgentModel, Human, LlmCall, ToolCall
 from planner.runtime.bindings import ToolBinding, ToolRequest
 from planner.runtime.clients.chat import ChatClient, Completion
+from planner.runtime.compiled import CallPlan
 from planner.runtime.execution import Execution
 from planner.runtime.failures import CallError
+from planner.runtime.inputs import earlier_texts, given_to, question_of
 from planner.runtime.limits import Limiter
 from planner.runtime.pool import Asked, Caller, ModelPool
 from planner.runtime.prompts import GrowingPrompt, Message, arguments_of, joined, messages_of
@@ -113,7 +115,7 @@ class CallWorker:
     def _messages(
         self, run: Execution, state: CallState, prompt: GrowingPrompt, *, whole: bool
     ) -> list[Message]:
-        given = run.given(state)
+        given = given_to(run, state)
         return prompt.next_round(lambda: _plain(run, state), given, "".join(state.attempt), whole=whole)
 
     async def _ask(
@@ -207,7 +209,7 @@ class CallWorker:
         assert isinstance(work, ToolCall | Human)
         name = work.tool if isinstance(work, ToolCall) else state.plan.base
         binding, limiter = self._tools[name]
-        given = run.given(state)
+        given = given_to(run, state)
         inputs: dict[str, list[str]] = {}
         for g in given:
             inputs.setdefault(g.node, []).append(g.text)
@@ -257,19 +259,13 @@ def _is_good_enough(run: Execution, model: str) -> bool:
     return floor is None or (quality is not None and quality >= floor)
 
 
-def question_of(run: Execution, state: CallState) -> str:
-    """Return the input of a call: inside a body what the body was given, else the run's."""
-    name = state.plan.flat.name
-    while "/" in name:
-        name = name.rpartition("/")[0]
-        enter = run.plan.by_name.get(f"{name}/enter")
-        if enter is not None and (text := run.calls[enter.index].text):
-            return text
-    return run.inputs.question
+def _messages_from(run: Execution, state: CallState, plan: CallPlan) -> list[Message]:
+    question, given = question_of(run, state), given_to(run, state)
+    return messages_of(plan, question, given, lambda node: earlier_texts(run, node))
 
 
 def _plain(run: Execution, state: CallState) -> list[Message]:
-    return messages_of(state.plan, question_of(run, state), run.given(state), run.earlier)
+    return _messages_from(run, state, state.plan)
 
 
 def _known_prefix(run: Execution, state: CallState) -> list[Message]:
@@ -284,7 +280,7 @@ def _known_prefix(run: Execution, state: CallState) -> list[Message]:
             break
     cut = replace(work, prompt=tuple(work.prompt[i] for i in kept))
     plan = replace(state.plan, flat=replace(state.plan.flat, work=cut))
-    return messages_of(plan, question_of(run, state), run.given(state), run.earlier)
+    return _messages_from(run, state, plan)
 
 
 def _is_open(run: Execution, number: int) -> bool:

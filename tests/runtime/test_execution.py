@@ -386,3 +386,40 @@ def test_plans_that_do_not_fit_their_graph_are_refused(plan_of: PlanOf) -> None:
         mutant = plan.model_copy(update={"details": {**plan.details, "calls": changed}})
         with pytest.raises(InputError, match=words):
             compile_plan(mutant)
+
+
+def test_long_chains_of_calls_that_are_not_taken_or_needed(plan_of: PlanOf) -> None:
+    """A loop of 300 rounds that ends after one, and a race whose loser has a long way behind it."""
+    loop = plan_of("""
+kind: agents
+search: {time_limit: 0.2s}
+nodes: {a: {kind: tool, latency_s: 0}, b: {kind: router}, z: {kind: tool, latency_s: 0}}
+edges:
+  - a -> b
+  - {from: b, to: a, max_rounds: 300, probability: 0.1, when: {contains: again}}
+  - b -> z
+""")
+    tools = {"a": lambda _: "done", "z": lambda r: r.arguments}  # pyright: ignore
+    result = asyncio.run(execute(loop, "", {}, tools=tools))
+    assert result.text == "done"
+    assert sum(c.status == "skipped" for c in result.calls) == 299 * 2
+    chain = "".join(f"  c{i}: {{kind: tool, latency_s: 0.001}}\n" for i in range(400))
+    edges = ", ".join(f"c{i} -> c{i + 1}" for i in range(399))
+    race = plan_of(f"""
+kind: agents
+search: {{time_limit: 0.2s}}
+nodes:
+  quick: {{kind: tool, latency_s: 0}}
+  z: {{kind: tool, latency_s: 0, join: any}}
+{chain}
+edges: [{edges}, c399 -> z, quick -> z]
+""")
+
+    async def never(_: ToolRequest) -> str:
+        await asyncio.sleep(9)
+        return ""
+
+    tools = dict.fromkeys((f"c{i}" for i in range(400)), never) | {"quick": lambda _: "q", "z": lambda _: "z"}  # pyright: ignore
+    result = asyncio.run(execute(race, "", {}, tools=tools))
+    assert result.text == "z"
+    assert sum(c.status == "cancelled" for c in result.calls) == 400
