@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli._simulate_options import failure, straggler
+from planner.cli._simulate_options import tier as tier_of
 from planner.cli.terminal import emit_json, new_diagnostics, say, show_diagnostics
 
 if TYPE_CHECKING:
     from planner.plan.schema import Plan
-    from planner.simulate.serving import SimulationReport
+    from planner.simulate.serving import Simulation, SimulationReport
 
 _MAX_AGENT_RUNS = 500
 
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command("simulate")(simulate)
 
 
-def simulate(
+def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
     trace: Annotated[
         Path | None, typer.Option("--trace", help="Requests to replay, a CSV of times and lengths.")
@@ -31,12 +33,33 @@ def simulate(
         float | None, typer.Option("--rate", min=1e-9, help="Requests per second, instead of the plan's.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of arrivals and lengths.")] = 0,
+    policy: Annotated[
+        str, typer.Option("--policy", help="Order of waiting requests: fcfs, priority, fair-share, ...")
+    ] = "fcfs",
+    routing: Annotated[
+        str, typer.Option("--routing", help="Choice of a replica: least-loaded, prefix-aware, ...")
+    ] = "least-loaded",
+    fail: Annotated[
+        list[str] | None, typer.Option("--fail", help="A replica goes down: POOL/REPLICA@TIME+TIME.")
+    ] = None,
+    slow: Annotated[
+        list[str] | None, typer.Option("--slow", help="A replica takes longer: POOL/REPLICA=FACTOR.")
+    ] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option("--tier", help="Cache below the devices of a replica: NAME=BYTES@BANDWIDTH."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for report.json, requests.csv and trace.json (Perfetto)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier folder of --out.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Simulate a plan and compare what happens with what it predicts."""
     from planner.frontend.traces import read_trace
     from planner.plan.serialize import read_plan
-    from planner.simulate.serving import SimulationOptions, simulate_plan
+    from planner.simulate.serving import SimulationOptions, run_simulation
     from planner.verify import problem_of
 
     diagnostics = new_diagnostics()
@@ -48,13 +71,34 @@ def simulate(
         _simulate_training(loaded, str(plan), as_json=as_json)
         return
     replayed = read_trace(trace, diagnostics) if trace is not None else None
-    options = SimulationOptions(num_requests=requests, rate_rps=rate, seed=seed)
-    report = simulate_plan(loaded, problem_of(loaded, file=str(plan)), options, replayed)
+    options = SimulationOptions(
+        num_requests=requests,
+        rate_rps=rate,
+        seed=seed,
+        policy=policy,
+        routing=routing,
+        failures=tuple(failure(text) for text in fail or []),
+        stragglers=tuple(straggler(text) for text in slow or []),
+        tiers=tuple(tier_of(text) for text in tier or []),
+    )
+    simulation = run_simulation(loaded, problem_of(loaded, file=str(plan)), options, replayed)
     show_diagnostics(diagnostics)
+    if out is not None:
+        _record(simulation, out, force=force)
     if as_json:
-        emit_json(report.as_dict())
+        emit_json(simulation.report.as_dict())
     else:
-        _show(report)
+        _show(simulation.report)
+
+
+def _record(simulation: Simulation, folder: Path, *, force: bool) -> None:
+    """Write the record of a simulation, the whole folder or nothing."""
+    from planner.backends import ExportedFile, write_folder
+    from planner.simulate.serving_record import record_files
+
+    texts = record_files(simulation)
+    write_folder(folder, tuple(ExportedFile(path=p, text=t) for p, t in texts.items()), force=force)
+    say(f"wrote {', '.join(texts)} to {folder}; open trace.json in https://ui.perfetto.dev")
 
 
 def _simulate_agents(loaded: Plan, file: str, draws: tuple[int, int], *, as_json: bool) -> None:
@@ -93,5 +137,12 @@ def _show(report: SimulationReport) -> None:
     for name, seen, claimed in report.figures:
         known = f"{claimed:14.4g}{seen / claimed - 1:10.1%}" if claimed else f"{'-':>14}{'-':>10}"
         say(f"{name:14}{seen:14.4g}{known}")
-    if report.cache_overflows:
-        say(f"the cache overflowed at {report.cache_overflows} starts; an engine would recompute there")
+    say(f"{report.output_tokens_per_s:.4g} output tokens/s, {report.energy_j / 3.6e6:.4g} kWh")
+    for name, hits in report.prefix_hits:
+        say(f"{hits:.1%} of the prompt tokens were found in {name}")
+    if report.interruptions:
+        say(f"{report.interruptions} times a request was thrown back and computed again")
+    say(f"{'replica':20}{'busy':>8}{'cache':>8}{'peak':>8}")
+    for place in report.places:
+        shares = (place.busy_share, place.cache_share, place.cache_peak_share)
+        say(f"{place.name:20}" + "".join(f"{value:8.1%}" for value in shares))

@@ -11,7 +11,9 @@ class RequestTrace:
 
     `arrival_s` counts from the first request, seconds; it is empty for a trace without times.
     `prefix_share` is the share of prompt tokens that an unbounded prefix cache would have held
-    (None where the trace does not say).
+    (None where the trace does not say). `blocks` are per request the hashes of its prompt's blocks of
+    `block_tokens` tokens, each standing for its block and all before it; `session`, `tenant` and
+    `priority` say whose request it is. What the trace does not say is empty.
     """
 
     source: str
@@ -19,6 +21,11 @@ class RequestTrace:
     input_tokens: tuple[int, ...]
     output_tokens: tuple[int, ...]
     prefix_share: float | None = None
+    block_tokens: int = 0
+    blocks: tuple[tuple[int, ...], ...] = ()
+    session: tuple[int, ...] = ()
+    tenant: tuple[int, ...] = ()
+    priority: tuple[int, ...] = ()
 
     @property
     def num_requests(self) -> int:

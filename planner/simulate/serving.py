@@ -3,63 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
 from math import inf
 from typing import cast
 
 import numpy as np
 
 from planner.errors import InputError, UnsupportedError
+from planner.ir.cluster import NodeGroup
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.ir.trace import RequestTrace
 from planner.plan.schema import Plan, Pool
-from planner.simulate.serving_engine import Engine, Rank, Request
-from planner.simulate.serving_times import ReplicaModel, replica_model
+from planner.simulate.policies import POLICIES
+from planner.simulate.routing import ROUTERS, Router
+from planner.simulate.serving_cache import Tier
+from planner.simulate.serving_engine import Engine, Rank
+from planner.simulate.serving_options import SimulationOptions
+from planner.simulate.serving_report import Place, SimulationReport, make_report
+from planner.simulate.serving_request import Request
+from planner.simulate.serving_requests import make_requests
+from planner.simulate.serving_times import ReplicaModel, replica_cache_bytes_per_token, replica_model
 
-PERCENTILES = (50.0, 90.0, 99.0)
-_WARM_UP_SHARE = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationOptions:
-    """How much to simulate: requests, their rate (None: what the plan serves), and the seed."""
-
-    num_requests: int = 5000
-    rate_rps: float | None = None
-    seed: int = 0
+__all__ = ["SimulationOptions", "SimulationReport", "simulate_plan"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationReport:
-    """What was seen: (name, simulated, predicted or None) per figure, after the warm-up."""
+@dataclass(slots=True, kw_only=True)
+class Simulation:
+    """A finished simulation: the requests with what happened to them, where they went, and the report."""
 
-    num_requests: int
-    duration_s: float
-    rate_rps: float
-    figures: tuple[tuple[str, float, float | None], ...]
-    cache_overflows: int
-
-    def as_dict(self) -> dict[str, object]:
-        """Return the report as plain values."""
-        return {
-            "num_requests": self.num_requests,
-            "duration_s": self.duration_s,
-            "rate_rps": self.rate_rps,
-            "cache_overflows": self.cache_overflows,
-            "figures": {name: {"simulated": s, "predicted": p} for name, s, p in self.figures},
-        }
+    requests: list[Request]
+    places: list[Place]
+    report: SimulationReport
 
 
 def simulate_plan(
     plan: Plan, problem: Problem[object], options: SimulationOptions, trace: RequestTrace | None = None
 ) -> SimulationReport:
+    """Simulate a served plan under random arrivals, or under a trace (see `run_simulation`)."""
+    return run_simulation(plan, problem, options, trace).report
+
+
+def run_simulation(
+    plan: Plan, problem: Problem[object], options: SimulationOptions, trace: RequestTrace | None = None
+) -> Simulation:
     """Simulate a served plan under random arrivals, or under a trace.
 
     Raises
     ------
     InputError
-        If the plan has nothing to simulate.
+        If the plan has nothing to simulate, or the options name what it does not have.
     UnsupportedError
         If the plan is of another kind.
     """
@@ -68,101 +62,184 @@ def simulate_plan(
     if not plan.pools:
         raise InputError("this plan has nothing to simulate", key="status", value=plan.status)
     payload = cast("ServingProblem", problem.payload)
-    requests = _requests(plan, payload, options, trace)
+    _check_replicas(plan, options)
+    requests = make_requests(plan, payload, options, trace)
     longest = max(r.context for r in requests)
     groups = {group.name: group for group in problem.cluster.groups}
-    models = {p.name: replica_model(payload, p, groups[p.node_group], longest) for p in plan.pools}
-    overflows = 0
-    for roles in (("aggregated", "prefill"), ("decode",)):
-        pools = [pool for pool in plan.pools if pool.role in roles]
-        if pools and (roles == ("decode",) or "decode" not in {p.role for p in pools}):
-            overflows += _serve(plan, pools, models, requests, options.seed)
-    return _report(plan, requests, overflows)
-
-
-def _requests(
-    plan: Plan, payload: ServingProblem, options: SimulationOptions, trace: RequestTrace | None
-) -> list[Request]:
-    workload = payload.workload
-    rng = np.random.default_rng(options.seed)
-    if trace is not None:
-        inputs, outputs = np.array(trace.input_tokens), np.array(trace.output_tokens)
-        count = len(inputs)
-    else:
-        samples = np.array([(i, o) for i, o, _ in workload.lengths.samples])
-        weights = np.array([w for _, _, w in workload.lengths.samples])
-        count = options.num_requests
-        picks = rng.choice(len(samples), size=count, p=weights / weights.sum())
-        inputs, outputs = samples[picks, 0], samples[picks, 1]
-    if trace is not None and trace.arrival_s and options.rate_rps is None:
-        arrivals = np.array(trace.arrival_s)
-    else:
-        arrivals = _arrivals(rng, count, _rate(plan, payload, options), workload.burstiness)
-    hit = workload.prefix_hit_share
-    found: list[Request] = []
-    for at, tokens, produced in zip(arrivals.tolist(), inputs.tolist(), outputs.tolist(), strict=True):
-        new = max(1, round(tokens * (1.0 - hit)))
-        found.append(Request(arrival_s=at, cached=max(0, tokens - new), new=new, steps=max(0, produced - 1)))
-    return found
-
-
-def _rate(plan: Plan, payload: ServingProblem, options: SimulationOptions) -> float:
-    served = plan.predicted.get("request_rate_rps")
-    rate = options.rate_rps or payload.workload.rate_rps or (served.value if served is not None else None)
-    if not rate:
-        raise InputError("the plan does not say which rate it serves", hint="Give one with --rate.")
-    return rate
-
-
-def _arrivals(
-    rng: np.random.Generator, count: int, rate_rps: float, burstiness: float
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return arrival times whose gaps are gamma distributed with this squared variation.
-
-    They are scaled to come at the rate exactly, so that chance does not push a full pool over the edge.
-    """
-    shape = 1.0 / max(burstiness, 1e-9)
-    times = np.cumsum(rng.gamma(shape, size=count))
-    return times * (count / rate_rps / times[-1])
-
-
-def _serve(
-    plan: Plan, pools: Sequence[Pool], models: dict[str, ReplicaModel], requests: list[Request], seed: int
-) -> int:
-    """Send requests through the pools of one half, each to the least loaded rank of its pool."""
-    rng = np.random.default_rng(seed + 1)
-    decoding = pools[0].role == "decode"
-    engines = {
-        pool.name: [
-            Engine(model=models[pool.name], prefills=not decoding, decodes=pool.role != "prefill")
-            for _ in range(pool.replicas)
-        ]
-        for pool in pools
+    blocks = trace.block_tokens if trace is not None and trace.blocks else 0
+    models = {
+        p.name: _model(payload, p, groups[p.node_group], (longest, blocks, options)) for p in plan.pools
     }
-    weights = np.array([_share(pool) for pool in pools])
-    choices = rng.choice(len(pools), size=len(requests), p=weights / weights.sum())
-    transfer = max(
+    places: list[Place] = []
+    paired = "decode" in {p.role for p in plan.pools}
+    for roles in (("prefill",), ("decode",)) if paired else (("aggregated",),):
+        pools = [pool for pool in plan.pools if pool.role in roles]
+        half = _Half(plan=plan, pools=pools, models=models, options=options, first_place=len(places))
+        half.serve(requests)
+        places += half.places(groups)
+    report = make_report(plan, requests, places, warms_up=not options.failures)
+    return Simulation(requests=requests, places=places, report=report)
+
+
+def _check_replicas(plan: Plan, options: SimulationOptions) -> None:
+    sizes = {pool.name: pool.replicas for pool in plan.pools}
+    for item in (*options.failures, *options.stragglers):
+        if item.replica >= sizes.get(item.pool, 0):
+            raise InputError(
+                "the plan has no such replica",
+                key=item.pool,
+                value=item.replica,
+                allowed=", ".join(f"{name}/0 to {name}/{n - 1}" for name, n in sizes.items()),
+            )
+
+
+def _model(
+    payload: ServingProblem, pool: Pool, group: NodeGroup, what: tuple[int, int, SimulationOptions]
+) -> ReplicaModel:
+    longest, block_tokens, options = what
+    model = replica_model(payload, pool, group, longest)
+    if not block_tokens:
+        return model
+    tiers: tuple[Tier, ...] = ()
+    if options.tiers:
+        per_token = replica_cache_bytes_per_token(pool, model)
+        tiers = tuple(
+            Tier(
+                name=t.name,
+                capacity_tokens=t.capacity_bytes / per_token,
+                tokens_per_s=t.bytes_per_s / per_token,
+            )
+            for t in options.tiers
+        )
+    return replace(model, block_tokens=block_tokens, tiers=tiers)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Half:
+    """The pools that do one half of every request (or all of it), and the router in front of each."""
+
+    plan: Plan
+    pools: list[Pool]
+    models: dict[str, ReplicaModel]
+    options: SimulationOptions
+    first_place: int
+    engines: list[list[Engine]] = field(default_factory=list[list[Engine]])
+    routers: list[Router] = field(default_factory=list[Router])
+
+    def __post_init__(self) -> None:
+        """Start the engines."""
+        queue = POLICIES.get(self.options.policy)
+        router = ROUTERS.get(self.options.routing)
+        slow = {(s.pool, s.replica): s.factor for s in self.options.stragglers}
+        for number, pool in enumerate(self.pools):
+            self.engines.append(
+                [
+                    Engine(
+                        model=self.models[pool.name],
+                        prefills=pool.role != "decode",
+                        decodes=pool.role != "prefill",
+                        slowdown=slow.get((pool.name, replica), 1.0),
+                        queue=queue,
+                    )
+                    for replica in range(pool.replicas)
+                ]
+            )
+            self.routers.append(router(self.options.seed + number))
+
+    @property
+    def decoding(self) -> bool:
+        """Whether requests come here with their prompts computed."""
+        return self.pools[0].role == "decode"
+
+    def serve(self, requests: list[Request]) -> None:
+        """Send requests through the pools, failures and their second tries included.
+
+        A failed replica's requests go to the others of its pool; those of a decode pool fetch the caches
+        of their prompts once more.
+        """
+        rng = np.random.default_rng(self.options.seed + 1)
+        weights = np.array([_share(pool) for pool in self.pools])
+        choices = rng.choice(len(self.pools), size=len(requests), p=weights / weights.sum()).tolist()
+        if self.decoding:
+            transfer = _transfer_s(self.plan)
+            for request in requests:
+                request.first_s += transfer
+                request.ready_s, request.done = request.first_s, 0
+        serial = len(requests)
+        events: list[tuple[float, int, Request | int, int]] = [
+            (request.ready_s, i, request, int(choices[i])) for i, request in enumerate(requests)
+        ]
+        names = [pool.name for pool in self.pools]
+        for number, failure in enumerate(self.options.failures):
+            if failure.pool in names:
+                serial += 1
+                events.append((failure.at_s, serial, number, names.index(failure.pool)))
+        events.sort()
+        while events:
+            at, _, what, pool = heappop(events)
+            if isinstance(what, int):
+                failure = self.options.failures[what]
+                lost = self.engines[pool][failure.replica].fail(at, at + failure.for_s)
+            else:
+                lost = self._send(what, pool, at)
+            for request in lost:
+                serial += 1
+                again = _transfer_s(self.plan) if self.decoding and isinstance(what, int) else 0.0
+                request.ready_s = self._up_at(pool, at) + again
+                heappush(events, (request.ready_s, serial, request, pool))
+        for engine in self._all():
+            engine.advance(inf)
+
+    def _up_at(self, pool: int, at_s: float) -> float:
+        """Return when the first engine of a pool is up."""
+        return max(at_s, min(engine.down_until_s for engine in self.engines[pool]))
+
+    def _send(self, request: Request, pool: int, at_s: float) -> list[Request]:
+        """Route a request; return it if no engine of its pool is up."""
+        ranks: list[Rank] = []
+        owners: list[int] = []
+        for number, engine in enumerate(self.engines[pool]):
+            engine.advance(at_s)
+            if engine.is_up(at_s):
+                ranks += engine.ranks
+                owners += [number] * len(engine.ranks)
+        if not ranks:
+            return [request]
+        chosen = self.routers[pool].choose(ranks, request) if len(ranks) > 1 else 0
+        before = sum(len(engines) for engines in self.engines[:pool])
+        request.place = self.first_place + before + owners[chosen]
+        ranks[chosen].admit(request)
+        return []
+
+    def _all(self) -> list[Engine]:
+        return [engine for engines in self.engines for engine in engines]
+
+    def places(self, groups: dict[str, NodeGroup]) -> list[Place]:
+        """Return what each replica did."""
+        return [
+            Place(
+                pool=pool.name,
+                replica=replica,
+                num_devices=pool.strategy.tp
+                * pool.strategy.pp
+                * pool.strategy.attention_dp
+                * pool.strategy.cp,
+                device=groups[pool.node_group].device,
+                cache_tokens=self.models[pool.name].cache_tokens * self.models[pool.name].num_ranks,
+                tally=engine.tally,
+                caches=tuple(rank.prefixes for rank in engine.ranks if rank.prefixes is not None),
+            )
+            for pool, engines in zip(self.pools, self.engines, strict=True)
+            for replica, engine in enumerate(engines)
+        ]
+
+
+def _transfer_s(plan: Plan) -> float:
+    """Return the seconds that the caches of a prompt take from prefill to decode."""
+    return max(
         (p.predicted["kv_transfer_s"].value for p in plan.pools if "kv_transfer_s" in p.predicted),
         default=0.0,
     )
-    if decoding:
-        order = np.argsort([r.first_s for r in requests], kind="stable").tolist()
-        for request in requests:
-            request.first_s += transfer
-            request.done = 0
-    else:
-        order = list(range(len(requests)))
-    for index in order:
-        request = requests[index]
-        at = request.first_s if decoding else request.arrival_s
-        group = engines[pools[int(choices[index])].name]
-        for engine in group:
-            engine.advance(at)
-        _least_loaded(group).queue.append(request)
-    everyone = [engine for group in engines.values() for engine in group]
-    for engine in everyone:
-        engine.advance(inf)
-    return sum(engine.overflows for engine in everyone)
 
 
 def _share(pool: Pool) -> float:
@@ -170,36 +247,6 @@ def _share(pool: Pool) -> float:
     return rate.value if rate is not None else float(pool.replicas)
 
 
-def _least_loaded(engines: Sequence[Engine]) -> Rank:
-    return min((rank for engine in engines for rank in engine.ranks), key=lambda rank: rank.load)
-
-
-def _report(plan: Plan, requests: list[Request], overflows: int) -> SimulationReport:
-    kept = requests[int(len(requests) * _WARM_UP_SHARE) :]
-    arrival = np.array([r.arrival_s for r in kept])
-    first = np.array([r.first_s for r in kept])
-    finish = np.array([r.finish_s for r in kept])
-    steps = np.array([r.steps for r in kept], dtype=np.float64)
-    decoded = steps > 0
-    values = {
-        "ttft": first - arrival,
-        "tpot": (finish - first)[decoded] / steps[decoded],
-        "e2e": finish - arrival,
-    }
-    figures: list[tuple[str, float, float | None]] = []
-    for name, seen in values.items():
-        if not seen.size:
-            continue
-        keys = [(f"{name}_s", float(seen.mean()))]
-        keys += [(f"{name}_p{p:g}_s", float(np.percentile(seen, p))) for p in PERCENTILES]
-        for key, value in keys:
-            claimed = plan.predicted.get(key)
-            figures.append((key, value, claimed.value if claimed is not None else None))
-    duration = float(finish.max() - arrival.min())
-    return SimulationReport(
-        num_requests=len(requests),
-        duration_s=duration,
-        rate_rps=len(kept) / max(float(arrival.max() - arrival.min()), 1e-9),
-        figures=tuple(figures),
-        cache_overflows=overflows,
-    )
+def replica_names(places: Sequence[Place]) -> list[str]:
+    """Return <pool>/<replica> of every place."""
+    return [f"{place.pool}/{place.replica}" for place in places]

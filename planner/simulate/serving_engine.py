@@ -1,47 +1,45 @@
-"""One serving engine, step by step: continuous batching, chunked prefill, first come first served.
+"""One serving engine, step by step: continuous batching, chunked prefill, preemption by recomputing.
 
 Time runs in slots. With S pipeline stages S micro-batches are in flight, and each slot is one of them
 on the slowest stage. Attention ranks step together. Slots in which nothing starts or ends are skipped
-in one stride. Source: the scheduler of vLLM (v1), as its documentation describes it.
+in one stride. Where the caches outgrow the memory, the request that started last is thrown back and
+computes again. Source: the scheduler of vLLM (v1), as its documentation describes it.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import ceil, inf
 
+from planner.simulate.policies import Queue
+from planner.simulate.policies.fcfs import POLICY as FIRST_COME
+from planner.simulate.serving_cache import PrefixCache
+from planner.simulate.serving_request import Request
 from planner.simulate.serving_times import ReplicaModel
 
+__all__ = ["Engine", "Rank", "Request"]
 
-@dataclass(slots=True, kw_only=True)
-class Request:
-    """A request on its way: tokens to compute, tokens cached before, decode steps, and what happened."""
-
-    arrival_s: float
-    cached: int
-    new: int
-    steps: int
-    done: int = 0
-    first_s: float = inf
-    finish_s: float = inf
-
-    @property
-    def context(self) -> int:
-        """Prompt tokens."""
-        return self.cached + self.new
+_Entry = tuple[int, int, Request]
 
 
 @dataclass(slots=True, kw_only=True)
 class Rank:
-    """One attention rank: a queue, and per micro-batch a heap of (last cycle, number, request)."""
+    """One attention rank: who waits, whose prompt is computed, and per micro-batch a heap of who decodes.
+
+    An entry of a heap is (last cycle, number, request). `cached_tokens` are those that requests hold
+    for themselves, `prefixes` those that they may share.
+    """
 
     num_lanes: int
-    queue: deque[Request] = field(default_factory=deque[Request])
-    lanes: list[list[tuple[int, int, Request]]] = field(default_factory=list[list[tuple[int, int, Request]]])
+    queue: Queue = field(default_factory=FIRST_COME)
+    prefixes: PrefixCache | None = None
+    current: Request | None = None
+    lanes: list[list[_Entry]] = field(default_factory=list[list[_Entry]])
     running: int = 0
     cached_tokens: float = 0.0
+    waiting_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Open the lanes."""
@@ -52,18 +50,49 @@ class Rank:
         """What a router looks at: requests that wait, weighted above those that run."""
         return self.running + 4 * len(self.queue)
 
+    @property
+    def held_tokens(self) -> float:
+        """Tokens that cannot be given up: private ones and pinned prefixes."""
+        return self.cached_tokens + (self.prefixes.pinned_tokens if self.prefixes else 0)
+
+    def admit(self, request: Request) -> None:
+        """Let a request wait."""
+        self.queue.append(request)
+        self.waiting_tokens += request.new
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What an engine did: seconds of steps with and without prompts, tokens held over time, interruptions."""
+
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    num_slots: int = 0
+    held_token_s: float = 0.0
+    held_peak: float = 0.0
+    interruptions: int = 0
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which it stepped."""
+        return self.prompt_s + self.decode_s
+
 
 @dataclass(slots=True, kw_only=True)
 class Engine:
-    """One replica. `prefills` and `decodes` say which halves of a request it does."""
+    """One replica. `prefills` and `decodes` say which halves of a request it does.
+
+    `slowdown` stretches every step (a straggler). While it is down, from `fail` on, it takes nothing.
+    """
 
     model: ReplicaModel
     prefills: bool = True
     decodes: bool = True
+    slowdown: float = 1.0
+    queue: Callable[[], Queue] = FIRST_COME
     now_s: float = 0.0
-    busy_s: float = 0.0
-    num_slots: int = 0
-    overflows: int = 0
+    down_until_s: float = 0.0
+    tally: Tally = field(default_factory=Tally)
     ranks: list[Rank] = field(default_factory=list[Rank])
     _cycles: list[int] = field(default_factory=list[int])
     _lane: int = 0
@@ -72,8 +101,15 @@ class Engine:
     def __post_init__(self) -> None:
         """Set up ranks and lanes."""
         stages = self.model.times.num_stages
-        self.ranks = [Rank(num_lanes=stages) for _ in range(self.model.num_ranks)]
+        self.ranks = [
+            Rank(num_lanes=stages, queue=self.queue(), prefixes=self.model.prefix_cache())
+            for _ in range(self.model.num_ranks)
+        ]
         self._cycles = [0] * stages
+
+    def is_up(self, at_s: float) -> bool:
+        """Return whether it takes requests."""
+        return at_s >= self.down_until_s
 
     def advance(self, until_s: float) -> None:
         """Run until `until_s` at least, or until there is nothing to do."""
@@ -87,98 +123,179 @@ class Engine:
             else:
                 self.now_s = until_s
 
+    def fail(self, at_s: float, until_s: float) -> list[Request]:
+        """Go down at `at_s` until `until_s`; return every request that was here, to be sent elsewhere."""
+        self.advance(at_s)
+        lost: list[Request] = []
+        for rank in self.ranks:
+            lost += rank.queue.clear()
+            rank.waiting_tokens = 0
+            if rank.current is not None:
+                rank.current.interrupt(0)
+                lost.append(rank.current)
+                rank.current = None
+            for lane, batch in enumerate(rank.lanes):
+                for end, _, request in batch:
+                    request.interrupt(request.steps - (end - self._cycles[lane]))
+                    lost.append(request)
+                batch.clear()
+            rank.running, rank.cached_tokens = 0, 0.0
+            if rank.prefixes:
+                rank.prefixes.drop()
+        self.now_s = self.down_until_s = max(until_s, self.now_s)
+        return lost
+
     def _can_start(self, rank: Rank) -> bool:
-        if not rank.queue:
-            return False
-        head = rank.queue[0]
-        if head.done:
+        if rank.current is not None:
             return True
-        room = rank.cached_tokens + head.context <= self.model.cache_tokens or not rank.running
+        if not len(rank.queue):
+            return False
+        room = rank.held_tokens + rank.queue.head().context <= self.model.cache_tokens or not rank.running
         return room and rank.running < self.model.max_sequences
+
+    def _start(self, rank: Rank) -> Request:
+        """Take the next request: find its prefix, and hold its tokens."""
+        request = rank.queue.popleft()
+        rank.waiting_tokens -= request.new
+        rank.running += 1
+        request.start_s = min(request.start_s, self.now_s)
+        request.private_tokens = request.context
+        if rank.prefixes is not None and request.blocks:
+            self._match(rank, rank.prefixes, request)
+        rank.cached_tokens += request.private_tokens
+        rank.current = request
+        return request
+
+    def _match(self, rank: Rank, prefixes: PrefixCache, request: Request) -> None:
+        total = request.context
+        if self.prefills:
+            found, fetch_s = prefixes.match(request.blocks)
+            self.now_s += fetch_s
+            hit = min(found * prefixes.block_tokens, total - 1)
+            request.cached, request.new = hit, total - hit
+        prefixes.pin(request.blocks)
+        request.private_tokens = total - len(request.blocks) * prefixes.block_tokens
+        prefixes.shrink(self.model.cache_tokens - rank.cached_tokens - request.private_tokens)
 
     def _slot(self) -> None:
         """Run one micro-batch on every rank, with as much of the waiting prompts as the budget lets in."""
         lane = self._lane
-        slot, finished = 0.0, list[tuple[Rank, Request]]()
+        slot, prompts, finished = 0.0, 0, list[tuple[Rank, Request]]()
+        begin = self.now_s
         for rank in self.ranks:
             decode = len(rank.lanes[lane])
             pieces, ended = self._take(rank, self.model.token_budget - decode)
             finished += [(rank, request) for request in ended]
             tokens = sum(end - start for start, end in pieces)
+            prompts += tokens
             slot = max(slot, self.model.times.slot_s(decode, tokens, pieces))
+        slot *= self.slowdown
+        self._pass(self.now_s - begin + slot, 1, with_prompts=prompts > 0)
         self.now_s += slot
-        self.busy_s += slot
-        self.num_slots += 1
         self._cycles[lane] += 1
         for rank in self.ranks:
             rank.cached_tokens += len(rank.lanes[lane])
             self._retire(rank, lane)
         for rank, request in finished:
             self._begin(rank, request, slot)
+        for rank in self.ranks:
+            self._make_room(rank)
         self._lane = (lane + 1) % len(self._cycles)
+
+    def _pass(self, time_s: float, slots: int, *, with_prompts: bool) -> None:
+        if with_prompts:
+            self.tally.prompt_s += time_s
+        else:
+            self.tally.decode_s += time_s
+        self.tally.num_slots += slots
+        held = sum(rank.held_tokens for rank in self.ranks)
+        self.tally.held_token_s += held * time_s
+        self.tally.held_peak = max(self.tally.held_peak, held)
 
     def _take(self, rank: Rank, room: int) -> tuple[list[tuple[int, int]], list[Request]]:
         """Take prompt tokens off the queue; return the pieces and the requests whose prompt is through."""
         pieces: list[tuple[int, int]] = []
         ended: list[Request] = []
         while room > 0 and self._can_start(rank):
-            request = rank.queue[0]
-            if not request.done:
-                rank.running += 1
-                rank.cached_tokens += request.context
+            request = rank.current or self._start(rank)
             if not self.prefills:
                 request.done = request.new
-                ended.append(rank.queue.popleft())
-                continue
-            start = request.cached + request.done
-            count = min(room, request.new - request.done)
-            pieces.append((start, start + count))
-            request.done += count
-            room -= count
+            else:
+                start = request.cached + request.done
+                count = min(room, request.new - request.done)
+                pieces.append((start, start + count))
+                request.done += count
+                room -= count
+                rank.queue.served(request, count)
             if request.done == request.new:
-                ended.append(rank.queue.popleft())
+                ended.append(request)
+                rank.current = None
         return pieces, ended
 
     def _begin(self, rank: Rank, request: Request, slot_s: float) -> None:
         """Note the first token of a request, and let it decode where it shall."""
         if self.prefills:
             times = self.model.times
-            request.first_s = self.now_s + times.fill_s(slot_s) + times.per_request_s
+            request.first_s = min(request.first_s, self.now_s + times.fill_s(slot_s) + times.per_request_s)
         if request.steps == 0 or not self.decodes:
-            request.finish_s = request.first_s
-            rank.running -= 1
-            rank.cached_tokens -= request.context
+            request.finish_s = max(request.first_s, self.now_s) if request.produced else request.first_s
+            self._leave(rank, request, request.private_tokens)
             return
         lane = min(range(len(rank.lanes)), key=lambda k: len(rank.lanes[k]))
         self._serial += 1
         heappush(rank.lanes[lane], (self._cycles[lane] + request.steps, self._serial, request))
-        if rank.cached_tokens > self.model.cache_tokens:
-            self.overflows += 1
+
+    def _leave(self, rank: Rank, request: Request, tokens: int) -> None:
+        rank.running -= 1
+        rank.cached_tokens -= tokens
+        if rank.prefixes is not None and request.blocks:
+            rank.prefixes.unpin(request.blocks)
 
     def _retire(self, rank: Rank, lane: int) -> None:
         batch, cycle = rank.lanes[lane], self._cycles[lane]
         while batch and batch[0][0] <= cycle:
             _, _, request = heappop(batch)
             request.finish_s = self.now_s
-            rank.running -= 1
-            rank.cached_tokens -= request.context + request.steps
+            rank.queue.served(request, request.steps)
+            self._leave(rank, request, request.private_tokens + request.steps)
+
+    def _make_room(self, rank: Rank) -> None:
+        """Throw back the requests that started last until the caches fit; the only one always stays."""
+        while rank.held_tokens > self.model.cache_tokens:
+            entries = [(e[1], k, e) for k, lane in enumerate(rank.lanes) for e in lane]
+            if len(entries) < 2:
+                return
+            _, lane, entry = max(entries)
+            rank.lanes[lane].remove(entry)
+            heapify(rank.lanes[lane])
+            request = entry[2]
+            produced = request.steps - (entry[0] - self._cycles[lane])
+            rank.queue.served(request, produced)
+            self._leave(rank, request, request.private_tokens + produced)
+            request.interrupt(produced)
+            rank.admit(request)
+            self.tally.interruptions += 1
 
     def _stride(self, until_s: float) -> None:
         """Run whole cycles of all micro-batches up to the next end of a request or to `until_s`."""
         table, lanes = self.model.times.decode_only, range(len(self._cycles))
-        cycle_s = sum(table[max(len(rank.lanes[k]) for rank in self.ranks)] for k in lanes)
+        cycle_s = sum(table[max(len(rank.lanes[k]) for rank in self.ranks)] for k in lanes) * self.slowdown
         left = min(
             rank.lanes[k][0][0] - self._cycles[k] for rank in self.ranks for k in lanes if rank.lanes[k]
         )
         if until_s < inf:
             left = min(left, ceil((until_s - self.now_s) / cycle_s))
+        for rank in self.ranks:
+            decoding = sum(len(lane) for lane in rank.lanes)
+            if decoding > 1:
+                left = min(left, int((self.model.cache_tokens - rank.held_tokens) // decoding) + 1)
         count = max(1, left)
+        self._pass(count * cycle_s, count * len(self._cycles), with_prompts=False)
         self.now_s += count * cycle_s
-        self.busy_s += count * cycle_s
-        self.num_slots += count * len(self._cycles)
         for k in lanes:
             self._cycles[k] += count
         for rank in self.ranks:
             rank.cached_tokens += count * sum(len(lane) for lane in rank.lanes)
             for k in lanes:
                 self._retire(rank, k)
+            self._make_room(rank)

@@ -13,6 +13,7 @@ from planner.ir.serving import Role, ServingProblem
 from planner.ir.strategy import ServingStrategy
 from planner.ir.workload import Lengths
 from planner.plan.schema import Pool
+from planner.simulate.serving_cache import PrefixCache, Store, Tier
 from planner.space.compose import ReplicaShape
 from planner.space.engine import installed_costs
 from planner.space.replica import ReplicaBuilder
@@ -68,6 +69,37 @@ class ReplicaModel:
     token_budget: int
     max_sequences: int
     cache_tokens: float
+    block_tokens: int = 0
+    tiers: tuple[Tier, ...] = ()
+
+    def prefix_cache(self) -> PrefixCache | None:
+        """Return an empty prefix cache for a rank, None where requests carry no blocks."""
+        if not self.block_tokens:
+            return None
+        stores = [
+            Store(tier=replace(t, capacity_tokens=t.capacity_tokens / self.num_ranks)) for t in self.tiers
+        ]
+        return PrefixCache(block_tokens=self.block_tokens, stores=stores)
+
+
+def replica_cache_bytes_per_token(pool: Pool, model: ReplicaModel) -> float:
+    """Return bytes of cache of one token over all devices of a replica.
+
+    Raises
+    ------
+    InputError
+        If the pool does not say what its caches take.
+    """
+    devices = pool.strategy.tp * pool.strategy.attention_dp * pool.strategy.cp
+    held = sum(part.num_bytes for stage in pool.memory for part in stage.parts if part.name == "kv_cache")
+    stages = max(1, len(pool.memory))
+    total = held / stages * pool.strategy.pp * devices
+    if total <= 0.0:
+        raise InputError(
+            f"pool {pool.name!r} does not say what its caches take, so no tier below them can be sized",
+            key="pools.memory",
+        )
+    return total / (model.cache_tokens * model.num_ranks)
 
 
 def replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longest: int) -> ReplicaModel:

@@ -106,3 +106,22 @@ def test_a_coarse_clock_is_no_burst() -> None:
 def test_a_trace_without_extent_has_no_rate() -> None:
     with pytest.raises(InputError, match=r"no rate.*State workload\.rate"):
         arrival_rate_rps(_arriving(0.0))
+
+
+def test_sessions_tenants_and_priorities_are_read_where_they_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("arrival,input,output,session_id,user,priority\n0,1,1,a,x,3\n1,1,1,b,x,0\n2,1,1,a,y,-1\n")
+    trace = read_trace(path, Diagnostics())
+    assert trace.session[0] == trace.session[2] != trace.session[1]
+    assert trace.tenant[0] == trace.tenant[1] != trace.tenant[2]
+    assert trace.priority == (3, 0, -1)
+    path.write_text("arrival,input,output,priority\n0,1,1,high\n")
+    with pytest.raises(InputError, match="whole number"):
+        read_trace(path, Diagnostics())
+
+
+def test_mooncake_blocks_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 600, "output_length": 2, "hash_ids": [5, 6]}\n')
+    trace = read_trace(path, Diagnostics())
+    assert (trace.blocks, trace.block_tokens) == (((5, 6),), 512)

@@ -34,13 +34,13 @@ def model(stages: int = 1, ranks: int = 1, **changes: float) -> ReplicaModel:
 
 
 def request(at: float = 0.0, new: int = 1000, steps: int = 10, cached: int = 0) -> Request:
-    return Request(arrival_s=at, cached=cached, new=new, steps=steps)
+    return Request(arrival_s=at, ready_s=at, cached=cached, new=new, steps=steps)
 
 
 def run(engine: Engine, requests: list[Request]) -> list[Request]:
     for one in requests:
         engine.advance(one.arrival_s)
-        min(engine.ranks, key=lambda rank: rank.load).queue.append(one)
+        min(engine.ranks, key=lambda rank: rank.load).admit(one)
     engine.advance(inf)
     return requests
 
@@ -83,7 +83,7 @@ def test_striding_and_stepping_give_the_same_times() -> None:
     for one in stepped:
         while engine.now_s < one.arrival_s:
             engine.advance(min(one.arrival_s, engine.now_s + 0.011))
-        engine.ranks[0].queue.append(one)
+        engine.ranks[0].admit(one)
     engine.advance(inf)
     assert [r.first_s for r in strode] == pytest.approx([r.first_s for r in stepped])
     assert [r.finish_s for r in strode] == pytest.approx([r.finish_s for r in stepped])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from time import process_time
@@ -14,14 +15,19 @@ from planner.cli.main import main
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError
 from planner.frontend.spec_tree import Override
+from planner.frontend.traces import read_trace
 from planner.pipeline import Run, make_plan
 from planner.plan.schema import Plan
 from planner.plan.serialize import write_plan
 from planner.simulate.serving import SimulationOptions, simulate_plan
+from planner.simulate.serving_options import Failure, Straggler
 from planner.verify import problem_of
 
 SPECS: dict[str, dict[str, Any]] = {
-    "aggregated": {"workload": {"input_tokens": 1000, "output_tokens": 200, "rate": 3.0}},
+    "aggregated": {
+        "workload": {"input_tokens": 1000, "output_tokens": 200, "rate": 3.0},
+        "modes": ["aggregated"],
+    },
     "disaggregated": {
         "workload": {"input_tokens": 4000, "output_tokens": 300, "rate": 4.0},
         "modes": ["disaggregated"],
@@ -112,3 +118,88 @@ def test_a_pool_that_nobody_can_price_is_bad_input(change: dict[str, Any], messa
     odd = plan.model_copy(update={"pools": [plan.pools[0].model_copy(update=change)]})
     with pytest.raises(InputError, match=message):
         simulate_plan(odd, problem_of(plan), SimulationOptions(num_requests=50))
+
+
+def test_the_record_of_a_run_is_whole_and_opens_as_a_trace(tmp_path: Path) -> None:
+    write_plan(tmp_path / "plan.json", found("aggregated"))
+    arguments = ["simulate", str(tmp_path / "plan.json"), "--requests", "200", "-o", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    rows = (tmp_path / "run" / "requests.csv").read_text().splitlines()
+    assert len(rows) == 201
+    arrival, _, _, _, start, first, finish, *_ = rows[100].split(",")
+    assert float(arrival) <= float(start) <= float(first) <= float(finish)
+    events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    begun = [e["id"] for e in events if e["ph"] == "b"]
+    assert sorted(begun) == sorted(e["id"] for e in events if e["ph"] == "e")
+    assert main(arguments) == 2
+    assert main([*arguments, "--force"]) == 0
+
+
+def test_sessions_of_prompts_profit_from_their_prefixes(tmp_path: Path) -> None:
+    plan = found("aggregated")
+    lines = [
+        {"timestamp": 400 * i, "input_length": 2100, "output_length": 20, "hash_ids": [7, 8, 9, 10]}
+        for i in range(80)
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    trace = read_trace(path, Diagnostics())
+    bare = replace(trace, blocks=(), block_tokens=0)
+    options = SimulationOptions(routing="prefix-aware")
+    with_blocks = simulate_plan(plan, problem_of(plan), options, trace)
+    without = simulate_plan(plan, problem_of(plan), options, bare)
+    hits = dict(with_blocks.prefix_hits)
+    assert hits["device"] == pytest.approx(79 / 80 * 2048 / 2100, rel=0.05)
+    assert with_blocks.figures[0][1] < 0.5 * without.figures[0][1]
+    assert without.prefix_hits == ()
+
+
+def test_a_failure_and_a_straggler_cost_time_and_lose_nothing() -> None:
+    plan = found("aggregated")
+    pool = plan.pools[-1]
+    calm = simulate_plan(plan, problem_of(plan), SimulationOptions(num_requests=400))
+    failures = (Failure(pool=pool.name, replica=0, at_s=5.0, for_s=20.0),)
+    hurt = simulate_plan(plan, problem_of(plan), SimulationOptions(num_requests=400, failures=failures))
+    slow = (Straggler(pool=pool.name, replica=0, factor=2.0),)
+    late = simulate_plan(plan, problem_of(plan), SimulationOptions(num_requests=400, stragglers=slow))
+    e2e = {
+        name: {f[0]: f[1] for f in r.figures}["e2e_s"]
+        for name, r in zip("chl", (calm, hurt, late), strict=True)
+    }
+    assert e2e["h"] > e2e["c"]
+    assert e2e["l"] > e2e["c"]
+    assert hurt.num_requests == 400
+    assert hurt.interruptions > 0
+
+
+def test_energy_lies_between_idling_and_the_limit() -> None:
+    plan = found("aggregated")
+    report = simulate_plan(plan, problem_of(plan), SimulationOptions(num_requests=400))
+    devices = sum(len(r.devices) for r in plan.placement)
+    watts = report.energy_j / report.duration_s / devices
+    assert 40 < watts < 700
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--fail", "pool"],
+        ["--fail", "nowhere/0@5s+5s"],
+        ["--fail", "{pool}/99@5s+5s"],
+        ["--fail", "{pool}/0@5+5"],
+        ["--slow", "{pool}/0=0.5"],
+        ["--slow", "{pool}/0=nan"],
+        ["--tier", "dram=50GB"],
+        ["--tier", "dram=50GB@0GB/s"],
+        ["--policy", "best"],
+        ["--routing", "../x"],
+    ],
+)
+def test_wrong_options_are_bad_input(
+    option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = found("aggregated")
+    write_plan(tmp_path / "plan.json", plan)
+    words = [word.replace("{pool}", plan.pools[0].name) for word in option]
+    assert main(["simulate", str(tmp_path / "plan.json"), "--requests", "50", *words]) == 2
+    assert "error:" in capsys.readouterr().err

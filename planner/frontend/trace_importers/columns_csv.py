@@ -7,7 +7,7 @@ GeneratedTokens) and of BurstGPT (Timestamp, Request tokens, Response tokens).
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import StringIO
 from math import isfinite
@@ -25,20 +25,46 @@ _OUTPUT = (
     "output", "output_tokens", "output_length", "osl", "completion_tokens", "generated_tokens",
     "generatedtokens", "response_tokens", "num_decode_tokens",
 )  # fmt: skip
+_SESSION = ("session", "session_id", "conversation_id", "program", "program_id")
+_TENANT = ("tenant", "tenant_id", "user", "user_id", "client_id")
+_PRIORITY = ("priority",)
 _MAX_TOKENS = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Columns:
-    """Positions of the columns; `arrival` is None for a trace without times."""
+    """Positions of the columns; None for those that a trace does not have."""
 
     arrival: int | None
     input: int
     output: int
+    session: int | None
+    tenant: int | None
+    priority: int | None
 
     @property
     def num_needed(self) -> int:
-        return max(self.arrival or 0, self.input, self.output) + 1
+        optional = (self.arrival, self.session, self.tenant, self.priority)
+        return max(self.input, self.output, *(c for c in optional if c is not None)) + 1
+
+
+@dataclass(slots=True, kw_only=True)
+class _Owners:
+    """Whose requests they are: sessions and tenants numbered in order of appearance."""
+
+    numbers: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
+    session: list[int] = field(default_factory=list[int])
+    tenant: list[int] = field(default_factory=list[int])
+    priority: list[int] = field(default_factory=list[int])
+
+    def add(self, columns: _Columns, row: _Row) -> None:
+        """Note the owner of a row's request."""
+        for column, seen in ((columns.session, self.session), (columns.tenant, self.tenant)):
+            if column is not None:
+                name = (column, row.cells[column].strip())
+                seen.append(self.numbers.setdefault(name, len(self.numbers)))
+        if columns.priority is not None:
+            self.priority.append(row.whole(columns.priority, "priority"))
 
 
 class ColumnsCsv:
@@ -56,6 +82,7 @@ class ColumnsCsv:
         times: list[float] = []
         inputs: list[int] = []
         outputs: list[int] = []
+        owners = _Owners()
         num_empty = 0
         try:
             for row in reader:
@@ -77,6 +104,7 @@ class ColumnsCsv:
                     continue
                 inputs.append(num_in)
                 outputs.append(num_out)
+                owners.add(columns, where)
         except csv.Error as error:
             raise InputError(f"not valid CSV: {error}", file=file, line=reader.line_num) from None
         if num_empty:
@@ -90,6 +118,9 @@ class ColumnsCsv:
             arrival_s=tuple(time - start for time in times),
             input_tokens=tuple(inputs),
             output_tokens=tuple(outputs),
+            session=tuple(owners.session),
+            tenant=tuple(owners.tenant),
+            priority=tuple(owners.priority),
         )
 
 
@@ -112,6 +143,13 @@ class _Row:
         if not isfinite(value) or value != int(value) or not 0 <= value <= _MAX_TOKENS:
             raise self.error("not a number of tokens", what, text, f"a whole number from 0 to {_MAX_TOKENS}")
         return int(value)
+
+    def whole(self, column: int, what: str) -> int:
+        """Return a whole number."""
+        try:
+            return int(self.cells[column].strip())
+        except ValueError:
+            raise self.error("not a whole number", what, self.cells[column].strip()) from None
 
     def time_s(self, column: int) -> float:
         """Return a time in seconds; dates count from 1970 and are taken as UTC."""
@@ -141,7 +179,14 @@ def _columns(header: list[str]) -> _Columns:
     # `recognises` has found both before.
     assert input_column is not None
     assert output_column is not None
-    return _Columns(arrival=_find(names, _ARRIVAL), input=input_column, output=output_column)
+    return _Columns(
+        arrival=_find(names, _ARRIVAL),
+        input=input_column,
+        output=output_column,
+        session=_find(names, _SESSION),
+        tenant=_find(names, _TENANT),
+        priority=_find(names, _PRIORITY),
+    )
 
 
 def _normalised(header: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ class _PrefixCache:
     seen: set[int] = field(default_factory=set[int])
     num_hit_tokens: int = 0
 
-    def add(self, blocks: list[int], num_tokens: int) -> None:
+    def add(self, blocks: tuple[int, ...], num_tokens: int) -> None:
         hits = 0
         for block in blocks:
             if block not in self.seen:
@@ -51,8 +51,9 @@ class MooncakeJsonl:
         times: list[float] = []
         inputs: list[int] = []
         outputs: list[int] = []
+        hashes: list[tuple[int, ...]] = []
         cache = _PrefixCache()
-        num_empty = num_hashed = 0
+        num_empty = 0
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip():
                 continue
@@ -72,20 +73,22 @@ class MooncakeJsonl:
             inputs.append(num_in)
             outputs.append(num_out)
             if "hash_ids" in row:
-                cache.add(_blocks(row["hash_ids"], file, number), num_in)
-                num_hashed += 1
+                hashes.append(_blocks(row["hash_ids"], file, number))
+                cache.add(hashes[-1], num_in)
         if num_empty:
             diagnostics.warn(
                 "trace-empty-requests",
                 f"{num_empty} requests of the trace without input or output were left out",
             )
-        hashed = bool(inputs) and num_hashed == len(inputs)
+        hashed = bool(inputs) and len(hashes) == len(inputs)
         return RequestTrace(
             source=file,
             arrival_s=tuple(time - times[0] for time in times),
             input_tokens=tuple(inputs),
             output_tokens=tuple(outputs),
             prefix_share=cache.num_hit_tokens / sum(inputs) if hashed else None,
+            block_tokens=_BLOCK_TOKENS if hashed else 0,
+            blocks=tuple(hashes) if hashed else (),
         )
 
 
@@ -106,12 +109,12 @@ def _number(row: dict[str, object], key: str, file: str, number: int) -> float:
     return value
 
 
-def _blocks(value: object, file: str, number: int) -> list[int]:
+def _blocks(value: object, file: str, number: int) -> tuple[int, ...]:
     blocks: list[object] = cast("list[object]", value) if isinstance(value, list) else [None]
     numbers = [block for block in blocks if isinstance(block, int)]
     if len(numbers) != len(blocks):
         raise InputError("must be a list of whole numbers", file=file, line=number, key="hash_ids")
-    return numbers
+    return tuple(numbers)
 
 
 IMPORTER = MooncakeJsonl()
