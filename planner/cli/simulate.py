@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from planner.cli.terminal import emit_json, new_diagnostics, say, show_diagnosti
 if TYPE_CHECKING:
     from planner.plan.schema import Plan
     from planner.simulate.serving import Simulation, SimulationReport
+    from planner.simulate.serving_options import SimulationOptions
 
 _MAX_AGENT_RUNS = 500
 
@@ -57,12 +59,8 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Simulate a plan and compare what happens with what it predicts."""
-    from planner.frontend.traces import read_trace
     from planner.plan.serialize import read_plan
-    from planner.simulate.serving import SimulationOptions, run_simulation
-    from planner.verify import problem_of
 
-    diagnostics = new_diagnostics()
     loaded = read_plan(plan)
     if loaded.kind == "agents":
         _simulate_agents(loaded, str(plan), (min(requests, _MAX_AGENT_RUNS), seed), as_json=as_json)
@@ -70,25 +68,34 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     if loaded.kind == "training":
         _simulate_training(loaded, str(plan), as_json=as_json)
         return
-    replayed = read_trace(trace, diagnostics) if trace is not None else None
+    from planner.simulate.serving_options import SimulationOptions
+
     options = SimulationOptions(
-        num_requests=requests,
-        rate_rps=rate,
-        seed=seed,
-        policy=policy,
-        routing=routing,
+        num_requests=requests, rate_rps=rate, seed=seed, policy=policy, routing=routing
+    )
+    options = replace(
+        options,
         failures=tuple(failure(text) for text in fail or []),
         stragglers=tuple(straggler(text) for text in slow or []),
         tiers=tuple(tier_of(text) for text in tier or []),
     )
-    simulation = run_simulation(loaded, problem_of(loaded, file=str(plan)), options, replayed)
-    show_diagnostics(diagnostics)
+    simulation = _simulate_serving(loaded, str(plan), options, trace)
     if out is not None:
         _record(simulation, out, force=force)
-    if as_json:
-        emit_json(simulation.report.as_dict())
-    else:
-        _show(simulation.report)
+    emit_json(simulation.report.as_dict()) if as_json else _show(simulation.report)
+
+
+def _simulate_serving(loaded: Plan, file: str, options: SimulationOptions, trace: Path | None) -> Simulation:
+    """Run requests through a served plan; what reading the trace remarked is shown."""
+    from planner.frontend.traces import read_trace
+    from planner.simulate.serving import run_simulation
+    from planner.verify import problem_of
+
+    diagnostics = new_diagnostics()
+    replayed = read_trace(trace, diagnostics) if trace is not None else None
+    simulation = run_simulation(loaded, problem_of(loaded, file=file), options, replayed)
+    show_diagnostics(diagnostics)
+    return simulation
 
 
 def _record(simulation: Simulation, folder: Path, *, force: bool) -> None:

@@ -64,7 +64,7 @@ def run_simulation(
     payload = cast("ServingProblem", problem.payload)
     _check_replicas(plan, options)
     requests = make_requests(plan, payload, options, trace)
-    longest = max(r.context for r in requests)
+    longest = max(r.context + r.steps for r in requests)
     groups = {group.name: group for group in problem.cluster.groups}
     blocks = trace.block_tokens if trace is not None and trace.blocks else 0
     models = {
