@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
+from planner.ir.serving import ServingProblem
 from planner.verify.report import Violation
 from planner.verify.resources import num_devices, power_w, usd_per_hour
 from planner.verify.rule import SERVING, Case, Rule, differs
@@ -21,8 +23,18 @@ def _cost_per_token(case: Case) -> float | None:
     return price / (tokens * 3600.0) * 1e6 if price is not None and tokens else None
 
 
+def _throughput(case: Case) -> float | None:
+    """Return what the plan can serve: more than it does serve, if a rate is demanded."""
+    tokens, rate = _predicted(case, "output_tokens_per_s"), _predicted(case, "request_rate_rps")
+    capacity = _predicted(case, "capacity_rps")
+    workload = cast("ServingProblem", case.problem.payload).workload
+    if workload.rate_rps is None or not rate:
+        return tokens
+    return None if tokens is None or capacity is None else capacity * tokens / rate
+
+
 _VALUES: dict[str, tuple[str, Callable[[Case], float | None]]] = {
-    "max_throughput": ("max", lambda case: _predicted(case, "output_tokens_per_s")),
+    "max_throughput": ("max", _throughput),
     "min_devices": ("min", lambda case: float(num_devices(case))),
     "min_cost": ("min", usd_per_hour),
     "min_power": ("min", power_w),
