@@ -124,8 +124,7 @@ def aggregated_curve(
     new = requests.new_tokens[None, :]
     chunk = np.minimum(budget[:, None], np.maximum(new, arriving))
     num_chunks = new / chunk
-    share = np.minimum(chunk / new, 1.0)
-    attention = tables.prompt_attention_s[:, None, :] * share[None]
+    attention = tables.prompt_attention_s[:, None, :] * (chunk / new)[None]
     mixed = step_time(tables, np.broadcast_to(decode[:, None], chunk.shape), chunk, attention)
     busy = per_slot * (num_chunks @ requests.weights)
     any_busy = 1.0 - (1.0 - np.minimum(busy, 1.0)) ** tables.num_attention_ranks

@@ -192,6 +192,8 @@ def _lowered(
     price, price_source = context.prices.of(kind.device.name, entry.price)
     host = entry.host_link or LinkEntry(link=kind.device.host_link)
     overhead = entry.node_power_overhead
+    if overhead is None:
+        overhead = _share_of_overhead(kind, block, context.diagnostics)
     group = NodeGroup(
         name=(entry.name or kind.device.name) + ("-rest" if block.partial else ""),
         device=kind.device,
@@ -200,7 +202,7 @@ def _lowered(
         levels=levels,
         host_memory_bytes=entry.host_memory or kind.node.host_memory_bytes.value,
         host_link=plain_link(host, place.under("host_link")),
-        node_power_overhead_w=kind.node.power_overhead_w.value if overhead is None else overhead,
+        node_power_overhead_w=overhead,
         usd_per_device_hour=price,
         price_source=price_source,
         node_kind=kind.node.name,
@@ -208,6 +210,20 @@ def _lowered(
         labels=tuple(sorted(entry.labels.items())),
     )
     return LoweredGroup(group=group, network=network)
+
+
+def _share_of_overhead(kind: _Kind, block: _Block, diagnostics: Diagnostics) -> float:
+    """Return what fans, CPUs and adapters of a node draw, watts: of a part of a server, that part."""
+    whole = kind.node.power_overhead_w.value
+    usual = kind.node.devices_per_node
+    if block.devices_per_node >= usual:
+        return whole
+    diagnostics.note(
+        "cluster-power",
+        f"{block.devices_per_node} of the {usual} {kind.device.name} of a {kind.node.name} carry that share "
+        f"of the {whole:g} W it draws besides them; node_power_overhead states another figure",
+    )
+    return whole * block.devices_per_node / usual
 
 
 def _levels(

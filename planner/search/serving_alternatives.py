@@ -45,6 +45,9 @@ def alternatives(
             continue
         seen.add(solution.picks)
         worse = _worse_by(question, best.solution.value, solution.value)
+        if worse < -_GAP:
+            # better on paper than a plan that had to be packed into scale-up domains: it cannot be packed
+            continue
         found.append(
             AlternativeChoice(
                 label=label,

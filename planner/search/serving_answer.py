@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from math import ceil, exp, isfinite, log1p, sqrt
 
 from cost_models.serving.queueing import normal_quantile
-from cost_models.serving.steady_state import OVERFLOW_PERCENTILE
 from hardware_profiles.provenance import Provenance
 from planner.ir.candidates import (
     Degrees,
@@ -24,6 +23,8 @@ from planner.search.serving_question import Question
 from planner.search.serving_solver import Solution
 from planner.space.memory import BLOCK_TOKENS
 
+_RARE_PERCENTILE = 99.99
+"""Running sequences exceed what the engine is told to admit this rarely; memory may stop them earlier."""
 _INTERVAL_Z = 1.6449
 """Two-sided 90 % of a normal distribution."""
 
@@ -80,7 +81,7 @@ def _choice(tables: PoolTables, pool: LoadedPool, name: str) -> PoolChoice:
 
 
 def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
-    """Return what the engine is told; running sequences are capped where overflow is as rare as stated."""
+    """Return what the engine is told; running sequences are capped where more are as rare as stated."""
     catalogue = tables.catalogue
     offer = catalogue.offers[pool.pick.offer]
     shape = offer.replica.shape
@@ -88,7 +89,7 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
     if pool.pick.role != "prefill" and catalogue.requests.mean_steps > 0.0:
         mean = float(pool.state.sequences[0]) * pool.capacity_rps / max(pool.rate_rps, 1e-300)
         mean = min(mean, offer.replica.limits.mean_sequences)
-        peak = mean + normal_quantile(OVERFLOW_PERCENTILE) * sqrt(mean)
+        peak = mean + normal_quantile(_RARE_PERCENTILE) * sqrt(mean)
         sequences = max(1, min(sequences, ceil(peak)))
     longest = int((catalogue.requests.input_tokens + catalogue.requests.output_tokens).max())
     builder = catalogue.builders[offer.group, shape.engine]

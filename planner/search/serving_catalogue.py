@@ -84,7 +84,7 @@ def build_catalogue(
         requests=requests_of(payload.workload.lengths, payload.workload.prefix_hit_share),
         builders={},
     )
-    roles = _roles(catalogue)
+    roles = roles_of(catalogue)
     for index, group in enumerate(problem.cluster.groups):
         for engine in payload.choices.engines:
             builder = ReplicaBuilder(
@@ -106,7 +106,7 @@ def build_catalogue(
     return catalogue
 
 
-def _roles(catalogue: Catalogue) -> tuple[Role, ...]:
+def roles_of(catalogue: Catalogue) -> tuple[Role, ...]:
     """Return the roles to price; without decode steps there is nothing to separate."""
     modes = catalogue.problem.payload.choices.modes
     if catalogue.requests.mean_steps <= 0.0:

@@ -9,11 +9,10 @@ import numpy as np
 
 from cost_models.serving.capacity import LatencyLimits
 from planner.ir.candidates import BindingLimit, InfeasibilityReport
-from planner.search.serving_catalogue import Catalogue
+from planner.search.serving_fit import explain_no_replica
 from planner.search.serving_optimum import best_solution
 from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import Question
-from planner.space.memory import device_capacity_bytes
 
 _BISECTIONS = 16
 _WIDEST = 1000.0
@@ -38,7 +37,7 @@ def explain_infeasible(tables: PoolTables, question: Question) -> InfeasibilityR
     limits are dropped together, then the demand too.
     """
     if not tables.catalogue.offers:
-        return _does_not_fit(tables.catalogue)
+        return explain_no_replica(tables.catalogue)
     binding: list[BindingLimit] = []
     best: tuple[float, _Knob, float] | None = None
     for knob in _knobs(question):
@@ -172,25 +171,6 @@ def _tidy(knob: _Knob, value: float, feasible: Callable[[float], bool]) -> float
     if knob.unit in ("devices", "requests"):
         rounded = float(int(value))
     return rounded if rounded > 0.0 and feasible(rounded) else value
-
-
-def _does_not_fit(catalogue: Catalogue) -> InfeasibilityReport:
-    """Report that no replica fits the memory of any group, with the devices the weights alone would need."""
-    capacity = max(device_capacity_bytes(group) * group.num_devices for group in catalogue.groups)
-    model = catalogue.problem.payload.model
-    binding = BindingLimit(
-        name="memory_bytes",
-        limit=capacity,
-        best_reachable=None,
-        unit="bytes",
-        message=f"no replica of {model.name} fits: weights, buffers and one request of the longest length "
-        f"exceed the memory of every allowed shape ({catalogue.num_shapes} tried)",
-    )
-    return InfeasibilityReport(
-        binding=(binding,),
-        nearest_relaxation="allow a narrower weight format, more devices or devices with more memory",
-        relaxed=(),
-    )
 
 
 def _nothing_alone(tables: PoolTables, question: Question) -> InfeasibilityReport:

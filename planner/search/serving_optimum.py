@@ -56,6 +56,8 @@ def best_solution(tables: PoolTables, question: Question) -> Solution | None:
         return fastest(tables, question)
     if question.goal == "max_throughput" and question.concurrency is not None:
         return _closed_loop_throughput(tables, question)
+    if question.goal == "min_cost_per_token" and question.concurrency is not None:
+        return _closed_loop_cost(tables, question)
     solution = solve(tables, question)
     loaded = question.rate_rps is not None or question.concurrency is not None
     if solution is None or question.goal not in _REPLACEABLE_GOALS or not loaded:
@@ -70,6 +72,32 @@ def _closed_loop_throughput(tables: PoolTables, question: Question) -> Solution 
         return None
     value = question.concurrency / found.value * tables.catalogue.requests.mean_output_tokens
     return replace(found, value=value, bound=value)
+
+
+def _closed_loop_cost(tables: PoolTables, question: Question) -> Solution | None:
+    """Return the plan whose price times latency is least, over the fastest plan of every size.
+
+    With a fixed number of requests, tokens per second are inverse to the latency. On several groups sizes
+    do not tell the price, so the plan is then only a good one and zero the bound.
+    """
+    tokens = tables.catalogue.requests.mean_output_tokens
+    most = sum(question.resources.num_devices)
+    if question.budget.num_devices is not None:
+        most = min(most, question.budget.num_devices)
+    best: Solution | None = None
+    for size in range(1, most + 1):
+        if tables.out_of_time():
+            break
+        found = fastest(tables, replace(question, budget=replace(question.budget, num_devices=size)))
+        if found is None or found.num_devices < size:
+            continue
+        rate_rps = (question.concurrency or 0) / found.value
+        usd = float(used_resources(np.array([found.devices]), question.resources)[1][0])
+        value = usd / (rate_rps * tokens * 3600.0) * 1e6
+        if best is None or value < best.value * (1.0 - SAME):
+            proved = value if len(question.resources.num_devices) == 1 else 0.0
+            best = replace(found, value=value, bound=proved)
+    return best
 
 
 def _fastest_of_equals(tables: PoolTables, question: Question, solution: Solution) -> Solution:

@@ -165,7 +165,7 @@ class PoolTables:
             counts: list[int] = []
             for row, index in enumerate(self.catalogue.by_role(role)):
                 offer = self.catalogue.offers[index]
-                copies = limits[offer.group] // offer.replica.num_devices
+                copies = min(limits[offer.group] // offer.replica.num_devices, self._room(offer))
                 if group is not None:
                     copies = min(copies, MAX_REPLICAS_PER_QUEUE)
                 rows.extend([row] * copies)
@@ -174,6 +174,14 @@ class PoolTables:
                 shape=np.array(rows, dtype=np.intp), replicas=np.array(counts, dtype=np.float64)
             )
         return self._entries[key]
+
+    def _room(self, offer: Offer) -> int:
+        """Return how many replicas there are places for: a stage lies inside one scale-up domain."""
+        group, strategy = self.catalogue.groups[offer.group], offer.replica.shape.strategy
+        domain, stage = group.domain_size, strategy.stage_devices
+        if stage > domain:
+            return group.num_devices // offer.replica.num_devices
+        return (group.num_devices // domain) * (domain // stage) // strategy.pp
 
     def capacity(
         self, role: Role, context: Context | None, question: Question, group: int | None = None
@@ -227,7 +235,12 @@ class PoolTables:
             rate, inside = self.capacity(role, context, question, group)
             carried = inside if question.concurrency is not None and role == "aggregated" else rate
             carried = carried * self.accepted((role, context, group), question, entries)
-            entries, carried = _beyond_one_queue(entries, carried, self._widths(role), size)
+            rooms = np.array(
+                [self._room(self.catalogue.offers[i]) for i in self.catalogue.by_role(role)], dtype=np.intp
+            )
+            entries, carried = _beyond_one_queue(
+                entries, carried, np.minimum(rooms, size // self._widths(role))
+            )
             widths = self._widths(role)[entries.shape] * entries.replicas.astype(np.intp)
             order = np.argsort(-carried, kind="stable")
             order = order[(carried[order] > 0.0) & (widths[order] <= size)]
@@ -285,14 +298,17 @@ def role_limits(role: Role, context: Context | None, limits: LatencyLimits) -> L
 
 
 def _beyond_one_queue(
-    entries: Entries, carried: FloatArray, widths: np.ndarray[tuple[int], np.dtype[np.intp]], size: int
+    entries: Entries, carried: FloatArray, most: np.ndarray[tuple[int], np.dtype[np.intp]]
 ) -> tuple[Entries, FloatArray]:
-    """Return the entries with those of several full queues added: they carry in proportion."""
+    """Return the entries with those of several full queues added, up to `most` replicas of a shape.
+
+    They carry in proportion.
+    """
     full = np.flatnonzero((entries.replicas == MAX_REPLICAS_PER_QUEUE) & (carried > 0.0))
     shapes, counts, rates = [entries.shape], [entries.replicas], [carried]
     for at in full:
         shape = int(entries.shape[at])
-        more = np.arange(MAX_REPLICAS_PER_QUEUE + 1, size // int(widths[shape]) + 1, dtype=np.float64)
+        more = np.arange(MAX_REPLICAS_PER_QUEUE + 1, int(most[shape]) + 1, dtype=np.float64)
         shapes.append(np.full(more.size, shape, dtype=np.intp))
         counts.append(more)
         rates.append(carried[at] * more / MAX_REPLICAS_PER_QUEUE)

@@ -161,10 +161,14 @@ def _lower_attention(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iter
 
 
 def _lower_prefill(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
-    """Yield prefill attention: a prompt in n equal chunks, each at the mean cache length of the chunks."""
+    """Yield prefill attention: a prompt in n equal chunks, each at the mean cache length of the chunks.
+
+    Prompts shorter than the budget share a step, and one kernel does all of them.
+    """
     cp = float(how.strategy.prefill_cp)
     new = grid.requests.new_tokens
     num_chunks = np.maximum(np.ceil(new / grid.token_budget - 1e-9), 1.0)
+    together = _prompts_per_step(grid)
     q_len = new / num_chunks
     end = grid.requests.input_tokens - new + q_len * (num_chunks + 1.0) / 2.0
     heads, kv_heads, width, v_width = _heads(core, how.strategy.tp, absorbed=False)
@@ -176,7 +180,7 @@ def _lower_prefill(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterat
         family="prompts",
         work=Attention(
             phase="prefill",
-            batch=1.0,
+            batch=together,
             q_len=np.minimum(np.maximum(q_len / cp, 1.0), np.maximum(reach, 1.0)),
             kv_len=np.maximum(reach, 1.0),
             num_heads=float(heads),
@@ -187,11 +191,16 @@ def _lower_prefill(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterat
             kv_fmt=how.kv_fmt,
             kind="mla_expanded" if core.kind == "mla" else "gqa",
         ),
-        count=num_chunks,
+        count=num_chunks / together,
     )
     if how.strategy.prefill_cp > 1:
         row = core.cache_elems_per_token_per_rank(how.strategy.tp) * HALF_BYTES
         yield _collective("all_gather", end * row, how.context_span, family="prompts", count=num_chunks)
+
+
+def _prompts_per_step(grid: StepGrid) -> FloatArray:
+    """Return how many prompts of each length fill a step of the budget; one if a prompt fills it alone."""
+    return np.maximum(grid.token_budget / grid.requests.new_tokens, 1.0)
 
 
 def _lower_indexer(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
@@ -245,10 +254,13 @@ def _lower_state(core: StateCore, how: Lowering, grid: StepGrid) -> Iterator[Pie
         work=StateScan(phase="decode", num_tokens=grid.sequences, batch=grid.sequences, state_elems=elems),
     )
     num_chunks = np.maximum(np.ceil(new / grid.token_budget - 1e-9), 1.0)
+    together = _prompts_per_step(grid)
     yield Piece(
         family="prompts",
-        work=StateScan(phase="prefill", num_tokens=new / num_chunks, batch=1.0, state_elems=elems),
-        count=num_chunks,
+        work=StateScan(
+            phase="prefill", num_tokens=new / num_chunks * together, batch=together, state_elems=elems
+        ),
+        count=num_chunks / together,
     )
 
 

@@ -186,6 +186,13 @@ class ReplicaBuilder:
         weights = dict(whole[0].parts)["weights"]
         return weights / shape.strategy.pp <= whole[0].usable_bytes
 
+    def fits(self, shape: ReplicaShape) -> bool:
+        """Return whether the memory of every stage holds the shape and one request of the longest length."""
+        return any(
+            self._limits(shape, self.stage_bytes(shape, layers)) is not None
+            for layers in self._partitions(shape)
+        )
+
     def prompt_cache_bytes(self, shape: ReplicaShape) -> FloatArray:
         """Return the cache of each sample's prompt over all ranks of a replica, without copies, bytes."""
         if shape.kv_fmt in self._prompt_cache:

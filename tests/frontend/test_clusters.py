@@ -99,7 +99,7 @@ def test_what_was_filled_in_is_said() -> None:
     diagnostics = Diagnostics()
     parse_cluster("12xh100", source=None, diagnostics=diagnostics)
     codes = {entry.code for entry in diagnostics.entries}
-    assert codes == {"cluster-nodes", "cluster-between-groups", "price-listed"}
+    assert codes == {"cluster-nodes", "cluster-between-groups", "cluster-power", "price-listed"}
 
 
 @pytest.mark.parametrize(

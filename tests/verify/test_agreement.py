@@ -12,6 +12,10 @@ CASES = [
     ("llama-3.1-70b", "8xh200+16xl40s", {}, {}),
     ("gpt-oss-120b", "4xmi300x", {"rate": 3}, {"objective": "min_cost"}),
     ("llama-3.1-8b", "2xl40s", {"concurrency": 24}, {}),
+    ("llama-3.1-8b", "2xl40s", {"concurrency": 24}, {"objective": "min_cost_per_token"}),
+    ("llama-3.1-70b", "8xh100", {"rate": 2}, {"objective": "max_throughput"}),
+    ("phi-4", "4xh100", {}, {"objective": "min_latency"}),
+    ("llama-3.1-8b", "1xb200", {"input_tokens": 100, "output_tokens": 10}, {}),
 ]
 
 

@@ -33,7 +33,7 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
     spec = validated(tree, ServingSpec)
     model = model_input(tree, spec.model, diagnostics, assume_family=spec.assume_family)
     cluster = cluster_input(tree, spec.cluster, diagnostics)
-    workload = _workload(tree, spec, diagnostics)
+    workload = _loaded(_workload(tree, spec, diagnostics), spec, diagnostics)
     payload = ServingProblem(
         model=model,
         workload=workload,
@@ -75,6 +75,15 @@ def _workload(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> Se
     if section.trace is not None:
         return _from_trace(tree, spec, workload, diagnostics)
     return replace(workload, lengths=_lengths(tree, section))
+
+
+def _loaded(workload: ServingWorkload, spec: ServingSpec, diagnostics: Diagnostics) -> ServingWorkload:
+    """Return the workload with the load that a latency is meant at, where none is stated."""
+    stated = workload.rate_rps is not None or workload.concurrency is not None
+    if spec.objective.name != "min_latency" or stated:
+        return workload
+    diagnostics.note("load-default", "no load is stated, so the latency is that of one request at a time")
+    return replace(workload, concurrency=1)
 
 
 def _lengths(tree: SpecTree, section: WorkloadSection) -> Lengths:

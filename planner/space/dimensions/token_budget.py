@@ -5,6 +5,8 @@ from __future__ import annotations
 from planner.space.dimension import Chosen, Dimension, SpaceFacts, Value
 
 DEFAULT = (512, 1024, 2048, 4096, 8192, 16384)
+ENOUGH = 8192
+"""Tokens per step beyond which kernels gain no more from sharing a step, if the longest prompt fits."""
 
 
 def values(facts: SpaceFacts, chosen: Chosen) -> tuple[Value, ...]:  # noqa: ARG001 - protocol
@@ -17,7 +19,7 @@ def values(facts: SpaceFacts, chosen: Chosen) -> tuple[Value, ...]:  # noqa: ARG
         return (pinned,)
     budgets = facts.choices.token_budgets or DEFAULT
     longest = float(facts.requests.new_tokens.max())
-    enough = next((b for b in sorted(budgets) if b >= longest + limit), max(budgets))
+    enough = next((b for b in sorted(budgets) if b >= max(longest + limit, ENOUGH)), max(budgets))
     return tuple(b for b in sorted(budgets) if b <= enough)
 
 

@@ -96,6 +96,7 @@ class PoolFacts:
     token_budget: float
     burstiness: float = 1.0
     extra_ttft_s: float = 0.0
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,8 +224,14 @@ class PoolLoad:
         return empty + (extra * together / busy if busy > 0.0 else 0.0), busy
 
     def _decode(self, started: float) -> Batch:
-        """Return the decode part of a step as a running sequence meets it: with itself in it."""
-        running = started * self.requests.mean_steps + 1.0 / self.pricer.pool.strategy.pp
+        """Return the decode part of a step as a running sequence meets it.
+
+        Under random arrivals it meets the mean and itself; among a fixed number it is one of the mean.
+        """
+        itself = 0.0 if self.facts.concurrency else 1.0 / self.pricer.pool.strategy.pp
+        running = started * self.requests.mean_steps + itself
+        if self.requests.mean_steps <= 0.0:
+            return Batch(decode=0.0, context=self.requests.context)
         return Batch(decode=max(1.0, running), context=self.requests.context)
 
     def _mixed(self, b: PromptBin, decode: Batch, started: float) -> tuple[Batch, float]:
@@ -244,7 +251,8 @@ class PoolLoad:
         service: list[tuple[float, float]] = []
         if self.facts.role == "aggregated":
             empty = self.pricer.slot_seconds(decode)
-            own = self.pricer.software.per_request_s.value + 0.5 * empty
+            own = self.pricer.software.per_request_s.value
+            own += 0.5 * empty if self.requests.mean_steps else 0.0
             for b in self.requests.bins:
                 mixed, chunks = self._mixed(b, decode, started)
                 seconds = self.pricer.stage_seconds(mixed)
@@ -254,7 +262,7 @@ class PoolLoad:
                 )
                 own += b.share * (sum(seconds) - max(seconds))
                 service.append((b.share, self._backlog(b, decode)))
-        probability, wait = waiting(per_rank, service, self.num_queues, self.facts.burstiness)
+        probability, wait = waiting(self._seen(per_rank), service, self.num_queues, self.facts.burstiness)
         return LoadState(
             rate_rps=per_rank * self.num_queues,
             tpot_s=step * stages if self.requests.mean_steps else 0.0,
@@ -264,6 +272,12 @@ class PoolLoad:
             sequences=started * self.requests.mean_steps * stages,
             busy=per_rank * sum(share * s for share, s in service),
         )
+
+    def _seen(self, per_rank: float) -> float:
+        """Return the rate that an arrival finds: in a closed loop, that of the others (arrival theorem)."""
+        if not self.facts.concurrency:
+            return per_rank
+        return per_rank * (1.0 - 1.0 / max(1.0, self.facts.concurrency / self.num_queues))
 
     def _backlog(self, b: PromptBin, decode: Batch) -> float:
         """Return by how much a prompt lengthens a queue of prompts: its share of full steps."""

@@ -86,6 +86,7 @@ def pool_view(
         token_budget=token_budget(pool),
         burstiness=payload.workload.burstiness,
         extra_ttft_s=extra_ttft_s,
+        concurrency=payload.workload.concurrency,
     )
     return PoolView(pool=pool, group=group, load=PoolLoad(pricer=pricer, requests=requests, facts=facts))
 
