@@ -10,6 +10,7 @@ from math import inf
 
 from planner.errors import InputError
 from planner.ir.pipeline_schedule import DeviceOps, PipelineSchedule, PipelineWork
+from planner.search.schedule_bounds import lower_bound_s
 from planner.search.schedule_cpsat import CpOptions
 from planner.search.schedule_cyclic import find_blocks
 from planner.search.schedule_cyclic import unroll as unroll_cyclic
@@ -29,7 +30,7 @@ _BALANCED = (
     DispatchPolicy(balance=True),
     DispatchPolicy(),
 )
-_OVERRUNS = tuple(DispatchPolicy(overrun=part) for part in (0.5, 1.0, 0.25, 0.75))
+_OVERRUNS = tuple(DispatchPolicy(overrun=part) for part in (1.0, 0.5, 0.25, 0.75))
 _EIGHTHS = range(1, 21)
 _FEW_OPS = 2000
 _LONGEST_BLOCK = 4
@@ -102,15 +103,17 @@ def _collect(
     """Add to `whole` what is found for the whole step."""
     small = fewer(work)
     found = whole if small is work else []
-    ask = stop if small is work else partial(_ask_time, stop)
+    ask = stop if small is work else partial(_ask_small, stop, lower_bound_s(small, goal))
     apt = _apt_slopes(work)
+    # With a barrier at the end it pays to keep every device busy; without, to share out idle time.
+    first, second = (_OVERRUNS, _BALANCED) if goal == "makespan" else (_BALANCED, _OVERRUNS)
     more: Iterable[_Recipe] = chain(
-        _dispatch_recipes([None, *apt], _BALANCED, always=True),
+        _dispatch_recipes([None, *apt], first, always=True),
         _known_v_recipes(work),
         _v_block_recipes(work),
-        _dispatch_recipes([None, *apt], _OVERRUNS, always=True),
-        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], _BALANCED, always=False),
-        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], _OVERRUNS, always=False),
+        _dispatch_recipes([None, *apt], second, always=True),
+        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], first, always=False),
+        _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], second, always=False),
     )
     if not _try(small, goal, more, ask, found):
         more = _filled([r for _, r in _ranked(found)[:_FILLED]])
@@ -128,8 +131,9 @@ def _ranked(found: _Found) -> _Found:
     return sorted(found, key=lambda entry: entry[0].value)
 
 
-def _ask_time(stop: Callable[[float], bool], _: float) -> bool:
-    return stop(inf)
+def _ask_small(stop: Callable[[float], bool], bound_s: float, value: float) -> bool:
+    """Whether to go on to the whole step: time is up, or what is best for the small one is known."""
+    return stop(inf) or value <= bound_s * (1 + _ROUNDING)
 
 
 def _worth_cycling(work: PipelineWork) -> bool:
