@@ -94,12 +94,17 @@ class Draft:
         call = LlmCall(models=(self.use_model(model),), prompt=tuple(parts), output=output or GUESSED_OUTPUT)
         return self.add(name, call)
 
-    def add_tool(self, name: str, *, tool: str = "", latency: Latency | None = None) -> str:
+    def add_tool(
+        self, name: str, *, tool: str = "", latency: Latency | None = None, arguments: str = ""
+    ) -> str:
         """Add a tool, with a guessed latency where none is given."""
         if latency is None:
             self.guess("latencies of tools are not in the source: 1 s assumed")
         work = ToolCall(
-            tool=tool or name, latency=latency or GUESSED_TOOL, output=Tokens(mean=200.0, guessed=True)
+            tool=tool or name,
+            latency=latency or GUESSED_TOOL,
+            output=Tokens(mean=200.0, guessed=True),
+            arguments=arguments,
         )
         return self.add(name, work)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
-Fault = Literal["ok", "429", "500", "400", "reset", "half", "garbage", "not_json", "hang", "stall"]
+Fault = Literal["ok", "429", "500", "400", "reset", "half", "garbage", "not_json", "hang", "stall", "open"]
 Reply = Callable[[list[dict[str, str]]], str]
 _MAX_BODY_BYTES = 64 * 1024 * 1024
 _CHARS_PER_TOKEN = 4
@@ -155,6 +155,10 @@ class FakeEndpoint:
         finish = "length" if limit is not None and len(words) >= limit else "stop"
         usage = {"prompt_tokens": prompt, "completion_tokens": len(words)}
         _event(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": finish}], "usage": usage})
+        if fault == "open":
+            # the answer is whole, but neither the end mark nor the end of the body comes
+            await writer.drain()
+            return await _pause(3600.0, reader)
         done = b"data: [DONE]\n\n"
         writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(done), done))
         await writer.drain()

@@ -156,7 +156,9 @@ def _request(pool: ModelPool, server: _Server, asked: Asked) -> ChatRequest:
     body: dict[str, object] = {"model": pool.sent_name, "messages": asked.messages}
     if endpoint.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-    body |= {**asked.fields, **endpoint.body}
+    # a field that the user sets to null is one that the server must not see
+    asked_for = {**body, **asked.fields, **endpoint.body}
+    body = {name: value for name, value in asked_for.items() if value is not None}
     headers = dict(endpoint.headers)
     if endpoint.api_key:
         headers.setdefault("authorization", f"Bearer {endpoint.api_key}")

@@ -21,15 +21,12 @@ from tempfile import TemporaryDirectory
 from planner.pipeline import Run, make_plan
 from planner.runtime import RunResult, Runtime, bind
 
-TOKENS, DECODE_S, OVERHEAD_S = 16, 0.1, 0.1
+TOKENS, PATH_CALLS = 16, 3
 LENGTH = f"{{mean: {TOKENS}, limit: {TOKENS}}}"
-PATH_CALLS = 3
-IDEAL_S = PATH_CALLS * (OVERHEAD_S + TOKENS * DECODE_S)
 GRAPH = f"""\
 kind: agents
 name: overhead
-models:
-  m: {{prefill_tokens_per_s: 1e7, decode_s_per_token: {DECODE_S}, overhead_s: {OVERHEAD_S}, slots: 100000}}
+models: {{m: {{prefill_tokens_per_s: 1e7, decode_s_per_token: STEP, overhead_s: STEP, slots: 100000}}}}
 nodes:
   plan: {{model: m, prompt: [input], output: {LENGTH}}}
   a: {{model: m, prompt: [input, {{from: plan}}], output: {LENGTH}}}
@@ -39,14 +36,15 @@ nodes:
 """
 
 
-def measured(num_graphs: int, repeats: int) -> dict[str, float]:
-    """Return the figures of `num_graphs` graphs at once, each started `repeats` times."""
+def measured(num_graphs: int, repeats: int, step_s: float) -> dict[str, float]:
+    """Return the figures of `num_graphs` graphs at once, each started `repeats` times; `step_s` per token."""
+    ideal_s = PATH_CALLS * (1 + TOKENS) * step_s
     with TemporaryDirectory() as folder:
         spec = Path(folder) / "spec.yaml"
-        spec.write_text(GRAPH)
+        spec.write_text(GRAPH.replace("STEP", str(step_s)))
         plan = make_plan(spec, Run())
     command = [sys.executable, "-m", "planner.runtime.fake_endpoint"]
-    command += ["--decode-s", str(DECODE_S), "--overhead-s", str(OVERHEAD_S), "--prefill-tokens-per-s", "1e7"]
+    command += ["--decode-s", str(step_s), "--overhead-s", str(step_s), "--prefill-tokens-per-s", "1e7"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -62,7 +60,7 @@ def measured(num_graphs: int, repeats: int) -> dict[str, float]:
 
                     async def user(number: int) -> None:
                         """Run one graph after the other; users begin spread over the length of a run."""
-                        await asyncio.sleep(IDEAL_S * number / num_graphs)
+                        await asyncio.sleep(ideal_s * number / num_graphs)
                         for i in range(repeats):
                             found.append(await runtime.run(f"{number} {i}"))
 
@@ -75,15 +73,15 @@ def measured(num_graphs: int, repeats: int) -> dict[str, float]:
         finally:
             process.kill()
     num_calls = sum(c.num_attempts for r in results for c in r.calls)
-    late_s = sorted(r.latency_s - IDEAL_S for r in results)
+    late_s = sorted(r.latency_s - ideal_s for r in results)
     return {
         "graphs": num_graphs,
         "calls": num_calls,
         "cpu_ms_per_call": round(cpu_s / num_calls * 1e3, 3),
         "wall_s": round(wall_s, 3),
         "core_busy": round(cpu_s / wall_s, 3),
-        "ideal_run_s": round(IDEAL_S, 3),
-        "median_run_s": round(late_s[len(late_s) // 2] + IDEAL_S, 3),
+        "ideal_run_s": round(ideal_s, 3),
+        "median_run_s": round(late_s[len(late_s) // 2] + ideal_s, 3),
         "median_late_ms_per_call_in_a_row": round(late_s[len(late_s) // 2] / PATH_CALLS * 1e3, 3),
         "framework_ms_per_call": round(sum(r.framework_s for r in results) / num_calls * 1e3, 3),
     }
@@ -93,5 +91,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graphs", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--step-s", type=float, default=0.1, help="pretended seconds per token")
     given = parser.parse_args()
-    sys.stdout.write(json.dumps(measured(given.graphs, given.repeats), indent=2) + "\n")
+    sys.stdout.write(json.dumps(measured(given.graphs, given.repeats, given.step_s), indent=2) + "\n")

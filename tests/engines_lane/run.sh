@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs agent plans against real engines on loopback: `transformers serve` with a tiny model made here. No GPU.
 #
-# usage: run.sh VENV PYTHON      VENV: for the engines, made if it is not there; PYTHON: runs newel and pytest
+# usage: run.sh VENV PYTHON [pytest options]
+# VENV is for the engines and made if it is not there; PYTHON runs newel and pytest.
 # Installs about 1.3 GB once. ENGINE_PYTHON chooses the interpreter of VENV; TORCH_INDEX an index of packages
 # with a CPU build of torch, such as https://download.pytorch.org/whl/cpu
 set -euo pipefail
@@ -24,4 +25,4 @@ fi
 
 export NEWEL_ENGINE="$venv/bin/transformers" NEWEL_ENGINE_MODEL="$model"
 cd "$root"
-exec "$python" -m pytest -s -p no:cacheprovider tests/engines_lane
+exec "$python" -m pytest -s -p no:cacheprovider tests/engines_lane "${@:3}"

@@ -110,6 +110,9 @@ class TestLlmCompiler:
         graph = import_agent_text(PLAN, file="p.txt")
         tools = {n.name for n in graph.nodes if isinstance(n.work, ToolCall)}
         assert tools == {"1.search", "2.search", "3.math"}
+        math = graph.node("3.math").work
+        assert isinstance(math, ToolCall)
+        assert math.arguments == """'age difference', ["${1.search}", "${2.search}"]"""
         assert {
             (START, "1.search"),
             (START, "2.search"),

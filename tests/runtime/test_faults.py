@@ -52,6 +52,16 @@ def test_faults_that_stay_end_with_a_clear_error(plan_of: PlanOf, fault: str) ->
     beside(work, faults=(fault,) * 9)
 
 
+def test_a_body_that_never_ends_does_not_hold_up_a_whole_answer(plan_of: PlanOf) -> None:
+    async def work(endpoint: FakeEndpoint) -> None:
+        result = await execute(plan_of(ONE), "q", {"m": endpoint.url})
+        a = record(result, "a")
+        assert (result.text, a.num_attempts, a.output_tokens) == (WHOLE, 1, 8)
+        assert result.latency_s < 1.5
+
+    beside(work, faults=("open",))
+
+
 def test_a_refusal_is_not_tried_again(plan_of: PlanOf) -> None:
     async def work(endpoint: FakeEndpoint) -> None:
         with pytest.raises(RunFailedError, match=r"400 Refused: .*asked to answer 400"):

@@ -53,7 +53,8 @@ class _LlmCompiler:
                 added = draft.add_call(tool, prompt=None)
                 needed = sorted(nodes)
             else:
-                added = draft.add_tool(f"{index}.{tool}", tool=tool)
+                words = _REFERENCE.sub(lambda m: f"${{{nodes[int(m[1])]}}}", arguments.rpartition(")")[0])
+                added = draft.add_tool(f"{index}.{tool}", tool=tool, arguments=words)
             nodes[index] = added
             for k in needed:
                 draft.connect(nodes[k], added)

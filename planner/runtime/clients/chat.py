@@ -104,6 +104,8 @@ class ChatClient:
         except aiohttp.ClientConnectorError as error:
             raise CallError(f"cannot connect ({error.os_error})", again=True, down=True) from None
         except (aiohttp.ClientError, OSError) as error:
+            if completion.end_s:
+                return completion
             what = "the connection broke" if not completion.num_pieces else "the answer broke off"
             raise CallError(f"{what} ({type(error).__name__}: {error})", again=True, down=True) from None
         completion.end_s = completion.end_s or loop.time()
@@ -146,7 +148,8 @@ class ChatClient:
         ) as response:
             if response.status >= 300:
                 raise await _refusal(response)
-            if response.content_type != "text/event-stream":
+            # some servers stream without saying so
+            if response.content_type == "application/json" or not request.body.get("stream"):
                 _take_whole(await response.content.read(_MAX_BODY_BYTES), completion, on_text, loop.time())
                 return
             decoder = SseDecoder()
@@ -159,16 +162,17 @@ class ChatClient:
                     raise CallError(str(error), again=True) from None
                 for event in events:
                     if event == b"[DONE]":
-                        # the end of the body is read too, so that the connection can be used again
                         completion.finish = completion.finish or "stop"
-                        completion.end_s = now
-                        watch.reschedule(now + _CLOSING_S)
                         continue
                     if _take_event(event, completion, on_text, now):
                         completion.interrupted = True
                         # closing the connection is how a server learns that nobody reads on
                         response.close()
                         return
+                if completion.finish:
+                    # token counts may still come, and at the end of the body the connection is free again
+                    completion.end_s = completion.end_s or now
+                    watch.reschedule(completion.end_s + _CLOSING_S)
             if not completion.finish:
                 raise CallError("the answer ended in the middle", again=True)
 
