@@ -20,6 +20,7 @@ from hardware_profiles.schema import FittedCurve
 from planner.accuracy.calibrate import write_text
 from planner.accuracy.refit import read_tables
 from planner.accuracy.score import Score, score_kernels
+from planner.accuracy.training.board import find_table, training_section
 
 _TARGETS = {
     "gemm bf16": 10.0,
@@ -53,10 +54,18 @@ def write_scoreboard(folder: Path) -> list[Path]:
     scores = [score for table in read_tables(folder) for score in score_kernels(table)]
     lines = [*_shape_lines(), *_engine_lines(), *_source_lines(scores), *_device_lines()]
     base = Path(cost_models.__file__).parent
-    data = {"lines": [asdict(line) for line in lines], "scores": [asdict(score) for score in scores]}
+    data: dict[str, object] = {
+        "lines": [asdict(line) for line in lines],
+        "scores": [asdict(score) for score in scores],
+    }
     paths = [base / "ACCURACY.json", base / "ACCURACY.md"]
+    page = _page(lines, scores)
+    runs = find_table(folder)
+    if runs is not None:
+        section, data["training"] = training_section(runs)
+        page += section
     write_text(paths[0], json.dumps(data, indent=1, sort_keys=True) + "\n")
-    write_text(paths[1], _page(lines, scores))
+    write_text(paths[1], page)
     return paths
 
 

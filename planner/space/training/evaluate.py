@@ -23,7 +23,7 @@ from planner.space.training.software import TrainingSoftware
 from planner.space.training.tables import PlanTable, TableBuilder
 
 _MOST_DETAILED = 64
-_KERNEL_CORRELATION = 0.5
+_KERNEL_CORRELATION = 0.6
 _ADAM_BYTES_PER_PARAM = 46.0
 """Norm and overflow check read the gradient (8), it is unscaled (8) and read again (4), master and moments
 are read and written (24), the weight is written (2): mixed-precision Adam, ZeRO section 3.1."""
