@@ -23,6 +23,7 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r"zero-3 dp only|deepspeed zero-3", "deepspeed-zero3"),
     (r"torchtitan", "torchtitan"),
     (r"vtrain", "megatron-lm-3d"),
+    (r"(llm-foundry|composer|mosaicml).*a100", "llm-foundry-ampere"),
     (r"llm-foundry|composer|mosaicml", "llm-foundry"),
     (r"zero bubble|zero-bubble|sail-sg", "zero-bubble"),
     (r"oneflow-gpt", "oneflow"),
