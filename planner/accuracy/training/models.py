@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from itertools import product
@@ -66,16 +67,31 @@ def model_of(row: TrainingRow) -> ModelGraph:
     return graphs[best]
 
 
+def assumptions_of(row: TrainingRow) -> tuple[str, ...]:
+    """Return what of the model the row leaves open and `model_of` takes for granted."""
+    found: list[str] = []
+    if _whole(row, "heads") is None:
+        found.append("heads not stated: one per 128 of the hidden size taken")
+    if _whole(row, "vocab") is None:
+        found.append(f"vocab not stated: {_DEFAULT_VOCABULARY} taken")
+    if not row.text("ffn"):
+        found.append("ffn not stated: four times the hidden size taken")
+    return tuple(found)
+
+
 def _float(text: str) -> float | None:
     try:
-        return float(text) if text else None
+        value = float(text) if text else math.nan
+        return value if math.isfinite(value) else None
     except ValueError:
         return None
 
 
 def _whole(row: TrainingRow, name: str) -> int | None:
-    text = row.text(name)
-    return int(text) if text.isdigit() and 0 < int(text) <= 1 << 31 else None
+    value = _float(row.text(name))
+    if value is None or not 0 < value <= 1 << 31 or value != int(value):
+        return None
+    return int(value)
 
 
 def _needed(row: TrainingRow, name: str) -> int:

@@ -15,7 +15,7 @@ from planner.accuracy.training.metrics import (
     iteration_s,
     model_flops_per_token,
 )
-from planner.accuracy.training.models import model_of
+from planner.accuracy.training.models import assumptions_of, model_of
 from planner.accuracy.training.plans import Candidates, candidates_of
 from planner.accuracy.training.rows import RowError, TrainingRow
 from planner.accuracy.training.software import software_of
@@ -169,7 +169,7 @@ def _prediction(question: Question, strategy: TrainingStrategy, alone: Evaluatio
         predicted_bytes=predicted_bytes,
         fits=peak <= _capacity(question),
         terms=tuple((f.name, float(getattr(alone.time, f.name)[0])) for f in fields(StepTime)),
-        assumed=(*question.cluster.notes, *_filled(question.candidates, strategy)),
+        assumed=(*assumptions_of(row), *question.cluster.notes, *_filled(question.candidates, strategy)),
     )
 
 

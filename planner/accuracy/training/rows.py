@@ -13,6 +13,7 @@ from planner.errors import InputError, shown
 
 _NEEDED = ("source", "gpus", "gpu_type", "metric", "value")
 _MAX_COUNT = 10_000_000
+_STAGE = re.compile(r"(?:zero|stage)[-_ ]*(?:stage)?[-_ ]*([0-3])\b|^([0-3])(?![0-9.])|\(([0-3])\b")
 _TORCH_GB = 2.0**30
 """Frameworks print memory in units of 2^30 bytes and call them GB."""
 
@@ -169,18 +170,20 @@ def _chunks(texts: Mapping[str, str]) -> tuple[int | None, bool]:
 
 
 def _zero(text: str) -> int | None:
-    """Return the ZeRO stage that a cell describes, None where blank."""
+    """Return the ZeRO stage that a cell describes, None where blank; FSDP that does not say is stage 3."""
     lower = text.lower()
     if not lower:
         return None
-    if "2" in re.sub(r"fsdp2", "fsdp", lower) or "grad" in lower or "no reshard" in lower:
+    if "or 2" in lower or "grad_op" in lower:
         return 2
+    stated = _STAGE.search(lower)
+    if stated is not None:
+        return int(next(group for group in stated.groups() if group))
     if "fsdp" in lower or "full_shard" in lower:
         return 3
-    found = re.search(r"[0-3]", lower)
-    if found is None:
-        raise RowError(f"cannot read the ZeRO stage {shown(text)}")
-    return int(found.group())
+    if lower in ("none", "ddp", "no"):
+        return 0
+    raise RowError(f"cannot read the ZeRO stage {shown(text)}")
 
 
 def _recompute(text: str) -> str | None:
@@ -188,10 +191,12 @@ def _recompute(text: str) -> str | None:
     for word in ("none", "no", "false"):
         if lower.startswith(word) and "not stated" not in lower:
             return "none"
+    if "checkpoint" in lower and "selective" not in lower:
+        return "full"
     for word in ("selective", "full"):
         if word in lower:
             return word
-    if lower in ("true", "yes", "1", "block", "uniform", "activation checkpointing", "on"):
+    if lower in ("true", "yes", "1", "block", "uniform", "on"):
         return "full"
     if lower in ("0", "off"):
         return "none"

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from planner.accuracy.training.clusters import cluster_of
 from planner.accuracy.training.models import model_of
+from planner.accuracy.training.predict import predict, question_of
 from planner.accuracy.training.rows import TrainingRow, read_training
 from planner.accuracy.training.score import TrainingReport, best_factor, score_training, spearman
 from planner.accuracy.training.software import software_of
@@ -143,6 +144,35 @@ def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
     assert software_of(row).name == "torchtitan"
     unknown = _row(tmp_path, source="somebody's cluster", notes="", gpu_type="A100-SXM4-80GB")
     assert software_of(unknown).name == "generic-trainer"
+
+
+@pytest.mark.parametrize(
+    ("text", "stage"),
+    [
+        ("", None),
+        ("0", 0),
+        ("1", 1),
+        ("ZeRO-1 (DeepSpeed 0.4.2)", 1),
+        ("stage 3", 3),
+        ("FSDP FULL_SHARD (3)", 3),
+        ("FSDP SHARD_GRAD_OP (2)", 2),
+        ("FSDP2 (3 or 2)", 2),
+        ("FSDP (ZeRO-2-like, no reshard after forward)", 2),
+        ("2-style sharded DP", 2),
+        ("distributed optimizer (1) assumed", 1),
+        ("Megatron-FSDP", 3),
+    ],
+)
+def test_zero_stages_are_read_from_words(tmp_path: Path, text: str, stage: int | None) -> None:
+    assert _row(tmp_path, zero_stage=text).zero == stage
+
+
+def test_what_is_not_stated_is_said(tmp_path: Path) -> None:
+    row = _row(tmp_path, micro_batch="", recompute="", vocab="")
+    assumed = " ".join(predict(question_of(row)).assumed)
+    assert "micro_batch" in assumed
+    assert "recompute" in assumed
+    assert "vocab" in assumed
 
 
 def test_best_constant_is_the_best() -> None:
