@@ -17,6 +17,7 @@ _UNTIED_NAMES = _GATED_NAMES
 _PLAIN_NAMES = re.compile(r"gpt|bloom|mpt|opt|turing|mt-nlg|t5|bert|megatron")
 _DENSE_FIRST = {"deepseek-v3": 3, "deepseek-r1": 3, "deepseek-v2": 1, "kimi": 1}
 _DEFAULT_VOCABULARY = 51200
+_MOST_DENSE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +31,14 @@ class _FeedForward:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Form:
-    """What a row does not say: whether the feed-forward block is gated and the head has its own table."""
+    """What a row does not say: a gate, a head with its own table, dense layers before sparse ones.
+
+    `num_dense` is None where the name of the model decides.
+    """
 
     gated: bool
     tied: bool
+    num_dense: int | None = None
 
 
 def model_of(row: TrainingRow) -> ModelGraph:
@@ -56,10 +61,9 @@ def model_of(row: TrainingRow) -> ModelGraph:
     graph = _graph(row, first)
     if stated is None or abs(graph.num_params / (stated * 1e9) - 1.0) < 0.02:
         return graph
-    forms = [
-        _Form(gated=g, tied=t)
-        for g, t in product((first.gated, not first.gated), (first.tied, not first.tied))
-    ]
+    gates, ties = (first.gated, not first.gated), (first.tied, not first.tied)
+    dense = (None, *range(_MOST_DENSE + 1)) if _feed_forward(row, graph.hidden_size).num_experts else (None,)
+    forms = [_Form(gated=g, tied=t, num_dense=d) for g, t, d in product(gates, ties, dense)]
     graphs = [_graph(row, form) for form in forms]
     errors = [abs(g.num_params / (stated * 1e9) - 1.0) for g in graphs]
     # A shape that misses the stated size by as much either way keeps what the name says.
@@ -113,7 +117,8 @@ def _graph(row: TrainingRow, form: _Form) -> ModelGraph:
     if ffn.num_experts:
         sparse = Layer(kind="attention+moe", ops=(*norms, *attention, *_sparse(hidden, ffn)))
         name = row.text("model").lower()
-        num_dense = next((n for key, n in _DENSE_FIRST.items() if key in name), 0) if ffn.dense else 0
+        named = next((n for key, n in _DENSE_FIRST.items() if key in name), 0)
+        num_dense = (named if form.num_dense is None else form.num_dense) if ffn.dense else 0
         layers = [dense] * min(num_dense, num_layers) + [sparse] * max(num_layers - num_dense, 0)
     vocab = _whole(row, "vocab") or _DEFAULT_VOCABULARY
     table = Linear(
