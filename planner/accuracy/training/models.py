@@ -67,8 +67,8 @@ def model_of(row: TrainingRow) -> ModelGraph:
     graphs = [_graph(row, form) for form in forms]
     errors = [abs(g.num_params / (stated * 1e9) - 1.0) for g in graphs]
     # A shape that misses the stated size by as much either way keeps what the name says.
-    best = min(range(len(graphs)), key=lambda i: (errors[i] > errors[0] - 0.03, i))
-    return graphs[best]
+    best = min(range(len(graphs)), key=errors.__getitem__)
+    return graphs[best] if errors[best] < errors[0] - 0.03 else graphs[0]
 
 
 def assumptions_of(row: TrainingRow) -> tuple[str, ...]:
