@@ -20,7 +20,7 @@ IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
 _BISECTIONS = 24
 _COARSE_BISECTIONS = 12
-_PERCENTILE_BISECTIONS = 48
+_PERCENTILE_BISECTIONS = 32
 _CLOSED_LOOP_ROUNDS = 4
 MAX_REPLICAS_PER_QUEUE = 64
 """A router keeps one queue for at most so many replicas; larger pools are several such queues."""
@@ -299,6 +299,10 @@ def e2e_percentiles(
     probability, mean_if_s = float(state.waiting.probability[0]), float(state.waiting.mean_if_s[0])
     if not np.isfinite(mean_if_s):
         return np.full(percentiles.size, np.inf)
+    if base.size == 1:
+        # one length: the wait is zero or exponential, so its percentile has a closed form
+        late = np.maximum(probability / allowed, 1.0)
+        return base[0] + mean_if_s * np.log(late)
     waiting = Waiting(probability=np.array(probability), mean_if_s=np.array(mean_if_s))
     low = np.zeros(percentiles.size)
     high = np.full(percentiles.size, float(base.max()) + 50.0 * mean_if_s + 1e-9)
