@@ -12,7 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from planner.backends import BACKENDS, ExportOptions, write_folder
+from planner.backends import BACKENDS, ExportOptions, export_files, write_folder
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError, UnknownNameError, VerificationError
 from planner.frontend.spec_tree import Override
@@ -26,7 +26,7 @@ from planner.plan.schema import Plan
 from planner.plan.serialize import plan_from_result
 from planner.registry import Registry
 from planner.report.explanation import EXPLAINERS, Effect, Explanation, Variation, effect_of, words_of
-from planner.verify import VerificationReport, problem_of, verify_plan
+from planner.verify import VerificationReport, doubted_pools, problem_of, verify_plan
 
 if TYPE_CHECKING:
     from planner.runtime.bindings import Bindings
@@ -66,6 +66,8 @@ PASSES: tuple[Pass, ...] = ()
 """Passes in the order in which they are applied."""
 
 FRONTEND = "frontend"
+_SECOND_OPINIONS = 6
+"""How often a fleet is solved again without the pools that the checker doubts."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,11 +158,9 @@ def solve(problem: AnyProblem, run: Run) -> Plan:
     start = perf_counter()
     result = search(problem, run)
     wall_time_s = perf_counter() - start if run.record_time else None
-    details = DETAILS.get(problem.kind)(problem)
-    details["objective_robust"] = problem.objective.robust
-    plan = plan_from_result(problem, result, run.diagnostics, details=details, wall_time_s=wall_time_s)
-    with run.phase("verify"):
-        report = verify_plan(plan, problem)
+    plan, report = _checked(problem, result, run, wall_time_s)
+    if problem.kind == "fleet" and "load" in report.failed_rules:
+        plan, report = _reconsidered(problem, result, (plan, report), run)
     if not report.passed:
         found = "; ".join(f"{f.rule}: {f.message}" for f in report.findings if f.outcome == "failed")
         raise VerificationError(
@@ -168,6 +168,37 @@ def solve(problem: AnyProblem, run: Run) -> Plan:
             "This is a bug in newel: please report it with the spec."
         )
     return plan
+
+
+def _reconsidered(
+    problem: AnyProblem, result: SearchResult, first: tuple[Plan, VerificationReport], run: Run
+) -> tuple[Plan, VerificationReport]:
+    """Return a plan without the pools that the checker doubts, as far as a few rounds get."""
+    from planner.search.fleet_refine import without_pools
+
+    plan, report = first
+    for _ in range(_SECOND_OPINIONS):
+        doubted = doubted_pools(plan, problem)
+        with run.phase("search"):
+            again = without_pools(problem, result, doubted, run.diagnostics) if doubted else None
+        if again is None:
+            break
+        result = again
+        plan, report = _checked(problem, result, run, None)
+        if "load" not in report.failed_rules:
+            break
+    return plan, report
+
+
+def _checked(
+    problem: AnyProblem, result: SearchResult, run: Run, wall_time_s: float | None
+) -> tuple[Plan, VerificationReport]:
+    """Return the plan of a result with what the checker says about it."""
+    details = DETAILS.get(problem.kind)(problem)
+    details["objective_robust"] = problem.objective.robust
+    plan = plan_from_result(problem, result, run.diagnostics, details=details, wall_time_s=wall_time_s)
+    with run.phase("verify"):
+        return plan, verify_plan(plan, problem)
 
 
 def make_plan(source: SpecSource, run: Run, changes: Sequence[Override] = ()) -> Plan:
@@ -237,7 +268,7 @@ def export_plan(
     InputError
         If there is no such backend, it cannot express the plan, or the folder cannot be written.
     """
-    files = BACKENDS.get(backend).export(plan, options)
+    files = export_files(BACKENDS.get(backend), plan, options)
     write_folder(out, files, force=force)
     return [out / file.path for file in files]
 

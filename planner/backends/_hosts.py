@@ -79,13 +79,14 @@ def shell_word(word: str | Reference) -> str:
     return shlex.quote(word)
 
 
-def placed_servers(plan: Plan, *, stage_major: bool) -> list[PlacedServer]:
+def placed_servers(plan: Plan, options: ExportOptions, *, stage_major: bool) -> list[PlacedServer]:
     """Return the servers of a plan in the order of its pools."""
     folders = pool_slugs(plan)
     found: list[PlacedServer] = []
     for pool in plan.pools:
         for server in servers(plan, pool, stage_major=stage_major):
-            found.append(PlacedServer(server=server, serial=len(found), folder=folders[pool.name]))
+            serial = options.first_server + len(found)
+            found.append(PlacedServer(server=server, serial=serial, folder=folders[pool.name]))
     return found
 
 
@@ -133,7 +134,7 @@ class HostExport:
         InputError
             If the plan contradicts itself or breaks a rule of the engine.
         """
-        placed = placed_servers(self.plan, stage_major=self.engine.stage_major)
+        placed = placed_servers(self.plan, self.options, stage_major=self.engine.stage_major)
         hosts = Hosts.of(placed)
         files = [hosts.file(self.options), *self._configs()]
         scripts: list[tuple[str, str]] = []
@@ -192,7 +193,12 @@ class HostExport:
             if len(mine) == 1:
                 continue
             words = self.engine.router_arguments([self._endpoint(one, hosts) for one in mine])
-            words += ["--host", "0.0.0.0", "--port", str(self.options.base_port - 1 - number)]
+            words += [
+                "--host",
+                "0.0.0.0",
+                "--port",
+                str(self.options.base_port - 1 - self.options.first_router - number),
+            ]
             name = "router.sh" if len(models) == 1 else f"router-{number}.sh"
             text = HEADER.format(
                 comment=f"# One endpoint in front of the servers (pip install {self.engine.router_package})."

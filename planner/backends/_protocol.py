@@ -27,7 +27,8 @@ class ExportOptions:
     `addresses` maps a node of the plan to its host name or address (its own name if absent).
     `pin_nodes` ties work to the nodes of the placement where the runtime leaves that open.
     Servers listen on `base_port` and the ports after it. `image` and `router_image` are container
-    images; without a router image a container runtime gets no router.
+    images; without a router image a container runtime gets no router. Where several exports share hosts,
+    `first_server` servers and `first_router` routers have ports already.
     """
 
     model_paths: tuple[tuple[str, str], ...] = ()
@@ -37,6 +38,8 @@ class ExportOptions:
     image: str | None = None
     router_image: str | None = None
     namespace: str | None = None
+    first_server: int = 0
+    first_router: int = 0
 
     def model_path(self, model: str) -> str:
         """Return what to load for a model of the plan."""

@@ -59,7 +59,7 @@ class TrtllmBackend:
             If TensorRT-LLM cannot run a decision of the plan.
         """
         check_plan(self.name, plan)
-        placed = placed_servers(plan, stage_major=True)
+        placed = placed_servers(plan, options, stage_major=True)
         hosts = Hosts.of(placed)
         files = [hosts.file(options), *_configs(placed)]
         files += [_server_script(one, hosts, options) for one in placed]
@@ -144,7 +144,7 @@ def _coordinators(plan: Plan, placed: Sequence[PlacedServer], options: ExportOpt
                 if one.server.pool.model == model and one.server.pool.role == role
             ]
             sections[section] = {"num_instances": len(urls), "urls": urls}
-        port = options.base_port - 1 - number
+        port = options.base_port - 1 - options.first_router - number
         config = {"hostname": "0.0.0.0", "port": port, "backend": "pytorch", **sections}
         name = f"disaggregated{suffix}.yaml"
         found.append(ExportedFile(path=name, text=yaml.safe_dump(config, sort_keys=False)))

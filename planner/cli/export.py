@@ -41,7 +41,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     as_json: Annotated[bool, typer.Option("--json", help="Print the list of files as JSON.")] = False,
 ) -> None:
     """Write the files that launch a plan, checked against the rules of the runtime."""
-    from planner.backends import BACKENDS, ExportOptions, write_folder
+    from planner.backends import BACKENDS, ExportOptions, export_files, write_folder
     from planner.plan.serialize import read_plan
 
     backend = BACKENDS.get(to)
@@ -56,7 +56,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         router_image=router_image,
         namespace=namespace,
     )
-    files = backend.export(loaded, options)
+    files = export_files(backend, loaded, options)
     write_folder(out, files, force=force)
     if as_json:
         emit_json({"folder": str(out), "backend": to, "files": [f.path for f in files]})

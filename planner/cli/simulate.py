@@ -79,6 +79,9 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         stragglers=tuple(straggler(text) for text in slow or []),
         tiers=tuple(tier_of(text) for text in tier or []),
     )
+    if loaded.kind == "fleet":
+        _simulate_fleet(loaded, str(plan), options, as_json=as_json)
+        return
     simulation = _simulate_serving(loaded, str(plan), options, trace)
     if out is not None:
         _record(simulation, out, force=force)
@@ -121,6 +124,22 @@ def _simulate_agents(loaded: Plan, file: str, draws: tuple[int, int], *, as_json
         return
     for name, figures in report.items():
         say(f"{name:12}" + "".join(f"  {key} {value:.4g}" for key, value in figures.items()))
+
+
+def _simulate_fleet(loaded: Plan, file: str, options: SimulationOptions, *, as_json: bool) -> None:
+    """Show every priced model of a fleet at the rate it serves, each in a simulation of its own."""
+    from planner.plan.parts import model_parts
+    from planner.simulate.serving import run_simulation
+    from planner.verify import problem_of
+
+    parts = model_parts(loaded, problem_of(loaded, file=file))
+    reports = {part.name: run_simulation(part.plan, part.problem, options).report for part in parts}
+    if as_json:
+        emit_json({name: report.as_dict() for name, report in reports.items()})
+        return
+    for name, report in reports.items():
+        say(f"{name}:")
+        _show(report)
 
 
 def _simulate_training(loaded: Plan, file: str, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field
 
-from planner.frontend.specs import CommonSpec, Count, PowerW, RateRps, Section, Share, Text, TimeS
+from planner.frontend.specs import CommonSpec, Count, PowerW, RateRps, Section, Share, TimeS, Words
 
 GOALS = ("min_cost", "min_devices", "min_power", "max_load", "max_goodput")
 SERVING_KEYS = (
@@ -16,7 +16,7 @@ SERVING_KEYS = (
 """Keys of an entry that mean what they mean in a serving spec."""
 
 Name = Annotated[str, Field(min_length=1, max_length=60, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Places = Annotated[list[Text], Field(min_length=1)]
+Places = Words
 
 
 def _as_places(value: object) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from planner.plan.schema import Plan, Pool
+from planner.plan.seats import seats_of
 
 _POOL_FIELDS = ("role", "model", "replicas", "device", "node_group", "weight_dtype", "kv_dtype", "engine")
 
@@ -80,8 +81,11 @@ def _pool_facts(name: str, pool: Pool | None) -> dict[str, object]:
 
 
 def _moves(before: Plan, after: Plan) -> Iterator[Change]:
+    """Yield the seats that differ; a replica that only changed its pool's name or its number did not move."""
+    old, new = seats_of(before), seats_of(after)
     yield from _changes(
-        *({f"{r.pool}[{r.replica}]": r.devices for r in p.placement} for p in (before, after))
+        {f"{s.pool}[{s.replica}]": s.devices for key, s in old.items() if key not in new},
+        {f"{s.pool}[{s.replica}]": s.devices for key, s in new.items() if key not in old},
     )
 
 

@@ -22,7 +22,7 @@ from planner.ir.objective import Budget, Objective
 from planner.ir.problem import Problem, SearchOptions
 from planner.ir.serving import Role, ServingProblem
 from planner.search.fleet_room import units_of
-from planner.search.serving_catalogue import Stop, build_catalogue
+from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
 from planner.search.serving_contexts import cross_contexts, inner_contexts
 from planner.search.serving_dominance import undominated
 from planner.search.serving_pools import Context, PoolTables
@@ -117,10 +117,18 @@ def supply_of(
     """Return the columns of one model."""
     model = problem.payload.models[index]
     if model.serving is None:
-        return ModelSupply(columns=list(_stated(problem, index)))
+        return ModelSupply(columns=list(stated_columns(problem, index)))
     case = serving_problem(problem, model)
     catalogue = build_catalogue(case, costs, diagnostics, stop)
     catalogue.offers[:] = undominated(catalogue.offers)
+    return catalogue_supply(problem, index, case, catalogue)
+
+
+def catalogue_supply(
+    problem: Problem[FleetProblem], index: int, case: Problem[ServingProblem], catalogue: Catalogue
+) -> ModelSupply:
+    """Return the columns over a catalogue of priced shapes."""
+    model = problem.payload.models[index]
     tables = PoolTables(catalogue=catalogue)
     question = replace(question_of(case), budget=Budget(), resources=Resources.of(case.cluster.groups))
     supply = ModelSupply(
@@ -146,7 +154,8 @@ def _smaller(device: DeviceProfile, num_bytes: float) -> DeviceProfile:
     return device.model_copy(update=changed)
 
 
-def _stated(problem: Problem[FleetProblem], index: int) -> Iterator[Column]:
+def stated_columns(problem: Problem[FleetProblem], index: int) -> Iterator[Column]:
+    """Yield the columns of a stage with stated rates."""
     model = problem.payload.models[index]
     for number, shape in enumerate(model.stated):
         for where, group in enumerate(problem.cluster.groups):

@@ -9,20 +9,27 @@ from planner.ir.candidates import Estimate
 from planner.ir.fleet import FleetProblem, TrafficLevel
 from planner.ir.problem import Problem
 from planner.search.fleet_answer import ModelAnswer, totals_of
+from planner.search.fleet_columns import ModelSupply
 from planner.search.fleet_milp import ShapeKey, shape_key
+from planner.search.fleet_shapes import shape_number, shapes_of
 
 Level = tuple[TrafficLevel, list[ModelAnswer]]
 
 
 def details_of(
     problem: Problem[FleetProblem],
+    supplies: Sequence[ModelSupply],
     levels: Sequence[Level],
     main: int,
 ) -> tuple[tuple[str, object], ...]:
     """Return the details of a plan whose pools are those of the level `main`."""
     found: list[tuple[str, object]] = [
         ("models", _models(problem, levels[main][1])),
-        ("queues", _queues(levels[main][1])),
+        ("queues", _queues(supplies, levels[main][1])),
+        (
+            "shapes",
+            {m.name: shapes_of(s) for m, s in zip(problem.payload.models, supplies, strict=True)},
+        ),
     ]
     if problem.payload.levels:
         found.append(("levels", [_level(problem, levels, at, main) for at in range(len(levels))]))
@@ -52,10 +59,19 @@ def _models(problem: Problem[FleetProblem], answers: Sequence[ModelAnswer]) -> d
     }
 
 
-def _queues(answers: Sequence[ModelAnswer]) -> dict[str, dict[str, int | float]]:
-    """Return, per pool, into how many equal queues its replicas fall and what one lost replica takes."""
+def _queues(
+    supplies: Sequence[ModelSupply], answers: Sequence[ModelAnswer]
+) -> dict[str, dict[str, int | float | bool]]:
+    """Return, per pool, its equal queues, what one lost replica takes, and which stored shape it has."""
     return {
-        pool.name: {"queues": queues, "replicas_per_queue": column.replicas, "loss_rps": column.loss_rps}
+        pool.name: {
+            "queues": queues,
+            "replicas_per_queue": column.replicas,
+            "loss_rps": column.loss_rps,
+            "shape": shape_number(supplies[column.model], column),
+            "split": column.split,
+            "crosses": column.crosses,
+        }
         for answer in answers
         for pool, queues, column in zip(answer.pools, answer.queues, answer.columns, strict=True)
     }

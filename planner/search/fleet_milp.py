@@ -59,7 +59,7 @@ class _ModeVariables:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Level:
+class ProgramLevel:
     """Variables of one level."""
 
     master: Master
@@ -83,7 +83,7 @@ def solve_milp(
 ) -> list[MasterSolution]:
     """Return one answer per level; all share the value and bound of the mean over the day."""
     model = mathopt.Model()
-    levels = [_add_level(model, master) for master in masters]
+    levels = [add_level(model, master) for master in masters]
     first = masters[0]
     if not first.minimises:
         model.maximize(levels[0].gain)
@@ -104,10 +104,7 @@ def solve_milp(
     return [
         MasterSolution(
             status="optimal" if gap <= 1e-6 else "feasible",
-            choices=tuple(
-                _choice(modes, result, value * demand.rate_rps if first.goal == "max_load" else None)
-                for modes, demand in zip(level.models, level.master.demands, strict=True)
-            ),
+            choices=choices_of(level, result, value if first.goal == "max_load" else None),
             value=value,
             bound=bound,
             method=METHOD,
@@ -116,8 +113,9 @@ def solve_milp(
     ]
 
 
-def _add_level(model: mathopt.Model, master: Master) -> _Level:
-    level = _Level(master=master)
+def add_level(model: mathopt.Model, master: Master) -> ProgramLevel:
+    """Add the variables and rows of one level of traffic."""
+    level = ProgramLevel(master=master)
     load = model.add_variable(lb=0.0) if master.goal == "max_load" else None
     gains: list[Expression] = []
     for demand in master.demands:
@@ -232,7 +230,7 @@ def _slot_rows(model: mathopt.Model, master: Master, used: Sequence[tuple[Column
                 at_most(model, terms, float(held))
 
 
-def _starts(model: mathopt.Model, levels: Sequence[_Level], hours: float) -> list[Expression]:
+def _starts(model: mathopt.Model, levels: Sequence[ProgramLevel], hours: float) -> list[Expression]:
     """Return the cost of all starts of a day, each level following the one before it."""
     found: list[Expression] = []
     if hours <= 0.0 or len(levels) < 2:
@@ -253,6 +251,16 @@ def _starts(model: mathopt.Model, levels: Sequence[_Level], hours: float) -> lis
             column = pairs[0][0]
             found.append(hours * level.master.unit_cost[column.group] * column.replica_devices * started)
     return found
+
+
+def choices_of(
+    level: ProgramLevel, result: mathopt.SolveResult, load: float | None
+) -> tuple[Chosen | None, ...]:
+    """Return what a solution chooses per model; `load` is the share of the traffic that all are served."""
+    return tuple(
+        _choice(modes, result, None if load is None else load * demand.rate_rps)
+        for modes, demand in zip(level.models, level.master.demands, strict=True)
+    )
 
 
 def _choice(

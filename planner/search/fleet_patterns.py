@@ -77,9 +77,9 @@ class PatternSolver:
 
     def solve(self, end_s: float, gap: float) -> MasterSolution | None:
         """Return the optimum or an answer within the gap or time; None where this method finds none."""
-        prices = self._prices(end_s)
+        prices, lacking = self._prices(end_s)
         if prices is None:
-            return MasterSolution(status="infeasible", method=METHOD)
+            return MasterSolution(status="infeasible", method=METHOD) if lacking else None
         window, best = _SMALL_WINDOW * max(prices.bound, 1e-12), None
         while True:
             found, complete = self._pick(prices, window, (end_s, gap))
@@ -134,28 +134,32 @@ class PatternSolver:
         bound = sum(min(costs, default=0.0) for costs in least) - float(rows @ limits)
         return _Prices(rows=rows, bound=bound, least=tuple(least)), vectors
 
-    def _prices(self, end_s: float) -> _Prices | None:
-        """Return the best prices found, or None if the devices cannot carry the demand even in fractions."""
+    def _prices(self, end_s: float) -> tuple[_Prices | None, bool]:
+        """Return the best prices found; none if the devices do not carry the demand even in fractions.
+
+        The second value tells whether that is proved, or the time was up.
+        """
         rows = np.zeros(len(self.master.rows))
         pools: list[dict[tuple[float, ...], FloatArray]] = [{} for _ in self.models]
         best: _Prices | None = None
-        lacking, count = True, 0
+        lacking, finished, count = True, False, 0
         while count < _MAX_ROUNDS:
             count += 1
             priced, vectors = self._evaluate(rows)
             if not np.isfinite(priced.bound):
-                return None
+                return None, True
             if best is None or priced.bound > best.bound:
                 best = priced
             for pool, vector in zip(pools, vectors, strict=True):
                 pool[tuple(vector.tolist())] = vector
             value, duals, missing = self._fractional(pools)
             lacking = missing > 1e-7
-            if value - best.bound <= 1e-7 * max(1.0, abs(value)) or monotonic() > end_s:
+            finished = value - best.bound <= 1e-7 * max(1.0, abs(value))
+            if finished or monotonic() > end_s:
                 break
             rows = np.maximum(0.5 * (duals + best.rows) if count < 10 and not lacking else duals, 0.0)
         self.work.add("price_rounds", count)
-        return None if lacking else best
+        return (None, finished) if lacking else (best, False)
 
     def _fractional(
         self, pools: Sequence[dict[tuple[float, ...], FloatArray]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from planner.verify.checker import RULES, problem_of, verify_plan
+from planner.verify.checker import RULES, doubted_pools, problem_of, verify_plan
 from planner.verify.report import Finding, VerificationReport
 
-__all__ = ["RULES", "Finding", "VerificationReport", "problem_of", "verify_plan"]
+__all__ = ["RULES", "Finding", "VerificationReport", "doubted_pools", "problem_of", "verify_plan"]

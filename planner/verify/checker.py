@@ -55,6 +55,19 @@ def problem_of(plan: Plan, file: str | None = None) -> Problem[Any]:
     return cast("Problem[Any]", root)
 
 
+def doubted_pools(plan: Plan, problem: Problem[Any]) -> tuple[str, ...]:
+    """Return the pools of a fleet that the rule on loads holds to be slower than the plan says."""
+    rule = RULES.get("load")
+    found: list[str] = []
+    for part in model_parts(plan, problem):
+        for pool in part.plan.pools:
+            seats = [seat for seat in part.plan.placement if seat.pool == pool.name]
+            alone = part.plan.model_copy(update={"pools": [pool], "placement": seats})
+            if any(True for _ in rule.check(Case(plan=alone, problem=part.problem))):
+                found.append(pool.name)
+    return tuple(found)
+
+
 def _ordered(rules: Mapping[str, Rule]) -> list[str]:
     graph = {name: sorted(rule.requires) for name, rule in sorted(rules.items())}
     return list(TopologicalSorter(graph).static_order())

@@ -57,7 +57,7 @@ def search(
     report = homeless(problem, supplies)
     if report is not None:
         return _without_plan(problem, supplies, "infeasible", report)
-    return _solved(problem, supplies, rooms, diagnostics, end_s)
+    return solved(problem, supplies, rooms, diagnostics, end_s)
 
 
 def _note_idle(problem: Problem[FleetProblem], diagnostics: Diagnostics) -> None:
@@ -67,7 +67,7 @@ def _note_idle(problem: Problem[FleetProblem], diagnostics: Diagnostics) -> None
             diagnostics.note("no-traffic", f"{model.name} has no traffic: {kept}")
 
 
-def _solved(
+def solved(
     problem: Problem[FleetProblem],
     supplies: Sequence[ModelSupply],
     rooms: Sequence[Room],
@@ -149,7 +149,7 @@ def _result(
         method=solution.method,
         work=(*_work(supplies), *sorted(work.counts.items())),
         space=SPACE,
-        details=details_of(problem, levels, at),
+        details=details_of(problem, supplies, levels, at),
     )
 
 

@@ -15,6 +15,8 @@ _ARITHMETIC = 1e-4
 
 def _check(case: Case) -> Iterator[Violation]:
     payload = payload_of(case)
+    if case.plan.status == "infeasible":
+        return
     known = {model.name for model in payload.models}
     for pool in case.plan.pools:
         if pool.model not in known:

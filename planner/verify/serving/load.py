@@ -18,6 +18,9 @@ from planner.verify.serving.steps import Batch, StepPricer
 
 MAX_BINS = 5
 _BISECTIONS = 30
+_SCAN = 24
+"""Batch sizes looked at for the first that keeps up, from the finest share of the largest up."""
+_FINEST = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +161,21 @@ class PoolLoad:
         return self.facts.replicas * self.pricer.pool.strategy.attention_dp
 
     def at_rate(self, rate_rps: float) -> LoadState | None:
-        """Return the pool at a rate of the whole pool, None if it cannot keep up."""
+        """Return the pool at a rate of the whole pool, None if it cannot keep up.
+
+        Steps can get abruptly longer at some batch sizes, so the rate need not rise all the way: the least
+        batch that keeps up is the one where the pool settles.
+        """
         per_rank = rate_rps / self.num_queues
         if self.facts.role == "prefill":
             return self._prefilling(per_rank)
-        low, high = 0.0, self._most()
-        if self._per_second(high) < per_rank:
+        low, high = 0.0, 0.0
+        for point in range(_SCAN + 1):
+            high = self._most() * _FINEST ** (1.0 - point / _SCAN)
+            if self._per_second(high) >= per_rank:
+                break
+            low = high
+        else:
             return None
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)

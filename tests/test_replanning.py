@@ -1,0 +1,112 @@
+"""Re-planning keeps what stands, starts no more than needed, and says what is wrong with a question."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from planner.errors import InputError, UnknownNameError
+from planner.pipeline import Run, make_plan
+from planner.plan.diff import diff_plans
+from planner.plan.schema import Plan
+from planner.replanning import Loss, plan_anew, replan
+from planner.sizing import Sizing, size
+from tests.fleet_cases import CHAT, spec, stage
+
+SERVING = {
+    "model": "llama-3.2-1b",
+    "cluster": "3x8xh100@ib400",
+    "workload": {"input_tokens": 1000, "output_tokens": 200, "rate": 30},
+    "slo": {"ttft": "1s", "tpot": "20ms"},
+    "fix": {"tp": 2},
+    "objective": "min_devices",
+}
+
+
+@cache
+def fleet_plan() -> Plan:
+    chat = {**CHAT, "places": "big"}
+    return make_plan(spec(chat, {**stage("embed", 950, l40s=100), "places": "cheap"}), Run())
+
+
+def moved(before: Plan, after: Plan) -> list[str]:
+    return [change.what for change in diff_plans(before, after).moves if change.after is not None]
+
+
+def node_with(plan: Plan, model: str) -> str:
+    pool = next(p.name for p in plan.pools if p.model == model)
+    return next(s for s in plan.placement if s.pool == pool).devices[0].rpartition("/")[0]
+
+
+def test_only_lost_replicas_are_started_again() -> None:
+    before = fleet_plan()
+    node = node_with(before, "embed")
+    after = replan(before, Loss(nodes=(node,)), Run())
+    lost = [s for s in before.placement if any(d.startswith(f"{node}/") for d in s.devices)]
+    # Ten stages on nodes of eight: eight are lost with the first node and six places are left.
+    assert after.status == "infeasible" or len(moved(before, after)) == len(lost)
+    assert after.infeasibility is not None
+    assert after.infeasibility.nearest_relaxation.startswith("set traffic to 0.")
+
+
+def test_a_model_on_a_lost_node_moves_and_the_others_stay() -> None:
+    before = fleet_plan()
+    node = node_with(before, "chat")
+    after = replan(before, Loss(nodes=(node,)), Run())
+    lost = [s for s in before.placement if any(d.startswith(f"{node}/") for d in s.devices)]
+    assert after.objective.value == pytest.approx(before.objective.value)
+    assert after.status == "optimal"
+    assert len(moved(before, after)) == len(lost)
+    assert not any(d.startswith(f"{node}/") for s in after.placement for d in s.devices)
+    assert not diff_plans(before, before).moves
+
+
+def test_an_unknown_node_is_named() -> None:
+    with pytest.raises(UnknownNameError, match="node"):
+        replan(fleet_plan(), Loss(nodes=("nowhere",)), Run())
+
+
+def test_planning_anew_is_never_better_than_keeping() -> None:
+    before = fleet_plan()
+    loss = Loss(nodes=(node_with(before, "chat"),))
+    anew = plan_anew(before, loss, Run())
+    assert anew.objective.value == pytest.approx(replan(before, loss, Run()).objective.value)
+
+
+def test_a_serving_plan_is_filled_up_on_free_devices() -> None:
+    before = make_plan(SERVING, Run())
+    node = before.placement[0].devices[0].rpartition("/")[0]
+    after = replan(before, Loss(nodes=(node,)), Run())
+    lost = [s for s in before.placement if any(d.startswith(f"{node}/") for d in s.devices)]
+    assert len(moved(before, after)) == len(lost) > 0
+    assert after.objective.value == before.objective.value
+
+
+def test_sizing_orders_kinds_by_price_and_says_what_cannot() -> None:
+    text = {k: v for k, v in SERVING.items() if k not in ("cluster", "objective")}
+    answers = size(text, Sizing(kinds=("h100", "l40s"), goal="min_cost", max_nodes=4), Run())
+    values = [a.plan.objective.value for a in answers if a.plan is not None]
+    assert values == sorted(values)  # pyright: ignore[reportArgumentType]
+    assert {a.kinds for a in answers} == {("h100",), ("l40s",), ("h100", "l40s")}
+    slow = {**text, "slo": {"tpot": "100us"}}
+    (answer,) = size(slow, Sizing(kinds=("l40s",), goal="min_cost", max_nodes=1), Run())
+    assert answer.plan is None
+    assert "tpot_s" in answer.reason
+
+
+def test_sizing_needs_a_rate() -> None:
+    text = {**SERVING, "workload": {"input_tokens": 10, "output_tokens": 10}}
+    with pytest.raises(InputError, match="rate"):
+        size(text, Sizing(), Run())
+
+
+def test_a_fleet_is_exported_with_one_launch_per_model(tmp_path: Path) -> None:
+    from planner.backends import ExportOptions
+    from planner.pipeline import export_plan
+
+    files = export_plan(fleet_plan(), "vllm", tmp_path / "launch", ExportOptions())
+    names = {path.relative_to(tmp_path / "launch").as_posix() for path in files}
+    assert "chat/hosts.env" in names
+    assert "embed" in (tmp_path / "launch" / "README.md").read_text(encoding="utf-8")
