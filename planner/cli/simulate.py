@@ -80,8 +80,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         tiers=tuple(tier_of(text) for text in tier or []),
     )
     if loaded.kind == "fleet":
-        _simulate_fleet(loaded, str(plan), options, as_json=as_json)
-        return
+        return _simulate_fleet(loaded, str(plan), options, as_json=as_json)
     simulation = _simulate_serving(loaded, str(plan), options, trace)
     if out is not None:
         _record(simulation, out, force=force)
