@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,16 +70,18 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     from planner.simulate.serving_options import SimulationOptions
 
     options = SimulationOptions(
-        num_requests=requests, rate_rps=rate, seed=seed, policy=policy, routing=routing
-    )
-    options = replace(
-        options,
+        num_requests=requests,
+        rate_rps=rate,
+        seed=seed,
+        policy=policy,
+        routing=routing,
         failures=tuple(failure(text) for text in fail or []),
         stragglers=tuple(straggler(text) for text in slow or []),
         tiers=tuple(tier_of(text) for text in tier or []),
     )
     if loaded.kind == "fleet":
-        return _simulate_fleet(loaded, str(plan), options, as_json=as_json)
+        _simulate_fleet(loaded, str(plan), options, as_json=as_json)
+        return
     simulation = _simulate_serving(loaded, str(plan), options, trace)
     if out is not None:
         _record(simulation, out, force=force)
