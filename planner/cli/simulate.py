@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,16 +70,9 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         return
     from planner.simulate.serving_options import SimulationOptions
 
-    options = SimulationOptions(
-        num_requests=requests,
-        rate_rps=rate,
-        seed=seed,
-        policy=policy,
-        routing=routing,
-        failures=tuple(failure(text) for text in fail or []),
-        stragglers=tuple(straggler(text) for text in slow or []),
-        tiers=tuple(tier_of(text) for text in tier or []),
-    )
+    events = (fail or [], slow or [], tier or [])
+    plain = SimulationOptions(num_requests=requests, rate_rps=rate, seed=seed, policy=policy, routing=routing)
+    options = _with_events(plain, events)
     if loaded.kind == "fleet":
         _simulate_fleet(loaded, str(plan), options, as_json=as_json)
         return
@@ -86,6 +80,19 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     if out is not None:
         _record(simulation, out, force=force)
     emit_json(simulation.report.as_dict()) if as_json else _show(simulation.report)
+
+
+def _with_events(
+    options: SimulationOptions, events: tuple[list[str], list[str], list[str]]
+) -> SimulationOptions:
+    """Return the options with failures, stragglers and tiers as they were written."""
+    fail, slow, tier = events
+    return replace(
+        options,
+        failures=tuple(failure(text) for text in fail),
+        stragglers=tuple(straggler(text) for text in slow),
+        tiers=tuple(tier_of(text) for text in tier),
+    )
 
 
 def _simulate_serving(loaded: Plan, file: str, options: SimulationOptions, trace: Path | None) -> Simulation:
