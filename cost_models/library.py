@@ -8,13 +8,14 @@ of the answer say which.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from cost_models.communication.collectives import LevelConstants, collective_time_s
+from cost_models.communication.exchange import KERNELS, exchange_time_s
 from cost_models.communication.transfers import host_transfer_time_s, kv_transfer_time_s
 from cost_models.compute import attention as attention_forms
 from cost_models.compute.elementwise import scan_time_s, stream_time_s
@@ -34,6 +35,7 @@ from cost_models.work import (
     LinkSpec,
     StateScan,
     Stream,
+    TokenExchange,
     ToolCall,
     Work,
 )
@@ -88,6 +90,7 @@ class DeviceCostModel:
                 Stream: self._stream,
                 StateScan: self._scan,
                 Collective: self._collective,
+                TokenExchange: self._exchange,
                 KvTransfer: self._kv_transfer,
                 HostTransfer: self._host_transfer,
                 ToolCall: self._tool_call,
@@ -205,6 +208,22 @@ class DeviceCostModel:
         if _plain(link.name) == _plain(self.scale_up_link):
             return SCALE_UP
         return NETWORK if link.is_network and not self.curves.has(operation, link.name) else link.name
+
+    def _exchange(self, work: TokenExchange) -> Cost:
+        if work.kernel != "best":
+            chosen = self.curves.choose(work.half, work.kernel)
+            return _cost(exchange_time_s(work, chosen.constants), chosen)
+        fitted = [name for name in KERNELS if self.curves.has_own(work.half, name)] or list(KERNELS[:2])
+        if len(work.span.ranks_per_level) > 1:
+            fitted = [name for name in fitted if not name.startswith("nvlink")] or list(KERNELS[:2])
+        costs = [self._exchange(replace(work, kernel=name)) for name in fitted]
+        quickest = np.argmin(np.stack([cost.time_s for cost in costs]), axis=0)
+        return Cost(
+            time_s=np.choose(quickest, [cost.time_s for cost in costs]),
+            variance_s2=np.choose(quickest, [cost.variance_s2 for cost in costs]),
+            provenance=max(cost.provenance for cost in costs),
+            origin="; ".join(cost.origin for cost in costs),
+        )
 
     def _kv_transfer(self, work: KvTransfer) -> Cost:
         chosen = self.curves.choose("kv_transfer", "any")

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from cost_models.communication.exchange import copies_sent
 from cost_models.communication.fitted import wire_factor
 from cost_models.compute.attention import attended_pairs, kv_row_bytes, visible_keys
 from cost_models.compute.experts import active_experts
 from cost_models.cost import FloatArray
 from cost_models.facts import DeviceFacts
 from cost_models.formats import number_format
-from cost_models.work import Attention, Collective, ExpertGemm, Gemm, Work
+from cost_models.work import Attention, Collective, ExpertGemm, Gemm, TokenExchange, Work
 
 
 def roofline_s(work: Work, facts: DeviceFacts) -> FloatArray:
@@ -34,6 +35,8 @@ def roofline_s(work: Work, facts: DeviceFacts) -> FloatArray:
         return _experts(work, facts)
     if isinstance(work, Collective):
         return _collective(work)
+    if isinstance(work, TokenExchange):
+        return _exchange(work)
     raise ValueError(f"{type(work).__name__} has no roofline")
 
 
@@ -82,3 +85,14 @@ def _collective(work: Collective) -> FloatArray:
             slowest = np.maximum(slowest, num_bytes * crossing / link.bandwidth_bytes_per_s)
         inside *= ranks
     return slowest
+
+
+def _exchange(work: TokenExchange) -> FloatArray:
+    """Return the time of one copy per device of the first level, and per group above, at full bandwidth."""
+    inside = float(work.span.ranks_per_level[0])
+    groups = work.span.num_ranks / inside
+    top_k = np.asarray(work.top_k, dtype=np.float64)
+    local, across = copies_sent(top_k, groups, inside, per_expert=False)
+    sent = np.asarray(work.num_tokens, dtype=np.float64) * work.row_bytes
+    slowest = min(link.bandwidth_bytes_per_s for link in work.span.links)
+    return np.maximum(sent * local / work.span.links[0].bandwidth_bytes_per_s, sent * across / slowest)

@@ -156,6 +156,24 @@ class Collective:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenExchange:
+    """Half of the exchange of tokens around routed experts, among the devices of `span`.
+
+    Each device holds `num_tokens` tokens of which every one goes to (dispatch) or returns from (combine)
+    `top_k` experts that are spread over all devices; `row_bytes` is one token on the wire. `kernel` is the
+    implementation: ``normal`` sends one copy per device and node, ``low_latency`` one per expert, the
+    ``nvlink_`` ones write within one scale-up domain; ``best`` takes the fastest that was measured.
+    """
+
+    half: Literal["dispatch", "combine"]
+    num_tokens: Number
+    top_k: Number
+    row_bytes: Number
+    span: Span
+    kernel: Literal["best", "normal", "low_latency", "nvlink_one_sided", "nvlink_two_sided"] = "best"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KvTransfer:
     """KV cache of one request moved between pools, split over `num_lanes` parallel links."""
 
@@ -180,4 +198,15 @@ class ToolCall:
     sigma_log: float = 0.0
 
 
-Work = Gemm | Attention | ExpertGemm | Stream | StateScan | Collective | KvTransfer | HostTransfer | ToolCall
+Work = (
+    Gemm
+    | Attention
+    | ExpertGemm
+    | Stream
+    | StateScan
+    | Collective
+    | TokenExchange
+    | KvTransfer
+    | HostTransfer
+    | ToolCall
+)

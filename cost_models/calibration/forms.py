@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cost_models.calibration.solver import Constant
+from cost_models.communication.exchange import exchange_time_s
 from cost_models.communication.fitted import fitted_terms
 from cost_models.compute import attention
 from cost_models.compute.experts import expert_time_s
@@ -15,9 +16,9 @@ from cost_models.compute.gemm import GemmSetting, gemm_time_s
 from cost_models.cost import FloatArray
 from cost_models.facts import DeviceFacts
 from cost_models.formats import number_format
-from cost_models.work import Attention, Collective, ExpertGemm, Gemm
+from cost_models.work import Attention, Collective, ExpertGemm, Gemm, TokenExchange
 
-Fittable = Gemm | Attention | ExpertGemm | Collective
+Fittable = Gemm | Attention | ExpertGemm | Collective | TokenExchange
 Predictor = Callable[[Mapping[str, float]], FloatArray]
 
 _GEMM = {
@@ -85,6 +86,17 @@ _MOE = {
     "hot_share": Constant(start=0.7, low=0.1, high=3.0, spread=0.5),
 }
 
+_EXCHANGE = {
+    "launch_s": Constant(start=2e-5, low=1e-6, high=1e-2),
+    "eff": Constant(start=0.6, low=0.001, high=3.0),
+    "network_eff": Constant(start=0.8, low=0.01, high=1.5),
+    "network_s": Constant(start=1e-5, low=1e-7, high=1e-2),
+    "token_s": Constant(start=1e-9, low=1e-12, high=1e-5),
+    "peer_s": Constant(start=1e-7, low=1e-9, high=1e-4),
+    "mid_s": Constant(start=3e-6, low=1e-8, high=1e-2),
+    "mid_bytes": Constant(start=2e6, low=1e3, high=1e9),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
@@ -118,6 +130,14 @@ def form_of(work: Fittable, facts: DeviceFacts, *, dynamic_quant: bool = True) -
             name="tile",
             spec=_MOE,
             predict=lambda constants: expert_time_s(work, constants, facts, fmt, replay=True),
+        )
+    if isinstance(work, TokenExchange):
+        return Form(
+            operation=work.half,
+            fmt=work.kernel,
+            name="exchange",
+            spec=_EXCHANGE,
+            predict=lambda constants: exchange_time_s(work, constants),
         )
     return _collective(work)
 

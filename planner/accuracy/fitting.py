@@ -102,7 +102,7 @@ def fit_family(by_device: Mapping[str, Sequence[Sample]], source: str) -> list[F
     """Return curves shared by devices, judged on each device in turn while fitted on the others."""
     by_key: dict[tuple[str, str], dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for device, samples in by_device.items():
-        for sample in _main_samples(samples):
+        for sample in main_samples(samples):
             by_key[sample.key][device].append(sample)
     curves: list[FittedCurve] = []
     for _, found in sorted(by_key.items()):
@@ -121,7 +121,7 @@ def fit_family(by_device: Mapping[str, Sequence[Sample]], source: str) -> list[F
     return curves
 
 
-def _main_samples(samples: Sequence[Sample]) -> list[Sample]:
+def main_samples(samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples of each engine's main kernel; of collectives, those of the newest version."""
     by_key: dict[tuple[str, str], dict[tuple[str, str], list[Sample]]] = defaultdict(
         lambda: defaultdict(list)
@@ -234,7 +234,7 @@ def _with_transfer(curve: FittedCurve, error: FloatArray, num_engines: int) -> F
     """
     if error.size == 0:
         return curve
-    sigma = _sigma(error) * float(np.sqrt(1.0 + 1.0 / num_engines))
+    sigma = sigma_log(error) * float(np.sqrt(1.0 + 1.0 / num_engines))
     return curve.model_copy(
         update={
             "transfer_mape": round(float(np.abs(np.expm1(error)).mean() * 100.0), 1),
@@ -243,7 +243,7 @@ def _with_transfer(curve: FittedCurve, error: FloatArray, num_engines: int) -> F
     )
 
 
-def _sigma(error: FloatArray) -> float:
+def sigma_log(error: FloatArray) -> float:
     """Return the sigma of the log error whose central 90 % covers 90 % of the rows."""
     return max(float(np.percentile(np.abs(error), 90)) / _NORMAL_90, _MIN_SIGMA)
 
@@ -291,7 +291,7 @@ def curve_of(
         held_out_p90=round(float(np.percentile(relative, 90)), 1),
         bias=round(float(np.expm1(error).mean() * 100.0), 1),
         source="measured",
-        sigma_log=round(_sigma(error), 4),
+        sigma_log=round(sigma_log(error), 4),
     )
 
 
@@ -332,7 +332,12 @@ def _form(work: object, group: KernelGroup, facts: DeviceFacts) -> Form:
 
 def _held_out(group: KernelGroup) -> FloatArray:
     """Return which rows are left out: by shape (the sizes that do not vary fastest), never by row."""
-    names = {"gemm": ("n", "k"), "attention": ("heads", "kv_heads", "batch"), "moe": ("hidden", "inter")}
+    names = {
+        "gemm": ("n", "k"),
+        "attention": ("heads", "kv_heads", "batch"),
+        "moe": ("hidden", "inter"),
+        "exchange": ("hidden", "topk"),
+    }
     code = np.zeros(group.measured_s.size)
     for name in names.get(group.kind, ()):
         code = (code * 7919.0 + np.nan_to_num(group.sizes[name]) * 104729.0) % 1000003.0

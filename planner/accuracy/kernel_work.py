@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from cost_models.formats import number_format
-from cost_models.work import Attention, Collective, CollectiveOp, ExpertGemm, Gemm, LinkSpec, Span, Work
+from cost_models.work import (
+    Attention,
+    Collective,
+    CollectiveOp,
+    ExpertGemm,
+    Gemm,
+    LinkSpec,
+    Span,
+    TokenExchange,
+    Work,
+)
 from planner.accuracy.kernels import KernelGroup
 from planner.accuracy.table import FloatArray
 
@@ -17,6 +29,12 @@ _EVEN = ("", "balanced", "uniform")
 COLLECTIVE_OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "p2p", "broadcast")
 _OP_NAMES = {op.replace("_", ""): op for op in COLLECTIVE_OPS} | {"sendrecv": "p2p"}
 _MAX_RANKS = 1_000_000
+_EXCHANGE = re.compile(
+    r"deepep_(?P<mode>normal|low_latency)$|trtllm_alltoall_(?:dispatch|combine)_"
+    r"NVLink(?P<sided>One|Two)Sided_(?P<fmt>bfloat16|fp8|nvfp4)$"
+)
+_COMBINE_BITS = 16.0
+_MIN_SMS = 20
 
 SKEW_PER_DOUBLING = {1.01: 0.15, 1.2: 0.22}
 """Growth of the busiest rank's load over the mean per doubling of EP under power-law routing, by exponent:
@@ -40,6 +58,8 @@ def work_of(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
     builders = {"gemm": _gemm, "attention": _attention, "moe": _experts}
     if group.kind == "collective":
         return _collective(group, links)
+    if group.kind == "exchange":
+        return _exchange(group, links)
     return builders[group.kind](group)
 
 
@@ -129,6 +149,38 @@ def _collective(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
     op_name = _OP_NAMES.get("".join(c for c in text["op"].lower() if c.isalpha() or c.isdigit()))
     if op_name is None:
         raise CannotPriceError(f"op {text['op']!r} is no known collective")
+    span = _span(text, links)
+    op: CollectiveOp = op_name  # pyright: ignore[reportAssignmentType] - checked above
+    return Collective(op=op, num_bytes=group.sizes["message_bytes"], span=span)
+
+
+def _exchange(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
+    text = group.category
+    found = _EXCHANGE.match(text["impl"])
+    if found is None or text["half"] not in ("dispatch", "combine"):
+        raise CannotPriceError(f"impl {text['impl']!r} is no known half of an exchange")
+    if text["sms"] and float(text["sms"]) < _MIN_SMS:
+        raise CannotPriceError(
+            f"sms below {_MIN_SMS} starve the exchange; engines give it {_MIN_SMS} or more"
+        )
+    half: Literal["dispatch", "combine"] = "combine" if text["half"] == "combine" else "dispatch"
+    if found["sided"]:
+        kernel = "nvlink_one_sided" if found["sided"] == "One" else "nvlink_two_sided"
+    else:
+        kernel = "low_latency" if found["mode"] == "low_latency" else "normal"
+    moved = found["fmt"] or "fp8_block"
+    bits = number_format(moved).activation_bits if half == "dispatch" else _COMBINE_BITS
+    return TokenExchange(
+        half=half,
+        num_tokens=group.sizes["tokens_per_rank"],
+        top_k=group.sizes["topk"],
+        row_bytes=group.sizes["hidden"] * bits / 8.0,
+        span=_span(text, links),
+        kernel=kernel,
+    )
+
+
+def _span(text: Mapping[str, str], links: dict[str, LinkSpec]) -> Span:
     ranks, nodes = _count(text["n_gpus"], "n_gpus"), _count(text["nodes"] or "1", "nodes")
     if ranks < 2 or ranks % nodes:
         raise CannotPriceError(f"{ranks} devices on {nodes} nodes is no group")
@@ -136,14 +188,11 @@ def _collective(group: KernelGroup, links: dict[str, LinkSpec]) -> Work:
     if scale_up is None:
         raise CannotPriceError("the device has no scale-up link profile")
     if nodes == 1:
-        span = Span(ranks_per_level=(ranks,), links=(scale_up,))
-    else:
-        network = links.get("network")
-        if network is None:
-            raise CannotPriceError("the network between nodes of this device is not known")
-        span = _two_level(text["system"], ranks, nodes, scale_up, network)
-    op: CollectiveOp = op_name  # pyright: ignore[reportAssignmentType] - checked above
-    return Collective(op=op, num_bytes=group.sizes["message_bytes"], span=span)
+        return Span(ranks_per_level=(ranks,), links=(scale_up,))
+    network = links.get("network")
+    if network is None:
+        raise CannotPriceError("the network between nodes of this device is not known")
+    return _two_level(text.get("system", ""), ranks, nodes, scale_up, network)
 
 
 def _count(text: str, column: str) -> int:

@@ -21,6 +21,7 @@ from planner.errors import InputError
 _ENGINE = re.compile(r"vllm|sglang|trt-?llm|tensorrt-?llm")
 EAGER = "eager"
 _MAX_SIZE = 1e13
+_HALVES = ("dispatch", "combine")
 _EAGER = {("gemm", "fp8_block", "vllm")}
 _ENGINE_NAMES = {"trt-llm": "trtllm", "tensorrt-llm": "trtllm", "tensorrtllm": "trtllm"}
 
@@ -56,6 +57,12 @@ KINDS = (
         sizes=("tokens", "hidden", "inter", "topk", "experts"),
         optional_sizes=("tp", "ep"),
         at_most=(("topk", "experts"), ("ep", "experts"), ("tp", "inter")),
+    ),
+    Kind(
+        name="exchange",
+        required=("impl", "half", "n_gpus", "tokens_per_rank", "hidden", "topk", "time_us"),
+        categories=("source", "gpu", "impl", "nodes", "n_gpus", "half", "sms"),
+        sizes=("tokens_per_rank", "hidden", "topk"),
     ),
     Kind(
         name="collective",
@@ -153,7 +160,7 @@ def read_kernels(path: Path, *, device: str = "") -> KernelTable:
     InputError
         If the file cannot be read or its header matches no kind of kernel.
     """
-    table = read_table(path)
+    table = _in_halves(read_table(path))
     if device and "gpu" not in table.columns:
         table.columns["gpu"] = [device] * table.num_rows
     kind = _kind_of(table)
@@ -188,6 +195,37 @@ def _group(
         measured_s=measured_s[rows],
         rows=rows,
     )
+
+
+def _in_halves(table: Table) -> Table:
+    """Return a table of exchanges with a row for each half that was timed; others as they are.
+
+    A layout that is announced before (``notify_``) is part of its half. A row without any time stays, to be
+    refused.
+    """
+    if not all(f"{half}_us" in table.columns for half in _HALVES) or "time_us" in table.columns:
+        return table
+    kept: list[int] = []
+    halves: list[str] = []
+    times: list[str] = []
+    for index in range(table.num_rows):
+        cells = {half: table.columns[f"{half}_us"][index].strip() for half in _HALVES}
+        timed = [half for half in _HALVES if cells[half]] or [_HALVES[0]]
+        for half in timed:
+            kept.append(index)
+            halves.append(half)
+            times.append(_summed(cells[half], table.text(f"notify_{half}_us")[index]))
+    columns: dict[str, Sequence[str]] = {
+        name: [column[i] for i in kept] for name, column in table.columns.items()
+    }
+    return Table(file=table.file, columns=columns | {"half": halves, "time_us": times}, num_rows=len(kept))
+
+
+def _summed(time_us: str, notify_us: str) -> str:
+    try:
+        return repr(float(time_us) + float(notify_us)) if notify_us.strip() else time_us
+    except ValueError:
+        return time_us
 
 
 def _kind_of(table: Table) -> Kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hardware_profiles.calibration import CalibrationFile, calibration_folder
+from hardware_profiles.calibration import CalibrationFile, calibration_folder, read_calibration
 from hardware_profiles.schema import Source
 from planner.accuracy.calibrate import (
     calibration_text,
@@ -16,11 +16,12 @@ from planner.accuracy.calibrate import (
     shipped_curves,
     write_text,
 )
+from planner.accuracy.fallback import judged
 from planner.accuracy.fitting import Sample, fit_curves
 from planner.accuracy.kernels import KernelTable, read_kernels
 from planner.errors import InputError
 
-TABLES = ("gemm.csv", "attention.csv", "moe.csv", "collective.csv")
+TABLES = ("gemm.csv", "attention.csv", "moe.csv", "collective.csv", "moe_all_to_all.csv")
 SOURCE = Source(
     title="ai-dynamo/aiconfigurator measured kernel tables (Apache-2.0, NVIDIA), sampled",
     url="https://github.com/ai-dynamo/aiconfigurator",
@@ -64,6 +65,9 @@ def refit_all(folder: Path, output: Path | None, *, on_progress: Callable[[str],
             written.append(_write(target / "families" / f"{family}.yaml", shared))
     on_progress("fitting the generic defaults")
     written.append(_write(target / "families" / "generic.yaml", fit_shared(samples, "generic", SOURCE)))
+    on_progress("judging what stands in for the unmeasured")
+    shared = read_calibration(calibration_folder() / "families" / "fallback.yaml")
+    written.append(_write(target / "families" / "fallback.yaml", judged(shared, samples, tables)))
     return written
 
 

@@ -102,6 +102,8 @@ def operation_label(group: KernelGroup) -> tuple[str, str]:
         return latent + text["phase"], text["kv_dtype"] or text["q_dtype"]
     if group.kind == "collective":
         return text["op"], text["impl"] or "library"
+    if group.kind == "exchange":
+        return text["half"], text["impl"]
     if group.kind == "moe":
         return "moe", f"{text['dtype']} {text['routing'] or 'balanced'}"
     return "gemm", text["dtype"]
