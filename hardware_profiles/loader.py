@@ -3,7 +3,8 @@
 A profile is one file `<kind>/<name>.yaml`. It is found by its file name or by an entry of its
 `aliases`; spelling is forgiving in case and in ``_`` against ``-``. Only the file that is asked for
 is parsed; aliases are found by scanning the `aliases:` line of the files. Folders named in the
-environment variable NEWEL_PROFILES (separated like PATH) come first, later ones after them.
+environment variable NEWEL_PROFILES (separated like PATH) come first, later ones after them; a YAML
+file named there is the profile of one engine (``newel calibrate tune`` writes such files).
 """
 
 from __future__ import annotations
@@ -75,12 +76,32 @@ def profile_folders(extra: Sequence[Path] = ()) -> tuple[Path, ...]:
         If a folder of the user's does not exist.
     """
     listed = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    own = (*extra, *(Path(part) for part in listed.split(os.pathsep) if part))
+    named = (Path(part) for part in listed.split(os.pathsep) if part)
+    own = (*extra, *(path for path in named if not _is_single(path)))
     for folder in own:
         if not folder.is_dir():
             named = f"{ENVIRONMENT_VARIABLE} or --profiles"
             raise ProfileError(f"no such folder of profiles, named by {named}", value=str(folder))
     return (*own, _SHIPPED)
+
+
+def _is_single(path: Path) -> bool:
+    """Return whether an entry of the environment is one engine's file rather than a folder."""
+    return path.suffix in (".yaml", ".yml")
+
+
+def _single_software(name: str) -> SoftwareProfile | None:
+    """Return the engine that a file named in the environment describes, if it answers to `name`.
+
+    A file answers to its own name, to its engine's and to the engine's at its version.
+    """
+    for part in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep):
+        if part and _is_single(Path(part)):
+            profile = validate_profile(SoftwareProfile, read_profile_file(Path(part)))
+            names = (profile.name, profile.engine, f"{profile.engine}-{profile.version}")
+            if canonical(name) in (canonical(own) for own in names):
+                return profile
+    return None
 
 
 def load_device(name: str, *, folders: Sequence[Path] = ()) -> DeviceProfile:
@@ -135,7 +156,7 @@ def load_software(name: str, *, folders: Sequence[Path] = ()) -> SoftwareProfile
     ProfileError
         If no engine has that name or its file is wrong.
     """
-    return _load("software", name, SoftwareProfile, folders)
+    return _single_software(name) or _load("software", name, SoftwareProfile, folders)
 
 
 def load_trainer(name: str, *, folders: Sequence[Path] = ()) -> TrainerProfile:

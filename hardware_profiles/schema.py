@@ -276,7 +276,7 @@ class SoftwareProfile(_Sourced):
     order of preference, whose fitted curves price this engine's kernels. `prompt_layer_s` is paid per layer
     of a step that holds prompt tokens, which no graph covers (twice in layers with experts, which launch
     about twice the kernels); `reserved_output_share` is the share of a request's output for which cache must
-    be free before it starts.
+    be free before it starts. `compute_scale` multiplies GEMM, attention and expert kernels (1 where absent).
     """
 
     engine: str
@@ -292,10 +292,16 @@ class SoftwareProfile(_Sourced):
     static_quantisation: bool = True
     reserved_output_share: CountFact | None = None
     prompt_layer_s: TimeFact | None = None
+    compute_scale: CountFact | None = None
     kernel_software: tuple[str, ...] = ()
     notes: str = ""
 
     __hash__ = _Sourced.__hash__
+
+    @property
+    def kernel_scale(self) -> float:
+        """Factor on the time of GEMM, attention and expert kernels."""
+        return 1.0 if self.compute_scale is None else self.compute_scale.value
 
 
 class TrainerProfile(_Sourced):

@@ -32,6 +32,8 @@ class TimeTables:
         Attention data-parallel ranks; grids count what one rank does.
     sigma
         Standard deviation of the relative error of a step.
+    first_token_sigma
+        The same of a time to first token.
     prompt_step_s
         What a step takes longer as soon as it holds prompt tokens, [rows]: kernels launched one by one.
     """
@@ -46,6 +48,7 @@ class TimeTables:
     per_request_s: float
     sigma: float
     provenance: Provenance
+    first_token_sigma: float = 0.0
     prompt_step_s: FloatArray = field(default_factory=lambda: np.zeros(1))
 
     @property
@@ -66,6 +69,7 @@ class TimeTables:
             per_request_s=self.per_request_s * factor,
             sigma=self.sigma,
             provenance=self.provenance,
+            first_token_sigma=self.first_token_sigma,
             prompt_step_s=self.prompt_step_s * factor,
         )
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from hardware_profiles.schema import FittedCurve
 from planner.accuracy.calibrate import write_text
 from planner.accuracy.refit import read_tables
 from planner.accuracy.score import Score, score_kernels
+from planner.accuracy.serving.board import SECTION_TITLE, board_data, board_page
+from planner.accuracy.serving.score import ScoredRun
 from planner.accuracy.training.board import find_table, training_section
 
 _TARGETS = {
@@ -50,8 +53,14 @@ class Line:
     num_met: int
 
 
-def write_scoreboard(folder: Path) -> list[Path]:
-    """Score the tables in `folder` and rewrite ACCURACY.md and ACCURACY.json; return their paths."""
+def write_scoreboard(
+    folder: Path, score_serving: Callable[[Path], Sequence[ScoredRun]] | None = None
+) -> list[Path]:
+    """Score the tables in `folder` and rewrite ACCURACY.md and ACCURACY.json; return their paths.
+
+    `score_serving` scores a table of served runs, ``serving.csv`` in the folder or above it; without the
+    table the section stays as it was.
+    """
     scores = [score for table in read_tables(folder) for score in score_kernels(table)]
     lines = [*_shape_lines(), *_engine_lines(), *_source_lines(scores), *_device_lines()]
     base = Path(cost_models.__file__).parent
@@ -65,9 +74,35 @@ def write_scoreboard(folder: Path) -> list[Path]:
     if runs is not None:
         section, data["training"] = training_section(runs)
         page += section
+    served = _served(folder, paths[0], score_serving)
+    if served is not None:
+        data["serving"] = served
+        page += board_page(served)
     write_text(paths[0], json.dumps(data, indent=1, sort_keys=True) + "\n")
     write_text(paths[1], page)
     return paths
+
+
+def write_serving_section(runs: Sequence[ScoredRun]) -> list[Path]:
+    """Rewrite the section of served models alone; return the paths of the scoreboard."""
+    base = Path(cost_models.__file__).parent
+    paths = [base / "ACCURACY.json", base / "ACCURACY.md"]
+    data = cast("dict[str, object]", json.loads(paths[0].read_text(encoding="utf-8")))
+    section = board_data(runs)
+    write_text(paths[0], json.dumps(data | {"serving": section}, indent=1, sort_keys=True) + "\n")
+    page = paths[1].read_text(encoding="utf-8").split(SECTION_TITLE)[0]
+    write_text(paths[1], page + board_page(section))
+    return paths
+
+
+def _served(
+    folder: Path, before: Path, score_serving: Callable[[Path], Sequence[ScoredRun]] | None
+) -> dict[str, object] | None:
+    tables = [path for path in (folder / "serving.csv", folder.parent / "serving.csv") if path.is_file()]
+    if score_serving is not None and tables:
+        return board_data(score_serving(tables[0]))
+    kept: dict[str, object] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
+    return cast("dict[str, object] | None", kept.get("serving"))
 
 
 def _axis(operation: str, fmt: str) -> str | None:

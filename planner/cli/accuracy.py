@@ -53,10 +53,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     roofline and the best constant: the roofline times the one factor that fits these very rows best.
     """
     if scoreboard is not None:
-        from planner.accuracy.scoreboard import write_scoreboard
-
-        for path in write_scoreboard(scoreboard):
-            say(f"wrote {path}")
+        _write_scoreboard(scoreboard, serving)
         return
     if serving is not None:
         from planner.cli._accuracy_serving import score_table, show
@@ -73,6 +70,19 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
             "nothing to score", key="--kernels", hint="Give a CSV, e.g. newel accuracy --kernels gemm.csv"
         )
     _score_kernels(kernels, calibration, as_json=as_json)
+
+
+def _write_scoreboard(folder: Path, serving: Path | None) -> None:
+    """Rewrite the scoreboard, or only its section of served models where their table is given."""
+    from planner.accuracy.scoreboard import write_scoreboard, write_serving_section
+    from planner.cli._accuracy_serving import score_table
+
+    if serving is not None:
+        written = write_serving_section(score_table(serving))
+    else:
+        written = write_scoreboard(folder, score_table)
+    for path in written:
+        say(f"wrote {path}")
 
 
 def _score_kernels(kernels: list[Path], calibration: Path | None, *, as_json: bool) -> None:

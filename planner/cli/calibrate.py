@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from planner.cli.terminal import emit, emit_json, say
+from planner.errors import InputError
 
 if TYPE_CHECKING:
     from hardware_profiles.calibration import CalibrationFile
@@ -77,21 +78,33 @@ def measure(
 
 def tune(
     software: Annotated[
-        str, typer.Option("--software", help="Profile to start from, by name or as a YAML file.")
+        str,
+        typer.Option("--software", help="Profile to start from: a trainer's, or an engine and its version."),
     ],
     training: Annotated[
-        Path, typer.Option("--training", help="CSV of a few training runs of your own cluster.")
-    ],
+        Path | None, typer.Option("--training", help="CSV of a few training runs of your own cluster.")
+    ] = None,
+    serving: Annotated[
+        Path | None, typer.Option("--serving", help="CSV of at most five served runs of your own cluster.")
+    ] = None,
     output: Output = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Tune at most five constants of a shipped profile to a few runs of your own.
 
-    Put the profile into a folder `trainers/` under one that NEWEL_PROFILES names, or name the file.
+    Put the profile of a trainer into a folder `trainers/` under one that NEWEL_PROFILES names, or name the
+    file; give that of an engine to newel plan --software-profile, or name the file in NEWEL_PROFILES.
     """
-    from planner.cli._calibrate_training import tune_training
+    if (training is None) == (serving is None):
+        raise InputError("give either --training or --serving", key="calibrate tune")
+    if serving is not None:
+        from planner.cli._calibrate_serving import tune_serving
 
-    tune_training(training, software, output, as_json=as_json)
+        tune_serving(serving, software, output, as_json=as_json)
+    elif training is not None:
+        from planner.cli._calibrate_training import tune_training
+
+        tune_training(training, software, output, as_json=as_json)
 
 
 def refit(

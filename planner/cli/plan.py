@@ -34,6 +34,12 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         typer.Option("--print-ir-after", help="Print the IR after a phase, or all.", show_default=False),
     ] = None,
     verify_ir: Annotated[bool, typer.Option("--verify-ir", help="Verify the IR after each phase.")] = False,
+    software_profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--software-profile", help="Engine profile to plan with, from calibrate tune.", show_default=False
+        ),
+    ] = None,
     timings: Annotated[bool, typer.Option("--timings", help="Print what each phase took.")] = False,
     record_time: Annotated[bool, typer.Option("--record-time", help="Store the wall time too.")] = False,
 ) -> None:
@@ -42,9 +48,12 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     The spec is a file, flags, or a file changed by flags. The table goes to stderr. The plan goes to
     the file of -o; without one it goes to stdout if that is a file or a pipe, or with --json.
     """
+    from planner.cli._software_profile import plan_with
     from planner.pipeline import Run, make_plan
     from planner.plan.serialize import plan_text, write_plan
 
+    if software_profile is not None:
+        plan_with(software_profile)
     run = Run(
         diagnostics=new_diagnostics(),
         print_after=tuple(print_ir_after or ()),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import ceil, exp, isfinite, log1p, sqrt
+from math import ceil, isfinite, sqrt
 
 from cost_models.serving.queueing import normal_quantile
+from cost_models.serving.uncertainty import interval_factor
 from hardware_profiles.provenance import Provenance
 from planner.ir.candidates import (
     Degrees,
@@ -25,8 +26,6 @@ from planner.space.memory import BLOCK_TOKENS
 
 _RARE_PERCENTILE = 99.99
 """Running sequences exceed what the engine is told to admit this rarely; memory may stop them earlier."""
-_INTERVAL_Z = 1.6449
-"""Two-sided 90 % of a normal distribution."""
 
 
 def pool_choices(tables: PoolTables, plan: LoadedPlan) -> tuple[PoolChoice, ...]:
@@ -104,25 +103,26 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
 
 def estimate(value: float, unit: str, sigma: float, provenance: Provenance) -> Estimate:
     """Return an estimate with a log-normal 90 % interval."""
-    spread = exp(_INTERVAL_Z * sqrt(log1p(sigma * sigma)))
-    return Estimate(value=value, unit=unit, low=value / spread, high=value * spread, provenance=provenance)
+    factor = interval_factor(sigma)
+    return Estimate(value=value, unit=unit, low=value / factor, high=value * factor, provenance=provenance)
 
 
 def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
     time_tables = tables.catalogue.offers[pool.pick.offer].replica.tables
     sigma, provenance = time_tables.sigma, time_tables.provenance
+    first = time_tables.first_token_sigma
     state = pool.state
 
-    def of(value: float, unit: str) -> Estimate:
-        return estimate(float(value), unit, sigma, provenance)
+    def of(value: float, unit: str, spread: float = sigma) -> Estimate:
+        return estimate(float(value), unit, spread, provenance)
 
     found = [
         ("request_rate_rps", Estimate(value=pool.rate_rps, unit="request/s", provenance=provenance)),
         ("capacity_rps", of(pool.capacity_rps, "request/s")),
     ]
     if pool.pick.role != "decode":
-        found.append(("ttft_s", of(state.ttft_s[0], "s")))
-        found.append(("waiting_s", of(state.waiting.mean_s[0], "s")))
+        found.append(("ttft_s", of(state.ttft_s[0], "s", first)))
+        found.append(("waiting_s", of(state.waiting.mean_s[0], "s", first)))
         found.append(("prefill_utilisation", of(state.utilisation[0], "1")))
     if pool.pick.role != "prefill":
         found.append(("tpot_s", of(state.tpot_s[0], "s")))
@@ -139,15 +139,16 @@ def plan_predictions(
     """Return the predictions of the whole plan: means over the traffic, the slowest pool at percentiles."""
     replicas = [tables.catalogue.offers[pool.pick.offer].replica for pool in plan.pools]
     sigma = max(replica.tables.sigma for replica in replicas)
+    first = max(replica.tables.first_token_sigma for replica in replicas)
     provenance = max(replica.tables.provenance for replica in replicas)
     tokens = plan.rate_rps * tables.catalogue.requests.mean_output_tokens
 
-    def of(value: float, unit: str) -> Estimate:
-        return estimate(value, unit, sigma, provenance)
+    def of(value: float, unit: str, spread: float = sigma) -> Estimate:
+        return estimate(value, unit, spread, provenance)
 
     found: list[tuple[str, Estimate]] = [
-        ("ttft_s", of(plan.ttft_s, "s")),
-        *((f"ttft_p{p:g}_s", of(value, "s")) for p, value in plan.ttft_percentiles_s),
+        ("ttft_s", of(plan.ttft_s, "s", first)),
+        *((f"ttft_p{p:g}_s", of(value, "s", first)) for p, value in plan.ttft_percentiles_s),
         ("tpot_s", of(plan.tpot_s, "s")),
         ("e2e_s", of(plan.e2e_s, "s")),
         *((f"e2e_p{p:g}_s", of(value, "s")) for p, value in plan.e2e_percentiles_s),

@@ -11,7 +11,7 @@ import numpy as np
 from cost_models.work import Attention, Collective, ExpertGemm, Gemm, KvTransfer, StateScan, Work
 from planner.ir.strategy import ServingStrategy
 from planner.space.lower import Piece, StepGrid, lower_embedding, lower_head, lower_layer
-from planner.space.pricing import Pricer
+from planner.space.pricing import SCALED_WORK, Pricer
 
 _KINDS: tuple[tuple[type, str], ...] = (
     (Gemm, "linear layers"),
@@ -83,6 +83,8 @@ def _add(seconds: dict[str, float], pieces: Iterable[Piece], pricer: Pricer, ste
         else:
             time_s = float(np.ravel(times_s)[0])
         share = exposed if piece.is_communication else 1.0
+        if isinstance(piece.work, SCALED_WORK):
+            share *= pricer.costs.software.kernel_scale
         name = _kind(piece.work)
         seconds[name] = seconds.get(name, 0.0) + time_s * often[piece.family] * count * share
 

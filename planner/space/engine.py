@@ -42,10 +42,15 @@ def installed_costs(group: NodeGroup, engine: str) -> EngineCosts:
     InputError
         If no software profile has that name.
     """
-    from cost_models.library import device_cost_model
     from hardware_profiles.loader import load_software
 
-    software = load_software(engine)
+    return costs_of(group, engine, load_software(engine))
+
+
+def costs_of(group: NodeGroup, engine: str, software: SoftwareProfile) -> EngineCosts:
+    """Return the costs of an engine that `software` describes."""
+    from cost_models.library import device_cost_model
+
     return EngineCosts(
         engine=engine,
         software=software,

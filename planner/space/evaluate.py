@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from cost_models.serving.queueing import Arrivals
 from cost_models.serving.static_batch import BatchTimes, static_batch
 from cost_models.work import KvTransfer, LinkSpec
 from hardware_profiles.provenance import Provenance
+from hardware_profiles.schema import SoftwareProfile
 from planner.errors import InputError
 from planner.ir.candidates import StageMemory
 from planner.ir.cluster import NodeGroup
@@ -58,8 +59,8 @@ class Prediction:
     """What a configuration does under its load.
 
     `saturated`: the load exceeds what can run, latencies are those of the highest load that can.
-    `sigma` is the standard deviation of the relative error of times. Latencies in seconds, rates per
-    second of the whole configuration.
+    `sigma` is the standard deviation of the relative error of times, `first_token_sigma` that of TTFT.
+    Latencies in seconds, rates per second of the whole configuration.
     """
 
     ttft_s: float
@@ -75,6 +76,7 @@ class Prediction:
     saturated: bool
     num_devices: int
     sigma: float
+    first_token_sigma: float
     provenance: Provenance
     memory: tuple[StageMemory, ...]
 
@@ -115,6 +117,13 @@ class Evaluator:
             group=self.group,
             costs=self.costs,
         )
+
+    def use(self, software: SoftwareProfile) -> None:
+        """Evaluate from now on with other facts on the same engine; kernels are not priced again."""
+        self.costs = replace(self.costs, software=software)
+        self.builder.costs = self.costs
+        self.builder.pricer.use(self.costs)
+        self._replicas.clear()
 
     def replica(self, fixed: FixedReplica) -> Replica | None:
         """Return the priced replica, or None if it does not fit memory."""
@@ -164,6 +173,7 @@ class Evaluator:
             saturated=concurrency / fixed.replicas > replica.curve.num_ranks * _capacity(replica),
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
+            first_token_sigma=replica.tables.first_token_sigma,
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -270,6 +280,7 @@ class Evaluator:
             saturated=saturated,
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
+            first_token_sigma=replica.tables.first_token_sigma,
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -385,6 +396,7 @@ class _Pair:
                 r.num_devices * h.replicas for r, h in zip(self.replicas, self.halves, strict=True)
             ),
             sigma=max(t.sigma for t in tables),
+            first_token_sigma=max(t.first_token_sigma for t in tables),
             provenance=max(t.provenance for t in tables),
             memory=(*self.replicas[0].memory_report(), *self.replicas[1].memory_report()),
         )

@@ -11,7 +11,8 @@ import numpy as np
 from cost_models.cost import Cost, FloatArray
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
-from cost_models.work import Span
+from cost_models.serving.uncertainty import first_token_sigma, step_sigma
+from cost_models.work import Attention, ExpertGemm, Gemm, Span
 from hardware_profiles.provenance import Provenance
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Experts, Layer, ModelGraph
@@ -29,6 +30,8 @@ from planner.space.lower import (
 from planner.space.spans import link_spec, span_of
 
 _REFERENCE_TOKENS = 256.0
+SCALED_WORK = (Gemm, Attention, ExpertGemm)
+"""Work that a software profile's `compute_scale` multiplies."""
 _SPREAD_FROM = 96.0
 _SPREAD = np.array([-1.2816, -0.5244, 0.0, 0.5244, 1.2816])
 """Standard deviations at which a step is priced: the middles of five equally likely fifths of a normal."""
@@ -160,6 +163,13 @@ class Pricer:
         self._stage_shapes[layers_per_stage] = tuple(shapes)
         return self._stage_shapes[layers_per_stage]
 
+    def use(self, costs: EngineCosts) -> None:
+        """Price from now on with other facts on the same engine; only what they touch is priced again."""
+        old, new = self.costs.software, costs.software
+        if (old.kernel_scale, old.overlap.value) != (new.kernel_scale, new.overlap.value):
+            self._parts.clear()
+        self.costs = costs
+
     def tables(
         self,
         strategy: ServingStrategy,
@@ -185,6 +195,8 @@ class Pricer:
         spread = sum(
             float(np.sqrt(row.variance_s2)) * count for row, count in zip(rows, shapes.values(), strict=True)
         )
+        sparse = self._sparse()
+        sigma = step_sigma(spread / max(seconds, 1e-12), sparse=sparse)
         return TimeTables(
             token_grid=self._tokens,
             token_time_s=np.array([row.tokens_s for row in rows]),
@@ -194,7 +206,8 @@ class Pricer:
             stage_counts=np.array(list(shapes.values()), dtype=np.float64),
             num_attention_ranks=strategy.attention_dp,
             per_request_s=software.per_request_s.value,
-            sigma=spread / max(seconds, 1e-12),
+            sigma=sigma,
+            first_token_sigma=first_token_sigma(sigma, sparse=sparse),
             provenance=max(row.provenance for row in rows),
             prompt_step_s=np.array([self.prompt_step_s(shape) for shape in shapes]),
         )
@@ -232,6 +245,9 @@ class Pricer:
         if strategy.pp > 1:
             total = total.plus(self._part("send", strategy, weight_fmt, kv_fmt, token_budget))
         return total
+
+    def _sparse(self) -> bool:
+        return any(isinstance(op, Experts) for layer in self._kinds for op in layer.ops)
 
     def prompt_step_s(self, shape: StageShape) -> float:
         """Return what a stage takes longer when a step holds prompt tokens."""
@@ -316,6 +332,8 @@ class Pricer:
         for piece in pieces:
             cost: Cost = self.costs.model.price(piece.work)
             share = exposed if piece.is_communication else 1.0
+            if isinstance(piece.work, SCALED_WORK):
+                share *= self.costs.software.kernel_scale
             provenance = max(provenance, cost.provenance)
             if piece.family != "tokens":
                 totals[piece.family] += cost.time_s * piece.count * share

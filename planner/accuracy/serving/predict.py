@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cost_models.curves import NoCurveError
 from cost_models.formats import UnsupportedFormatError
 from cost_models.work import LinkSpec
+from hardware_profiles.schema import SoftwareProfile
 from planner.accuracy.kernel_work import CannotPriceError
 from planner.accuracy.serving.setup import Setup
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
 from planner.ir.workload import Lengths, ServingWorkload, Slo
 from planner.space.engine import EngineCosts
-from planner.space.evaluate import Evaluator, FixedReplica, Prediction, evaluate_pair
+from planner.space.evaluate import Evaluator, Prediction, evaluate_pair
 from planner.space.spans import link_spec
 
+_TOO_LARGE = "does not fit the memory of the devices by our reckoning"
 METRICS = ("ttft", "tpot", "e2e", "throughput")
 _MAX_SEQUENCES = 16384
 _MAX_TOKENS = 16384
@@ -56,45 +58,46 @@ class RunPredictor:
             If it cannot be priced; the message is the reason.
         """
         try:
-            values = self._values(setup)
+            if setup.kind == "static":
+                return self._static(setup)
+            prediction = self._pair(setup) if setup.kind == "disaggregated" else self._single(setup)
         except (InputError, NoCurveError, UnsupportedFormatError, ValueError) as error:
             raise CannotPriceError(str(error)) from error
-        return RunPrediction(values=values, sigma=dict.fromkeys(values, 0.2))
-
-    def _values(self, setup: Setup) -> dict[str, float]:
-        if setup.kind == "static":
-            return self._static(setup)
-        if setup.kind == "disaggregated":
-            return _said(self._pair(setup), setup)
-        evaluator = self._evaluator(setup, setup.group)
-        prediction = evaluator.evaluate(setup.halves[0])
         if prediction is None:
-            raise CannotPriceError("does not fit the memory of the devices by our reckoning")
-        if setup.kind == "offline":
-            return {"throughput": prediction.output_tokens_per_s}
-        return _said(prediction, setup)
+            raise CannotPriceError(_TOO_LARGE)
+        values = {"throughput": prediction.output_tokens_per_s}
+        if setup.kind != "offline":
+            values = _said(prediction, setup)
+        return _spread(values, prediction.sigma, prediction.first_token_sigma)
 
-    def _static(self, setup: Setup) -> dict[str, float]:
+    def use(self, software: SoftwareProfile) -> None:
+        """Predict from now on with other facts on the engine."""
+        for evaluator in self._evaluators.values():
+            evaluator.use(software)
+
+    def _single(self, setup: Setup) -> Prediction | None:
+        return self._evaluator(setup, setup.group).evaluate(setup.halves[0])
+
+    def _pair(self, setup: Setup) -> Prediction | None:
+        evaluator = self._evaluator(setup, setup.group)
+        first, second = setup.halves
+        return evaluate_pair(evaluator, evaluator, (first, second), transfer_link(setup.group))
+
+    def _static(self, setup: Setup) -> RunPrediction:
         half = setup.halves[0]
-        ranks = half.strategy.attention_dp * half.replicas
-        times = self._evaluator(setup, setup.group).evaluate_static(half, max(1.0, setup.load / ranks))
-        if times is None:
-            raise CannotPriceError("does not fit the memory of the devices by our reckoning")
-        tokens = setup.load * setup.lengths.mean_output
-        return {
+        evaluator = self._evaluator(setup, setup.group)
+        replica = evaluator.replica(half)
+        batch = max(1.0, setup.load / (half.strategy.attention_dp * half.replicas))
+        times = evaluator.evaluate_static(half, batch)
+        if replica is None or times is None:
+            raise CannotPriceError(_TOO_LARGE)
+        values = {
             "ttft": times.ttft_s,
             "tpot": times.tpot_s,
             "e2e": times.e2e_s,
-            "throughput": tokens / times.e2e_s,
+            "throughput": setup.load * setup.lengths.mean_output / times.e2e_s,
         }
-
-    def _pair(self, setup: Setup) -> Prediction:
-        evaluator = self._evaluator(setup, setup.group)
-        first, second = setup.halves
-        prediction = evaluate_pair(evaluator, evaluator, (first, second), transfer_link(setup.group))
-        if prediction is None:
-            raise CannotPriceError("does not fit the memory of the devices by our reckoning")
-        return prediction
+        return _spread(values, replica.tables.sigma, replica.tables.first_token_sigma)
 
     def _evaluator(self, setup: Setup, group: NodeGroup) -> Evaluator:
         """Return the evaluator of a run, with the run's load."""
@@ -181,6 +184,12 @@ def _workload(lengths: Lengths, setup: Setup) -> ServingWorkload:
     )
 
 
+def _spread(values: dict[str, float], sigma: float, first_token_sigma: float) -> RunPrediction:
+    """Return values with the spread of each, as standard deviations of logs."""
+    step, first = (float(np.sqrt(np.log1p(s * s))) for s in (sigma, first_token_sigma))
+    return RunPrediction(values=values, sigma={name: first if name == "ttft" else step for name in values})
+
+
 def _said(prediction: Prediction, setup: Setup) -> dict[str, float]:
     """Return the statistic that was measured; where a file does not say which, the mean."""
     stat = setup.row.text("stat").lower()
@@ -195,20 +204,3 @@ def _said(prediction: Prediction, setup: Setup) -> dict[str, float]:
         values["ttft"] = dict(prediction.ttft_percentiles_s)[at]
         values["e2e"] = dict(prediction.e2e_percentiles_s)[at]
     return values
-
-
-def engine_limits(half: FixedReplica, load: float, max_num_seqs: int) -> FixedReplica:
-    """Return the configuration with the engine's limits; a benchmark's own load is never turned away."""
-    per_rank = int(np.ceil(load / (half.replicas * half.strategy.attention_dp)))
-    return replace(half, max_num_seqs=max(max_num_seqs, per_rank))
-
-
-def predict_all(predictor: RunPredictor, setups: Iterable[Setup]) -> list[tuple[Setup, RunPrediction | str]]:
-    """Return every run with its prediction, or with the reason why there is none."""
-    found: list[tuple[Setup, RunPrediction | str]] = []
-    for setup in setups:
-        try:
-            found.append((setup, predictor.predict(setup)))
-        except CannotPriceError as error:
-            found.append((setup, str(error)))
-    return found

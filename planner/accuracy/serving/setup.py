@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -29,11 +30,16 @@ _MODES: dict[str, LoadKind] = {
     "trace": "open",
     "open": "open",
     "offline_max": "offline",
+    "offline": "offline",
     "mlperf_offline": "offline",
+    "mlperf_server": "offline",
+    "mlperf_interactive": "offline",
     "static_batch": "static",
     "disagg": "disaggregated",
     "disaggregated": "disaggregated",
 }
+_MAX_SEQUENCES = {"vllm": 1024, "trtllm": 2048, "sglang": 4096}
+"""Sequences that run at once by default on large devices (engine argument references, 2026)."""
 _SPREAD_POINTS = 64
 _GOLDEN = 0.6180339887498949
 _UNCLEAR = "UNCLEAR"
@@ -99,7 +105,10 @@ class SetupReader:
             weight_fmt = "mxfp4_mxfp8"
         if weight_fmt == "nvfp4" and has_experts(model):
             model = self._sparse(model_name, model)
-        halves = _halves(row, kind, model, weight_fmt, kv_fmt)
+        halves = tuple(
+            _limited(half, engine, row.number("concurrency") or 0.0)
+            for half in _halves(row, kind, model, weight_fmt, kv_fmt)
+        )
         num_devices = sum(half.strategy.num_devices * half.replicas for half in halves)
         return Setup(
             row=row,
@@ -236,6 +245,12 @@ def _need(row: ServingRow, name: str) -> float:
     if not value:
         raise CannotPriceError(f"{name} is not stated")
     return value
+
+
+def _limited(half: FixedReplica, engine: str, concurrency: float) -> FixedReplica:
+    """Return the configuration with the engine's limit on sequences; a benchmark's own load is let in."""
+    per_rank = ceil(concurrency / (half.replicas * half.strategy.attention_dp))
+    return replace(half, max_num_seqs=max(_MAX_SEQUENCES[engine], per_rank))
 
 
 def _degree(row: ServingRow, name: str, default: int = 1) -> int:

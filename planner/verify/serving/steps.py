@@ -131,6 +131,8 @@ class StepPricer:
         total = 0.0
         for work in pieces:
             seconds = float(self.costs.price(work).time_s)
+            if isinstance(work, Gemm | Attention | ExpertGemm):
+                seconds *= self.software.kernel_scale
             total += seconds * (exposed if isinstance(work, Collective) else 1.0)
         return total
 

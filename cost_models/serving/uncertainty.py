@@ -1,0 +1,36 @@
+"""How far predictions of served models are off beyond what their kernels explain.
+
+Kernels' own spread comes with their curves. What remains is the model's: schedules, engines' versions
+and routing that no table shows. Figures are the 90 % points of the absolute log errors of measured runs
+over 1.645, less the kernels' share: dense models on nvidia-aic-gap-analysis and inferencex-via-aic (667
+runs), models with experts on the same (1220 runs); cost_models/ACCURACY.md states the coverage by source.
+"""
+
+from __future__ import annotations
+
+from math import exp, hypot, log1p, sqrt
+from statistics import NormalDist
+
+STEP_SIGMA = 0.15
+"""Relative error of a step of a dense model beyond its kernels."""
+SPARSE_STEP_SIGMA = 0.25
+"""The same for a model with experts: routing decides which of them are read."""
+WAITING_SIGMA = 0.30
+"""Further error of a time to first token: arrivals, front ends, launches."""
+SPARSE_WAITING_SIGMA = 0.50
+"""The same for a model with experts."""
+
+
+def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
+    """Return the relative standard error of a step: kernels and model together."""
+    return hypot(kernel_sigma, SPARSE_STEP_SIGMA if sparse else STEP_SIGMA)
+
+
+def first_token_sigma(sigma: float, *, sparse: bool) -> float:
+    """Return the relative standard error of a time to first token, given that of a step."""
+    return hypot(sigma, SPARSE_WAITING_SIGMA if sparse else WAITING_SIGMA)
+
+
+def interval_factor(sigma: float, level: float = 0.9) -> float:
+    """Return the factor between a prediction and either end of its central interval (log-normal)."""
+    return exp(NormalDist().inv_cdf(0.5 + level / 2.0) * sqrt(log1p(sigma * sigma)))
