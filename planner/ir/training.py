@@ -9,7 +9,6 @@ from planner.ir.model_graph import ModelGraph
 
 Recompute = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
-CpKind = Literal["ring", "ulysses"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +19,8 @@ class TrainingStrategy:
     (HSDP); ZeRO stage `zero` shards optimizer states (1), gradients (2) and parameters (3) over the
     dp_shard * cp ranks. Experts are spread over `ep` ranks taken from dp * cp (and from tp when
     `etp` is smaller than tp) and split `etp` ways. `num_chunks` is the number of model chunks
-    per device (virtual pipeline). `recompute_layers` of each stage are recomputed when
+    per device (virtual pipeline). `cp_ulysses` of the cp context ranks exchange heads (they divide cp), the
+    others pass keys and values in a ring. `recompute_layers` of each stage are recomputed when
     `recompute` is full (0 means all of them).
     """
 
@@ -37,7 +37,7 @@ class TrainingStrategy:
     sequence_parallel: bool = False
     recompute: Recompute = "none"
     offload: Offload = "none"
-    cp_kind: CpKind = "ring"
+    cp_ulysses: int = 1
     schedule: str = "1f1b"
 
     @property

@@ -71,6 +71,8 @@ def summary_of(answer: Answer) -> str:
     """Return a plan's shape in one line."""
     strategy = answer.strategy
     parts = [f"{name}{value}" for name, value in degrees_of(strategy) if value > 1]
+    if strategy.cp_ulysses > 1:
+        parts.append(f"ulysses{strategy.cp_ulysses}")
     parts.append(f"mbs{strategy.micro_batch}")
     parts.append(f"zero{strategy.zero}")
     if strategy.zero and strategy.dp_shard != strategy.dp:
@@ -107,6 +109,7 @@ def pool_of(problem: Problem[TrainingProblem], answer: Answer) -> PoolChoice:
             ("global_batch", workload.global_batch),
             ("seq_len", workload.seq_len),
             ("micro_batch", strategy.micro_batch),
+            ("cp_ulysses", strategy.cp_ulysses),
             ("zero", strategy.zero),
             ("dp_shard", strategy.dp_shard if strategy.zero else 1),
             ("sequence_parallel", strategy.sequence_parallel),

@@ -106,6 +106,7 @@ def _arrays(problem: Problem[TrainingProblem], pool: Pool, settings: TrainingSet
         zero=settings.zero,
         dp_shard=settings.dp_shard,
         sequence_parallel=settings.sequence_parallel,
+        cp_ulysses=settings.cp_ulysses,
         recompute=settings.recompute,
         offload=settings.offload,
         schedule="1f1b" if settings.schedule == "none" else settings.schedule,

@@ -10,8 +10,9 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.clusters import parse_cluster
 from planner.frontend.models import load_model
 from planner.ir.training import TrainingChoices, TrainingWorkload
-from planner.space.training.enumerate import degrees, expand
 from planner.space.training.evaluate import TrainingEvaluator
+from planner.space.training.grid import Space, points, rows, sharded
+from planner.space.training.plans import concatenate
 from planner.space.training.software import load_training_software, training_cost_model
 
 LIMIT_S = 0.2e-3
@@ -23,8 +24,10 @@ def test_evaluation_amortised(benchmark: Any) -> None:
     group = parse_cluster("64x8xh100@ib400", source=None, diagnostics=diagnostics).groups[0]
     workload = TrainingWorkload(global_batch=1024, seq_len=8192)
     choices = TrainingChoices(max_micro_batch=4)
-    points = [p for p in degrees(model, workload, choices, 512, 8) if p.tp * p.cp * p.pp * p.dp == 512]
-    plans = expand(points, model, choices)
+    space = Space(model=model, workload=workload, choices=choices, num_devices=512)
+    coarse = concatenate([p for p in points(space) if int(p.tp[0]) <= 8])
+    whole = coarse.take(np.flatnonzero(coarse.tp * coarse.cp * coarse.pp * coarse.dp == 512))
+    plans = sharded(space, rows(space, whole.take(np.arange(0, len(whole), 8))))
     software = load_training_software("megatron-lm")
     sizes = np.unique(plans.micro_batch)
 

@@ -32,9 +32,10 @@ from planner.space.training.source import evaluator_of, formats_of
 
 METHOD = "enumeration in order of bounds: all layers alone, then stages, then sharding"
 SPACE = (
-    "one job on one node group: every tp that splits heads and widths (with sequence parallelism), cp, "
-    "ep with its own tp, pp with uneven ends, chunks and schedules, micro-batch, recompute, ZeRO level over "
-    "every number of ranks, offload and precision that is allowed; the global batch exactly"
+    "one job on one node group: every tp that splits heads and widths (with sequence parallelism), cp as "
+    "ring, by heads or both, ep with its own tp, pp with uneven ends, chunks and schedules, micro-batch, "
+    "recompute, ZeRO level over every number of ranks, offload and precision that is allowed; the global "
+    "batch exactly"
 )
 _NUM_KEPT = 256
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp")

@@ -49,7 +49,7 @@ class AttentionWork:
         acc.forward += moved
         acc.backward += moved
         acc.products_kept += pricer.tokens * widths * ACT_BYTES
-        self._add_context(core, kv_width, acc)
+        self._add_context(op, core, kv_width, acc)
 
     def _flash(self, op: AttentionCore, heads: float, kv_heads: float, acc: LayerSum) -> FloatArray:
         kind: AttentionKind = "mla_expanded" if op.kind == "mla" else "gqa"
@@ -89,13 +89,29 @@ class AttentionWork:
         acc.working = np.maximum(acc.working, scores * ACT_BYTES)
         return products + passes
 
-    def _add_context(self, core: FloatArray, kv_width: float, acc: LayerSum) -> None:
-        """Keys and values travel round the ring, hidden behind the core as far as it goes."""
-        if self._shape.cp == 1:
+    def _add_context(self, op: AttentionCore, core: FloatArray, kv_width: float, acc: LayerSum) -> None:
+        """Heads are exchanged for pieces of the sequence, or keys and values travel round a ring, or both.
+
+        The exchange (DeepSpeed-Ulysses, Jacobs et al. 2023) moves queries, keys, values and the output of
+        every token once per pass, keys and values of shared heads as often as ranks need them; nothing hides
+        it. The ring hides behind the core as far as it goes.
+        """
+        shape, pricer = self._shape, self._pricer
+        if shape.cp == 1:
             return
-        pricer = self._pricer
+        ranks = shape.cp_ulysses
+        copies = max(1.0, ranks / op.kv_heads_per_rank(shape.tp))
+        if ranks > 1:
+            heads = -(-op.num_heads // shape.tp)
+            width = heads * (op.head_dim + op.v_head_dim) + kv_width * copies
+            num_bytes = pricer.tokens * width * ACT_BYTES
+            acc.exchange_comm += pricer.collective("all_to_all", num_bytes, pricer.groups.exchange)
+        if shape.cp == ranks:
+            return
         ring = pricer.collective(
-            "all_gather", pricer.tokens * self._shape.cp * kv_width * ACT_BYTES, pricer.groups.context
+            "all_gather",
+            pricer.tokens * shape.cp * kv_width * copies / ranks * ACT_BYTES,
+            pricer.groups.context,
         )
         window = core * pricer.software.cp_overlap
         acc.context_comm += np.maximum(ring - window, _RING_EXPOSED * ring)

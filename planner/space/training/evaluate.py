@@ -295,19 +295,21 @@ class TrainingEvaluator:
         return hop
 
     def _table(self, plans: PlanArrays, fmt: str) -> PlanTable:
-        keys = np.stack([plans.tp, plans.cp, plans.ep, plans.etp, plans.sequence_parallel])
+        names = ("tp", "cp", "cp_ulysses", "ep", "etp", "sequence_parallel")
+        keys = np.stack([getattr(plans, name) for name in names])
         unique, inverse = np.unique(keys, axis=1, return_inverse=True)
         shapes = [
             Shape(
                 seq_len=self.workload.seq_len,
                 tp=int(tp),
                 cp=int(cp),
+                cp_ulysses=int(ulysses),
                 ep=int(ep),
                 etp=int(etp),
                 sequence_parallel=bool(parallel),
                 fmt=fmt,
             )
-            for tp, cp, ep, etp, parallel in unique.T
+            for tp, cp, ulysses, ep, etp, parallel in unique.T
         ]
         column = np.searchsorted(self._batches, plans.micro_batch).astype(np.int64)
         return self.tables.view(shapes, inverse.ravel().astype(np.int64), column)

@@ -84,9 +84,18 @@ class Space:
         return self.fixed("cp", found if pinned else large)
 
 
+def exchange_degrees(model: ModelGraph, tp: int, cp: int) -> list[int]:
+    """Return how many of `cp` context ranks may exchange heads: they share out the heads of a tensor rank."""
+    ops = {op for layer in model.layers for op in layer.ops}
+    if cp == 1 or any(isinstance(op, StateCore) for op in ops):
+        return [1]
+    heads = int(np.gcd.reduce([op.num_heads for op in ops if isinstance(op, AttentionCore)] or [1])) // tp
+    return [u for u in divisors(cp) if heads % u == 0]
+
+
 def _columns(count: int, **values: IntArray | int) -> PlanArrays:
     """Return plans whose columns are `values`, and zero (one for degrees) where there is none."""
-    ones = {"ep", "etp", "num_chunks", "dp_shard"}
+    ones = {"ep", "etp", "num_chunks", "dp_shard", "cp_ulysses"}
     found = {
         f.name: np.broadcast_to(np.int64(values.get(f.name, int(f.name in ones))), count).astype(np.int64)
         if not isinstance(values.get(f.name), np.ndarray)
@@ -97,7 +106,7 @@ def _columns(count: int, **values: IntArray | int) -> PlanArrays:
 
 
 def points(space: Space) -> Iterator[PlanArrays]:
-    """Yield the points of every shape (tp, cp, ep, etp, sequence parallelism), one shape at a time.
+    """Yield the points of every shape (tp, cp, ulysses, ep, etp, sequence parallelism), one by one.
 
     The global batch is honoured exactly: dp times the micro-batch divides it.
     """
@@ -109,22 +118,24 @@ def points(space: Space) -> Iterator[PlanArrays]:
             base = _pipelines(space, tp * cp)
             if not len(base[0]):
                 continue
-            for ep, etp in expert_degrees(model, tp):
+            exchanges = space.fixed("cp_ulysses", exchange_degrees(model, tp, cp))
+            for (ep, etp), ulysses in product(expert_degrees(model, tp), exchanges):
                 if space.fixed("ep", [ep]) and space.fixed("etp", [etp]):
-                    yield from _shape(base, (tp, cp, ep, etp, int(parallel)))
+                    yield from _shape(base, (tp, cp, ulysses, ep, etp, int(parallel)))
 
 
 def _shape(
-    base: tuple[IntArray, IntArray, IntArray], shape: tuple[int, int, int, int, int]
+    base: tuple[IntArray, IntArray, IntArray], shape: tuple[int, int, int, int, int, int]
 ) -> Iterator[PlanArrays]:
     pp, dp, micro_batch = base
-    tp, cp, ep, etp, parallel = shape
+    tp, cp, ulysses, ep, etp, parallel = shape
     spread = (dp * cp * tp) % (ep * etp) == 0
     if spread.any():
         yield _columns(
             int(spread.sum()),
             tp=tp,
             cp=cp,
+            cp_ulysses=ulysses,
             ep=ep,
             etp=etp,
             sequence_parallel=parallel,

@@ -66,6 +66,7 @@ class LayerPricer:
         again = self.software.selective_products if self.software.flash_attention else 0.0
         kept = acc.kept + acc.products_kept
         exposed = acc.expert_comm * (1.0 - self.software.ep_overlap) + acc.context_comm
+        exposed = exposed + acc.exchange_comm
         return LayerWork(
             forward_s=forward,
             backward_s=backward,

@@ -27,6 +27,7 @@ class Shape:
     etp: int
     sequence_parallel: bool
     fmt: str
+    cp_ulysses: int = 1
     routing_skew: float = 1.0
 
 
@@ -36,6 +37,7 @@ class Groups:
 
     tensor: Span
     context: Span
+    exchange: Span
     expert: Span
 
 
@@ -86,6 +88,7 @@ class LayerSum:
     products_kept: FloatArray
     expert_comm: FloatArray
     context_comm: FloatArray
+    exchange_comm: FloatArray
     error: FloatArray
     dense_params: float = 0.0
     expert_params: float = 0.0

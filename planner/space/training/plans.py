@@ -21,7 +21,8 @@ class PlanArrays:
     """Plans as columns. Choices that are words are indices into RECOMPUTES, OFFLOADS and SCHEDULES.
 
     `first_drop` and `last_drop` are the layers by which the first and the last chunk are shorter
-    than the others, making room for the embedding and the head.
+    than the others, making room for the embedding and the head. `cp_ulysses` of the context ranks exchange
+    heads.
     """
 
     tp: IntArray
@@ -40,6 +41,7 @@ class PlanArrays:
     schedule: IntArray
     first_drop: IntArray
     last_drop: IntArray
+    cp_ulysses: IntArray
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -57,6 +59,7 @@ class PlanArrays:
             cp=int(self.cp[i]),
             ep=int(self.ep[i]),
             etp=int(self.etp[i]),
+            cp_ulysses=int(self.cp_ulysses[i]),
             num_chunks=int(self.num_chunks[i]),
             micro_batch=int(self.micro_batch[i]),
             zero=int(self.zero[i]),
@@ -98,4 +101,5 @@ def single(strategy: TrainingStrategy, *, first_drop: int = 0, last_drop: int = 
         schedule=one(SCHEDULES.index(strategy.schedule)),
         first_drop=one(first_drop),
         last_drop=one(last_drop),
+        cp_ulysses=one(strategy.cp_ulysses),
     )

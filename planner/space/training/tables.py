@@ -130,7 +130,8 @@ class TableBuilder:
         ep_stride = 1 if shape.etp < shape.tp else shape.tp
         return Groups(
             tensor=span_of(self._group, shape.tp, 1),
-            context=span_of(self._group, shape.cp, shape.tp),
+            context=span_of(self._group, shape.cp // shape.cp_ulysses, shape.tp * shape.cp_ulysses),
+            exchange=span_of(self._group, shape.cp_ulysses, shape.tp),
             expert=span_of(self._group, shape.ep, ep_stride),
         )
 

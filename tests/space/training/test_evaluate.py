@@ -10,9 +10,9 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.clusters import parse_cluster
 from planner.frontend.models import load_model
 from planner.ir.training import Recompute, TrainingChoices, TrainingStrategy, TrainingWorkload
-from planner.space.training.enumerate import degrees, expand
 from planner.space.training.evaluate import TrainingEvaluator
-from planner.space.training.plans import single
+from planner.space.training.grid import Space, points, rows, sharded
+from planner.space.training.plans import concatenate, single
 from planner.space.training.software import load_training_software
 
 WORKLOAD = TrainingWorkload(global_batch=32, seq_len=4096)
@@ -33,10 +33,10 @@ def evaluator() -> TrainingEvaluator:
 
 def test_many_plans_cost_what_each_costs_alone(evaluator: TrainingEvaluator) -> None:
     choices = TrainingChoices(max_micro_batch=2, zeros=(0, 1), recomputes=("none", "full"))
-    points = degrees(evaluator.model, WORKLOAD, choices, 8, 4)
-    plans = expand(
-        [p for p in points if p.pp in (1, 2) and p.tp * p.pp * p.dp * p.cp == 8], evaluator.model, choices
-    )
+    space = Space(model=evaluator.model, workload=WORKLOAD, choices=choices, num_devices=8)
+    coarse = concatenate([p for p in points(space) if int(p.tp[0]) <= 4])
+    some = (coarse.pp <= 2) & (coarse.tp * coarse.pp * coarse.dp * coarse.cp == 8)
+    plans = sharded(space, rows(space, coarse.take(np.flatnonzero(some))))
     together = evaluator.evaluate(plans)
     for i in range(0, len(plans), max(1, len(plans) // 25)):
         alone = evaluator.evaluate(plans.take(np.array([i])))
@@ -63,3 +63,17 @@ def test_zero_stages_hold_ever_less(evaluator: TrainingEvaluator) -> None:
         for zero in range(4)
     ]
     assert peaks == sorted(peaks, reverse=True)
+
+
+def test_exchanging_heads_and_rings_both_share_a_sequence(evaluator: TrainingEvaluator) -> None:
+    def run(ulysses: int) -> tuple[float, float, float]:
+        strategy = TrainingStrategy(cp=8, dp=2, dp_shard=2, zero=2, cp_ulysses=ulysses)
+        result = evaluator.evaluate(single(strategy))
+        time = result.time
+        return float(time.compute_s[0]), float(time.layer_comm_s[0]), float(result.peak_bytes[0])
+
+    ring, both, heads = run(1), run(2), run(8)
+    assert ring[0] == both[0] == heads[0]
+    assert ring[2] == both[2] == heads[2]
+    assert len({ring[1], both[1], heads[1]}) == 3
+    assert min(ring[1], both[1], heads[1]) > 0.0
