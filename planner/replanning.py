@@ -157,7 +157,8 @@ def _result(plan: Plan, found: Replanned | None) -> SearchResult:
         gap = abs(value - bound) / max(abs(value), 1e-300) if value != bound else 0.0
         better = value < bound if goal.sense == "min" else value > bound
         if better:
-            bound, gap = value, 0.0
+            # Shapes are priced otherwise than when the plan was made: its bound says nothing any more.
+            bound, gap = None, None
     return SearchResult(
         status="optimal" if gap is not None and gap <= 1e-6 else "feasible",
         objective=ObjectiveValue(
