@@ -25,6 +25,7 @@ from planner.search.heft import heft
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
 _MIN_SPLIT_S = 5.0
+_NEARLY = 0.97
 _FIRST_SHARE = 0.1
 _NUM_GENERATIONS = 40
 
@@ -99,6 +100,7 @@ class _Found:
     answer: ScheduleAnswer
     schedule: Schedule | None = None
     bound: float = 0.0
+    interrupted: bool = False
 
 
 class _Search:
@@ -113,10 +115,26 @@ class _Search:
         self.ticks = ticks
         self.weights = weigh(ticks)
         self.baseline = heft(problem)
-        self.seed = _in_order(ticks.problem, seed_schedule(ticks.problem, limits, seed=options.seed))
-        self.horizon = self._horizon()
+        self.seed: Schedule | None = None
+        self.bound = 0.0
+        self.horizon = 0
 
     def run(self, began: float, on_progress: Callable[[str], None] | None) -> ScheduleAnswer:
+        """Return the best answer; an interrupt outside the solver returns what is known by then."""
+        try:
+            seed = seed_schedule(self.ticks.problem, self.limits, seed=self.options.seed)
+            self.seed = _in_order(self.ticks.problem, seed)
+            self.horizon = self._horizon()
+            return self._run(began, on_progress)
+        except KeyboardInterrupt:
+            if self.seed is not None:
+                return self._answer("feasible", self.seed, self.bound, began)
+            if self.baseline is None:
+                raise
+            self.horizon = self._horizon()
+            return self._judged("feasible", self.baseline, self.bound, began)
+
+    def _run(self, began: float, on_progress: Callable[[str], None] | None) -> ScheduleAnswer:
         """Build, solve and read back; a project not proved soon gets a better seed and a second try."""
         if self.seed is not None and self.weights.only_makespan and _end(self.seed) <= self.limits.makespan:
             return self._answer("optimal", self.seed, self.limits.makespan, began)
@@ -128,7 +146,7 @@ class _Search:
             # the first try is cut by work, so that what follows does not hang on the machine's speed
             work_limit = min(limit_s * _FIRST_SHARE, self.options.deterministic_limit or limit_s)
             found = self._try(began, replace(self.options, deterministic_limit=work_limit), on_progress)
-            if found.status == "feasible":
+            if found.status == "feasible" and not found.interrupted:
                 self._improve(found)
                 found = None
         return found.answer if found is not None else self._try(began, self.options, on_progress).answer
@@ -138,6 +156,7 @@ class _Search:
         best = first.schedule or self.seed
         if best is None:
             return
+        self.seed, self.bound = best, first.bound
         floor = math.ceil(first.bound / max(self.weights.makespan, 1) - 1e-9)
         self.limits = replace(self.limits, makespan=max(self.limits.makespan, floor))
         better = improved_schedule(
@@ -173,7 +192,13 @@ class _Search:
         status: Status = "optimal" if verdict == cp_model.OPTIMAL else "feasible"
         work: dict[str, float | int] = {"branches": solver.num_branches, "conflicts": solver.num_conflicts}
         answer = self._answer(status, schedule, bound, began, work)
-        return _Found(status=status, answer=answer, schedule=schedule, bound=bound)
+        # the solver takes an interrupt for itself: it then stops before any of its limits
+        interrupted = (
+            status == "feasible"
+            and time.monotonic() - began < _NEARLY * options.time_limit_s
+            and solver.response_proto.deterministic_time < _NEARLY * solver.parameters.max_deterministic_time
+        )
+        return _Found(status=status, answer=answer, schedule=schedule, bound=bound, interrupted=interrupted)
 
     def _horizon(self) -> int:
         """Return a time that no optimal schedule needs to pass, in ticks."""
@@ -200,6 +225,17 @@ class _Search:
         work: dict[str, float | int] | None = None,
     ) -> ScheduleAnswer:
         best = to_seconds(self.problem, self.ticks, schedule)
+        return self._judged(status, best, bound, began, work)
+
+    def _judged(
+        self,
+        status: Status,
+        best: Schedule,
+        bound: float,
+        began: float,
+        work: dict[str, float | int] | None = None,
+    ) -> ScheduleAnswer:
+        """Return the answer for a schedule in seconds, or for the baseline where that is better."""
         value = self.problem.objective(best)
         heft_value = None if self.baseline is None else self.problem.objective(self.baseline)
         if self.baseline is not None and heft_value is not None and heft_value < value:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from dataclasses import replace
 
 import pytest
 
 from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, SchedulingProblem, Task
-from planner.search.agent_cpsat import ScheduleOptions, solve_schedule
+from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
 from planner.verify.task_schedule import schedule_violations
 
 
@@ -128,17 +127,42 @@ def test_same_seed_gives_the_same_schedule() -> None:
     assert (first.value, first.bound) == (second.value, second.bound)
 
 
-def test_interrupt_keeps_the_incumbent() -> None:
-    began = time.monotonic()
-    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    told: list[str] = []
-    answer = solve_schedule(_hard(200), ScheduleOptions(time_limit_s=60), on_progress=told.append)
-    timer.cancel()
-    assert time.monotonic() - began < 20
+def _check_interrupted(answer: ScheduleAnswer) -> None:
     assert answer.status == "feasible"
     assert answer.schedule is not None
     assert schedule_violations(_hard(200), answer.schedule) == []
     assert answer.gap is not None
     assert 0 < answer.gap < 1
+
+
+def test_interrupt_of_the_solver_keeps_the_incumbent() -> None:
+    began = time.monotonic()
+    told: list[str] = []
+
+    def interrupt(text: str) -> None:
+        if not told:
+            os.kill(os.getpid(), signal.SIGINT)
+        told.append(text)
+
+    answer = solve_schedule(_hard(200), ScheduleOptions(time_limit_s=60), on_progress=interrupt)
+    assert time.monotonic() - began < 40
     assert told
+    _check_interrupted(answer)
+
+
+def test_interrupt_before_the_solver_keeps_the_heuristic(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("planner.search.agent_cpsat.seed_schedule", interrupted)
+    answer = solve_schedule(_hard(200), ScheduleOptions(time_limit_s=60))
+    _check_interrupted(answer)
+    assert answer.value == answer.heft_value
+
+
+def test_interrupt_while_the_model_is_built_keeps_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("planner.search.agent_cpsat.build", interrupted)
+    _check_interrupted(solve_schedule(_hard(200), ScheduleOptions(time_limit_s=60)))
