@@ -90,7 +90,8 @@ class ReplicaPlacement:
 class ObjectiveValue:
     """What was optimised and the proof: no plan of the stated space is better than `bound`.
 
-    `gap` is |value - bound| / |value|; None where there is no plan.
+    `gap` is |value - bound| / |value|; None where there is no plan. `low` and `high` end the 90 % interval of
+    the value, from the error of the cost model; None where no error is known or the value has none.
     """
 
     name: str
@@ -99,6 +100,8 @@ class ObjectiveValue:
     value: float | None
     bound: float | None
     gap: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

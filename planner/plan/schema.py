@@ -27,7 +27,11 @@ class Quantity(_Strict):
 
 
 class ObjectiveResult(_Strict):
-    """What was optimised, what was reached, and the proof: `bound` is the best any plan could reach."""
+    """What was optimised, what was reached, and the proof: `bound` is the best any plan could reach.
+
+    `low` and `high` end the 90 % interval of the value, from the error of the cost model; for devices, money
+    or power they are what the load may need if its speed is predicted that wrongly.
+    """
 
     name: str
     unit: str
@@ -35,6 +39,8 @@ class ObjectiveResult(_Strict):
     value: float | None
     bound: float | None
     gap: float | None
+    low: float | None = None
+    high: float | None = None
 
 
 class StrategyModel(_Strict):
@@ -126,13 +132,18 @@ class Replica(_Strict):
 
 
 class Alternative(_Strict):
-    """A runner-up; `relative` is the share by which it is worse, None where it has no value."""
+    """A runner-up; `relative` is the share by which it is worse, None where it has no value.
+
+    `tie`: the difference is below the tie tolerance (0.1 %). `within_error`: the value lies inside the 90 %
+    interval of the objective, so the cost model cannot tell the two plans apart.
+    """
 
     label: str = ""
     summary: str
     objective_value: float | None
     relative: float | None
     tie: bool = False
+    within_error: bool = False
     pools: list[Pool] = []
     reason: str = ""
 

@@ -19,6 +19,7 @@ from planner.ir.candidates import (
     AlternativeChoice,
     Estimate,
     InfeasibilityReport,
+    ObjectiveValue,
     PoolChoice,
     Predictions,
     SearchResult,
@@ -80,13 +81,15 @@ def plan_from_result(
             value=objective.value,
             bound=objective.bound,
             gap=objective.gap,
+            low=objective.low,
+            high=objective.high,
         ),
         pools=[_pool(pool) for pool in result.pools],
         placement=[
             Replica(pool=r.pool, replica=r.replica, devices=list(r.devices)) for r in result.placement
         ],
         predicted=_predicted(result.predicted),
-        alternatives=[_alternative(choice) for choice in result.alternatives],
+        alternatives=[_alternative(choice, objective) for choice in result.alternatives],
         infeasibility=_infeasibility(result.infeasibility),
         solver=SolverInfo(
             method=result.method,
@@ -215,16 +218,24 @@ def _pool(pool: PoolChoice) -> Pool:
     )
 
 
-def _alternative(choice: AlternativeChoice) -> Alternative:
+def _alternative(choice: AlternativeChoice, objective: ObjectiveValue) -> Alternative:
     return Alternative(
         label=choice.label,
         summary=choice.summary,
         objective_value=choice.objective_value,
         relative=choice.relative,
         tie=choice.tie,
+        within_error=_inside(choice.objective_value, objective),
         pools=[_pool(pool) for pool in choice.pools],
         reason=choice.reason,
     )
+
+
+def _inside(value: float | None, objective: ObjectiveValue) -> bool:
+    """Return whether a value lies inside the 90 % interval of the objective."""
+    if value is None or objective.low is None or objective.high is None:
+        return False
+    return objective.low <= value <= objective.high
 
 
 def _infeasibility(report: InfeasibilityReport | None) -> Infeasibility | None:

@@ -91,7 +91,16 @@ def _proof(plan: Plan) -> Text:
     text = f"{goal.name}: {figure(goal.value, goal.unit)}"
     if goal.bound is not None:
         text += f"   bound {figure(goal.bound, goal.unit)}   gap {percent(goal.gap)}"
+    if goal.low is not None and goal.high is not None:
+        text += f"   90 % interval {_range(goal.low, goal.high, goal.unit)}"
     return Text(printable(text))
+
+
+def _range(low: float, high: float, unit: str) -> str:
+    """Return two figures, with one unit where both have the same."""
+    first, last = figure(low, unit), figure(high, unit)
+    number, _, own = first.partition(" ")
+    return f"{number} to {last}" if last.endswith(f" {own}") else f"{first} to {last}"
 
 
 def _show_infeasibility(plan: Plan, console: Console) -> None:
@@ -198,7 +207,8 @@ def _against(choice: Alternative) -> str:
         return "tie"
     if choice.relative is None:
         return "-"
-    return f"{percent(abs(choice.relative))} {'worse' if choice.relative >= 0 else 'better'}"
+    words = f"{percent(abs(choice.relative))} {'worse' if choice.relative >= 0 else 'better'}"
+    return f"{words}, cannot be told apart" if choice.within_error else words
 
 
 def _add(table: Table, *cells: str) -> None:

@@ -26,6 +26,7 @@ from planner.space.memory import BLOCK_TOKENS
 
 _RARE_PERCENTILE = 99.99
 """Running sequences exceed what the engine is told to admit this rarely; memory may stop them earlier."""
+_RESOURCE_GOALS = frozenset({"min_devices", "min_cost", "min_power"})
 
 
 def pool_choices(tables: PoolTables, plan: LoadedPlan) -> tuple[PoolChoice, ...]:
@@ -163,6 +164,20 @@ def plan_predictions(
         found.insert(4, (f"tpot_p{asked:g}_s", of(plan.tpot_high_s, "s")))
     found.extend(_money_and_power(solution, question, tokens, sigma))
     return _finite(found)
+
+
+def objective_sigma(tables: PoolTables, plan: LoadedPlan, question: Question) -> float:
+    """Return the relative error of the objective: that of the speed of the slowest known replica.
+
+    Devices, money and power are in inverse proportion to the speed where a load or a limit on latency
+    decides their number. Without either, memory decides, and that is exact: 0.
+    """
+    limits = question.limits
+    asked = question.rate_rps is not None or question.concurrency is not None
+    asked |= isfinite(min(limits.ttft_s, limits.tpot_s, limits.e2e_s))
+    if question.goal in _RESOURCE_GOALS and not asked:
+        return 0.0
+    return max(tables.catalogue.offers[pool.pick.offer].replica.tables.sigma for pool in plan.pools)
 
 
 def _finite(predictions: Iterable[tuple[str, Estimate]]) -> Predictions:

@@ -78,9 +78,21 @@ def with_devices(replica: int, edit: Callable[[list[str]], list[str]]) -> Mutati
     return mutate
 
 
-def runner_up(value: float, relative: float | None, *, tie: bool = False) -> Mutation:
-    other = Alternative(summary="other", objective_value=value, relative=relative, tie=tie)
+def runner_up(
+    value: float, relative: float | None, *, tie: bool = False, within_error: bool = False
+) -> Mutation:
+    other = Alternative(
+        summary="other", objective_value=value, relative=relative, tie=tie, within_error=within_error
+    )
     return with_plan(alternatives=[other])
+
+
+def in_interval(low: float, high: float, other: Mutation) -> Mutation:
+    def mutate(plan: Plan) -> Plan:
+        objective = plan.objective.model_copy(update={"low": low, "high": high})
+        return other(plan.model_copy(update={"objective": objective}))
+
+    return mutate
 
 
 def swap(first: int, second: int) -> Callable[[list[str]], list[str]]:
@@ -117,6 +129,9 @@ MUTANTS: list[tuple[str, str, Mutation]] = [
     ("runners-up", "better", runner_up(8.0, -0.5, tie=True)),
     ("runners-up", "distance", runner_up(24.0, 0.1)),
     ("runners-up", "tie", runner_up(24.0, 0.5, tie=True)),
+    ("runners-up", "inside no interval", runner_up(24.0, 0.5, within_error=True)),
+    ("runners-up", "the plan outside its interval", in_interval(30.0, 40.0, runner_up(24.0, 0.5))),
+    ("runners-up", "inside the interval", in_interval(12.0, 30.0, runner_up(24.0, 0.5))),
     ("digests", "other input", with_plan(inputs=[InputModel(role="model", name="x", sha256="0" * 64)])),
     ("digests", "missing input", with_plan(inputs=[])),
     ("choices", "model", with_pool(model="llama-3.1-8b")),

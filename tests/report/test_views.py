@@ -40,6 +40,15 @@ def test_a_plan_shows_all_its_parts() -> None:
         assert part in text
 
 
+def test_runners_up_inside_the_interval_of_the_objective_cannot_be_told_apart() -> None:
+    wide = replace(RESULT, objective=replace(RESULT.objective, low=8.0, high=12.0))
+    text = _shown(_plan(wide))
+    assert "90 % interval 8 to 12 req/s" in text
+    assert "10 % worse, cannot be told apart" in text
+    narrow = replace(RESULT, objective=replace(RESULT.objective, low=9.5, high=10.5))
+    assert "told apart" not in _shown(_plan(narrow))
+
+
 def test_an_infeasible_plan_says_what_binds_and_what_would_do() -> None:
     text = _shown(_plan(INFEASIBLE))
     assert "slo.tpot: too tight" in text

@@ -143,3 +143,31 @@ def test_the_bound_without_search_is_never_beaten(llama: ModelGraph) -> None:
         assert bound is not None
         best = value(solved(case))
         assert best < bound if goal == "max_throughput" else best > bound
+
+
+def test_the_objective_has_the_interval_of_the_speed(llama: ModelGraph) -> None:
+    rated = solved(problem(llama, cluster(group(H100, 4)), rate=10.0, goal="min_devices"))
+    capacity = dict(rated.predicted)["capacity_rps"]
+    assert capacity.high is not None
+    assert rated.objective.high == pytest.approx(value(rated) * capacity.high / capacity.value)
+    assert rated.objective.low == pytest.approx(value(rated) * capacity.value / capacity.high)
+
+
+def test_devices_that_memory_decides_are_exact(llama: ModelGraph) -> None:
+    result = solved(problem(llama, cluster(group(H100, 1)), ttft=None, tpot=None, goal="min_devices"))
+    assert (result.objective.low, result.objective.high) == (None, None)
+
+
+@pytest.mark.parametrize(("share", "noted"), [(0.8, 0), (0.95, 1)])
+def test_a_load_near_the_capacity_is_noted_once(llama: ModelGraph, share: float, noted: int) -> None:
+    where, limits = cluster(group(H200, 1)), {"ttft": None, "tpot": None}
+    fixed = (("pp", 1), ("tp", 8))
+    most = solved(problem(llama, where, fixed=fixed, modes=("aggregated",), **limits))
+    rate = share * dict(most.predicted)["capacity_rps"].value
+    diagnostics = Diagnostics()
+    search(
+        problem(llama, where, rate=rate, goal="min_latency", fixed=fixed, modes=("aggregated",), **limits),
+        diagnostics,
+        costs=costs,
+    )
+    assert [entry.code for entry in diagnostics.entries].count("near-capacity") == noted

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import isfinite
 from time import monotonic
 
+from cost_models.serving.capacity import LatencyLimits
+from hardware_profiles.provenance import Provenance
 from planner.diagnostics import Diagnostics
 from planner.ir.candidates import AlternativeChoice, ObjectiveValue, SearchResult
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.search.serving_alternatives import alternatives
-from planner.search.serving_answer import plan_predictions
+from planner.search.serving_answer import estimate, objective_sigma, plan_predictions
 from planner.search.serving_bound import bound_without_search
 from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
 from planner.search.serving_dominance import undominated
 from planner.search.serving_infeasible import explain_infeasible
+from planner.search.serving_load import load_plan
 from planner.search.serving_optimum import Optimum, optimum
 from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import GOALS, Question, question_of
 from planner.space.engine import CostSource, cached, installed_costs
 
+_NEAR_CAPACITY = 0.9
+"""Share of the capacity above which times to the first token were predicted 40 to 80 % too low."""
 METHOD = "enumeration of replica shapes, knapsack over pools, integer program over groups (HiGHS)"
 SPACE = (
     "replica shapes: every valid tp, pp (stages balanced for decode and for prefill), attention_dp, "
@@ -82,11 +88,14 @@ def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: 
             "the plan is run at its capacity, where the queue grows without end: latencies that include "
             "waiting have no value. A limit (slo), a rate or a concurrency gives them one",
         )
+    _note_saturation(tables, question, best, diagnostics)
     gap = None if bound is None else abs(solution.value - bound) / max(abs(solution.value), 1e-300)
     runners = _runners_up(tables, question, best) if options.num_alternatives > 0 else ()
     return SearchResult(
         status="optimal" if proved and gap is not None and gap <= 1e-9 else "feasible",
-        objective=_objective(question, solution.value, bound, gap),
+        objective=_with_interval(
+            _objective(question, solution.value, bound, gap), objective_sigma(tables, best.plan, question)
+        ),
         pools=best.pools,
         placement=best.placement,
         predicted=plan_predictions(tables, best.plan, solution, question),
@@ -110,6 +119,29 @@ def _objective(
         bound=bound,
         gap=gap,
     )
+
+
+def _note_saturation(tables: PoolTables, question: Question, best: Optimum, diagnostics: Diagnostics) -> None:
+    """Say that latencies are uncertain where the load is close to what the pools can carry at all."""
+    rate_rps = best.plan.rate_rps
+    if question.concurrency is not None or not isfinite(best.plan.ttft_s):
+        return
+    most = load_plan(tables, best.solution.picks, replace(question, limits=LatencyLimits())).capacity_rps
+    if rate_rps > _NEAR_CAPACITY * most:
+        diagnostics.note(
+            "near-capacity",
+            f"the load is {rate_rps / most:.0%} of what the plan can carry at all "
+            f"({most:.4g} requests/s): latencies this near capacity are uncertain, and waiting may be longer "
+            f"than predicted; simulate the plan, or keep the load below {_NEAR_CAPACITY:.0%}",
+        )
+
+
+def _with_interval(objective: ObjectiveValue, sigma: float) -> ObjectiveValue:
+    """Return an objective with the 90 % interval that a relative error makes of its value."""
+    if objective.value is None or sigma <= 0.0:
+        return objective
+    around = estimate(objective.value, objective.unit, sigma, Provenance.ANALYTICAL)
+    return replace(objective, low=around.low, high=around.high)
 
 
 def _runners_up(tables: PoolTables, question: Question, best: Optimum) -> tuple[AlternativeChoice, ...]:

@@ -87,7 +87,7 @@ def search(
     gap = (answer.value - bound) / max(abs(answer.value), 1e-300)
     return SearchResult(
         status="optimal" if proved else "feasible",
-        objective=_objective(problem, answer.value, bound, gap),
+        objective=_with_interval(_objective(problem, answer.value, bound, gap), answer),
         pools=(pool_of(problem, answer),),
         placement=(placement_of(answer),),
         predicted=predictions_of(problem, answer),
@@ -146,6 +146,13 @@ def _objective(
 def _work(total: _Total) -> tuple[tuple[str, float | int], ...]:
     names = ("points", "points_expanded", "rows", "plans_priced")
     return tuple((name, sum(getattr(effort, name) for effort in total.efforts)) for name in names)
+
+
+def _with_interval(objective: ObjectiveValue, answer: Answer) -> ObjectiveValue:
+    """Return an objective with its 90 % interval: in proportion to the step time."""
+    low_s, high_s = (float(bound[0]) for bound in answer.evaluation.interval_s())
+    value = answer.value
+    return replace(objective, low=value * low_s / answer.step_s, high=value * high_s / answer.step_s)
 
 
 def _shape(plans: PlanArrays, i: int) -> tuple[int, ...]:

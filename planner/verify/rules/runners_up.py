@@ -1,4 +1,4 @@
-"""No runner-up beats the plan, and each states its distance and whether it is a tie correctly."""
+"""No runner-up beats the plan, and each states its distance and how near that is correctly."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ def _check(case: Case) -> Iterator[Violation]:
     value = case.plan.objective.value
     if value is None:
         return
+    low, high = case.plan.objective.low, case.plan.objective.high
+    if case.plan.alternatives and low is not None and high is not None and not low <= value <= high:
+        yield Violation(message=f"the objective ({value:.6g}) lies outside its interval {low} to {high}")
     for number, other in enumerate(case.plan.alternatives, start=1):
         if other.objective_value is not None:
             yield from _alternative(case, f"runner-up {number}", value, other)
@@ -30,6 +33,13 @@ def _alternative(case: Case, name: str, value: float, other: Alternative) -> Ite
     if other.relative is not None and abs(other.relative - worse_by) > _ARITHMETIC + 1e-3 * abs(worse_by):
         message = f"{name} is {worse_by:.4%} worse, the plan says {other.relative:.4%}"
         yield Violation(message=message, numbers=numbers)
+    low, high = case.plan.objective.low, case.plan.objective.high
+    if other.within_error != (low is not None and high is not None and low <= found <= high):
+        yield Violation(
+            message=f"{name} ({found:.6g}) and the interval {low} to {high}: within_error is "
+            f"{other.within_error}",
+            numbers=numbers,
+        )
     tolerance = case.problem.options.tie_tolerance
     if other.tie != (worse_by <= tolerance * (1 + _ARITHMETIC)) and abs(worse_by - tolerance) > _ARITHMETIC:
         yield Violation(message=f"{name} is {worse_by:.4%} away and tie is {other.tie}", numbers=numbers)
