@@ -6,6 +6,8 @@ from planner.plan.schema import Quantity
 
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+_LONG_TIMES = ((172_800.0, 86_400.0, "days"), (7200.0, 3600.0, "h"), (600.0, 60.0, "min"))
+_SCALED_UNITS = {"bytes": "B", "B": "B", "W": "W", "J": "J", "FLOP/s": "FLOP/s"}
 
 
 def figure(value: float | None, unit: str = "") -> str:
@@ -14,12 +16,10 @@ def figure(value: float | None, unit: str = "") -> str:
         return "-"
     if unit == "s":
         return _time(value)
-    if unit in {"bytes", "B"}:
-        return _scaled(value, "B")
-    if unit == "W":
-        return _scaled(value, "W")
+    if unit in _SCALED_UNITS:
+        return _scaled(value, _SCALED_UNITS[unit])
     number = _digits(value)
-    return f"{number} {unit}".rstrip()
+    return number if unit == "1" else f"{number} {unit}".rstrip()
 
 
 def printable(text: str) -> str:
@@ -43,6 +43,9 @@ def percent(share: float | None, *, signed: bool = False) -> str:
 
 
 def _time(value: float) -> str:
+    for least, size, name in _LONG_TIMES:
+        if abs(value) >= least:
+            return f"{_digits(value / size)} {name}"
     size, name = next(((s, n) for s, n in _TIMES if abs(value) >= s), _TIMES[-1])
     return "0 s" if value == 0 else f"{_digits(value / size)} {name}"
 

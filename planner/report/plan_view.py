@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,7 @@ from planner.report.placement_map import placement_lines
 
 _BAR_WIDTH = 20
 _MAX_CALLS = 40
+_MAX_STAGES = 6
 _ORDER = ("ttft", "tpot", "e2e", "request", "capacity", "output", "step", "num", "usd", "power")
 _STATUS_STYLE = {"optimal": "bold green", "feasible": "bold yellow", "infeasible": "bold red"}
 
@@ -139,9 +141,18 @@ def _jobs(plan: Plan) -> Table:
     for pool in plan.pools:
         if pool.training is not None:
             strategy, words = strategy_words(pool.strategy), training_words(pool.training)
-            layers = " ".join(map(str, pool.training.layers_per_chunk))
+            layers = run_lengths(pool.training.layers_per_chunk)
             _add(table, pool.name, pool.device, strategy, pool.weight_dtype, pool.engine, words, layers)
     return table
+
+
+def run_lengths(numbers: Iterable[int]) -> str:
+    """Return numbers with equal neighbours as one word: 12 12 11 is ``2 x 12, 11``."""
+    words: list[str] = []
+    for number, run in groupby(numbers):
+        count = len(list(run))
+        words.append(str(number) if count == 1 else f"{count} x {number}")
+    return ", ".join(words)
 
 
 def _calls(plan: Plan) -> Table:
@@ -173,14 +184,27 @@ def _reading_order(name: str) -> tuple[int, int, str]:
     return first, len(name), name
 
 
+def _telling_stages(memory: Sequence[DeviceMemory]) -> list[DeviceMemory]:
+    """Return all stages of a short pipeline; of a long one the first, the fullest and the last."""
+    if len(memory) <= _MAX_STAGES:
+        return list(memory)
+    fullest = max(range(len(memory)), key=lambda number: memory[number].used_bytes)
+    return [memory[number] for number in sorted({0, fullest, len(memory) - 1})]
+
+
 def _memory(pools: Iterable[Pool]) -> Table:
     table = _table("memory of the fullest device", "used", "of", "", "parts")
     for pool in pools:
-        for stage in pool.memory:
+        shown = _telling_stages(pool.memory)
+        for stage in shown:
             share = stage.used_bytes / stage.capacity_bytes if stage.capacity_bytes else 0.0
             name = pool.name if len(pool.memory) == 1 else f"{pool.name} stage {stage.stage}"
             used, capacity = figure(stage.used_bytes, "B"), figure(stage.capacity_bytes, "B")
             _add(table, name, used, capacity, _bar(share), _parts(stage))
+        left_out = len(pool.memory) - len(shown)
+        if left_out:
+            fullest = max(stage.used_bytes for stage in shown)
+            _add(table, f"{pool.name}: {left_out} more", f"at most {figure(fullest, 'B')}", "", "", "")
     return table
 
 

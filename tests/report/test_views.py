@@ -11,12 +11,12 @@ from rich.console import Console
 from planner.diagnostics import Diagnostics
 from planner.ir.candidates import SearchResult
 from planner.plan.diff import diff_plans
-from planner.plan.schema import Plan, Replica
+from planner.plan.schema import DeviceMemory, Plan, Replica
 from planner.plan.serialize import plan_from_result
 from planner.report.diff_view import diff_lines
 from planner.report.figures import figure, percent
 from planner.report.placement_map import placement_lines
-from planner.report.plan_view import show_plan
+from planner.report.plan_view import run_lengths, show_plan
 from tests.plan.samples import INFEASIBLE, PROBLEM, RESULT
 
 
@@ -77,6 +77,12 @@ def test_differences_are_lines() -> None:
         (10_200.0, "W", "10.2 kW"),
         (12.345678, "USD/h", "12.35 USD/h"),
         (1234567.0, "tokens/s", "1,234,567 tokens/s"),
+        (5400.0, "s", "90 min"),
+        (36_000.0, "s", "10 h"),
+        (864_000.0, "s", "10 days"),
+        (3.5e6, "J", "3.5 MJ"),
+        (4.2e14, "FLOP/s", "420 TFLOP/s"),
+        (0.5, "1", "0.5"),
         (None, "s", "-"),
     ],
 )
@@ -103,3 +109,21 @@ def test_equal_nodes_are_folded() -> None:
         "A = aggregated-0",
         "n0 .. n4 (5 nodes)   A0 A0 A0 A0 A1 A1 A1 A1 .. A8 A8 A8 A8 A9 A9 A9 A9",
     ]
+
+
+def test_equal_neighbours_are_counted() -> None:
+    assert run_lengths([12, 12, 12, 11, 12]) == "3 x 12, 11, 12"
+    assert run_lengths([]) == ""
+
+
+def test_a_long_pipeline_shows_its_ends_and_its_fullest_stage() -> None:
+    plan = _plan()
+    used = [5e9, 4e9, 3e9, 9e9, 3e9, 3e9, 3e9, 7e9]
+    stages = [
+        DeviceMemory(stage=number, used_bytes=amount, capacity_bytes=10e9, parts=[])
+        for number, amount in enumerate(used)
+    ]
+    pool = plan.pools[0].model_copy(update={"memory": stages})
+    shown = _shown(plan.model_copy(update={"pools": [pool]}))
+    assert [f"stage {number}" in shown for number in range(8)] == [n in (0, 3, 7) for n in range(8)]
+    assert "5 more" in shown
