@@ -36,6 +36,27 @@ class Lowered:
     output_tokens: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spell:
+    """Seconds from a call's start to its first token and to its end, and the tokens prefilled."""
+
+    first_token_s: float
+    duration_s: float
+    prefilled_tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ease:
+    """The best that streaming could do for a consumer: per model, from each producer's start, after its end.
+
+    `tail_s` is None where the end of the producers does not bind.
+    """
+
+    spells: dict[str, Spell]
+    starts_s: dict[str, float]
+    tail_s: float | None
+
+
 def speed_of(model: AgentModel) -> CallSpeed:
     """Return the speed of calls to a model."""
     return CallSpeed(
@@ -115,6 +136,7 @@ class _Lowering:
     flow: Flow
     streams: dict[str, Stream]
     fixed: dict[str, str]
+    eases: dict[str, Ease] | None
     resources: list[Resource] = field(default_factory=list[Resource])
     index: dict[str, int] = field(default_factory=dict[str, int])
     earliest: dict[str, float] = field(default_factory=dict[str, float])
@@ -132,7 +154,13 @@ class _Lowering:
         return self.index[name]
 
 
-def lower(graph: AgentGraph, flow: Flow, streams: dict[str, Stream], fixed: dict[str, str]) -> Lowered:
+def lower(
+    graph: AgentGraph,
+    flow: Flow,
+    streams: dict[str, Stream],
+    fixed: dict[str, str],
+    eases: dict[str, Ease] | None = None,
+) -> Lowered:
     """Return the scheduling problem of a flat graph.
 
     Parameters
@@ -145,9 +173,12 @@ def lower(graph: AgentGraph, flow: Flow, streams: dict[str, Stream], fixed: dict
         Streaming consumers by name; every other edge waits.
     fixed
         Models that are decided, by call.
+    eases
+        If given, the problem is a relaxation: its optimum is below that of any models and streams. Each
+        consumer named here may stream at its best, and a join of some producers waits for none.
     """
     flat = flow.flat
-    low = _Lowering(graph=graph, flow=flow, streams=streams, fixed=fixed)
+    low = _Lowering(graph=graph, flow=flow, streams=streams, fixed=fixed, eases=eases)
     prompts = tuple(_awaited_prompt(low, c, _awaited(low, c)) for c in flat.calls)
     tasks: list[Task] = []
     firsts: list[tuple[float, ...]] = []
@@ -157,7 +188,7 @@ def lower(graph: AgentGraph, flow: Flow, streams: dict[str, Stream], fixed: dict
         firsts.append(tuple(first for _, first, _ in rows))
         prices.append(tuple(usd for _, _, usd in rows))
         tasks.append(_task(low, call, rows))
-    lags = tuple(_lags(low))
+    lags = tuple(_lags(low) if eases is None else _eased_lags(low, tasks, eases))
     problem = SchedulingProblem(
         name=graph.name,
         tasks=tuple(tasks),
@@ -203,7 +234,10 @@ def _modes(low: _Lowering, call: FlatCall, prompt: float) -> list[tuple[Mode, fl
         models = usable_models(low.graph, work)
         if call.name in low.fixed:
             models = tuple(m for m in models if m.name == low.fixed[call.name])
-        return [_llm_mode(low, call, model, prompt, demands) for model in models]
+        rows = [_llm_mode(low, call, model, _spell(low, call, model, prompt), demands) for model in models]
+        ease = low.eases.get(call.name) if low.eases else None
+        known = {} if ease is None else ease.spells
+        return rows + [_llm_mode(low, call, m, known[m.name], demands) for m in models if m.name in known]
     duration_s = work.latency.mean_s if isinstance(work, ToolCall | Human) else 0.0
     duration_s *= call.probability
     if isinstance(work, ToolCall) and work.limit is not None:
@@ -218,15 +252,28 @@ def _shared_demands(low: _Lowering, call: FlatCall) -> tuple[Demand, ...]:
     return (Demand(resource=low.resource(f"copies of {call.group}", call.parallel), amount=1),)
 
 
-def _llm_mode(
-    low: _Lowering, call: FlatCall, model: AgentModel, prompt: float, shared: tuple[Demand, ...]
-) -> tuple[Mode, float, float]:
+def _spell(low: _Lowering, call: FlatCall, model: AgentModel, prompt: float) -> Spell:
+    """Return the times of a call as it streams, or on its whole prompt."""
     speed, output = speed_of(model), output_tokens(call)
     stream = low.streams.get(call.name)
-    first_s, whole_s, prefilled = speed.first_token_s(prompt), speed.whole_s(prompt, output), prompt
     if stream is not None:
-        first_s, whole_s, prefilled = stream.first_token_s, stream.duration_s, stream.prefilled_tokens
-    chance = call.probability
+        return Spell(
+            first_token_s=stream.first_token_s,
+            duration_s=stream.duration_s,
+            prefilled_tokens=stream.prefilled_tokens,
+        )
+    return Spell(
+        first_token_s=speed.first_token_s(prompt),
+        duration_s=speed.whole_s(prompt, output),
+        prefilled_tokens=prompt,
+    )
+
+
+def _llm_mode(
+    low: _Lowering, call: FlatCall, model: AgentModel, spell: Spell, shared: tuple[Demand, ...]
+) -> tuple[Mode, float, float]:
+    first_s, whole_s, prefilled = spell.first_token_s, spell.duration_s, spell.prefilled_tokens
+    chance, output = call.probability, output_tokens(call)
     usd = chance * (prefilled * model.usd_per_input_token + output * model.usd_per_output_token)
     demands = [
         *shared,
@@ -267,11 +314,40 @@ def _lags(low: _Lowering) -> list[Lag]:
     return lags
 
 
+def _eased_lags(low: _Lowering, tasks: list[Task], eases: dict[str, Ease]) -> list[Lag]:
+    """Return lags that hold whether a consumer named in `eases` streams or waits."""
+    number = {c.name: i for i, c in enumerate(low.flat.calls)}
+    lags: list[Lag] = []
+    for call in low.flat.calls:
+        ease, after = eases.get(call.name), number[call.name]
+        for edge in _awaited(low, call):
+            before = number[edge.source]
+            first_s = None if ease is None else ease.starts_s.get(edge.source)
+            if ease is None or first_s is None:
+                lags.append(Lag(before=before, after=after))
+                continue
+            wait_s = min(m.duration_s for m in tasks[before].modes)
+            start_s = min(first_s * call.probability, wait_s)
+            lags.append(Lag(before=before, after=after, kind="start_start", lag_s=start_s))
+            if ease.tail_s is not None:
+                whole_s = min(m.duration_s for m in tasks[after].modes[: _num_waiting(low, call)])
+                tail_s = min(ease.tail_s * call.probability, whole_s)
+                lags.append(Lag(before=before, after=after, kind="end_end", lag_s=tail_s))
+    return lags
+
+
+def _num_waiting(low: _Lowering, call: FlatCall) -> int:
+    """Return how many of a call's first modes are those of waiting."""
+    return len(usable_models(low.graph, call.work)) if isinstance(call.work, LlmCall) else 1
+
+
 def _awaited(low: _Lowering, call: FlatCall) -> Sequence[FlatEdge]:
     """Return the edges that a call waits for: all, or those of the m producers that can be ready first."""
     edges = low.flow.producers(call)
     if call.join is None or call.join >= len(edges):
         return edges
+    if low.eases is not None:
+        return ()
     ready = low.earliest or _earliest_ends(low)
     return sorted(edges, key=lambda e: (ready[e.source], e.source))[: call.join]
 
