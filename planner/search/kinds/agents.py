@@ -91,8 +91,8 @@ def _result(problem: Problem[AgentProblem], flat: FlatGraph, joint: Joint) -> Se
         infeasibility=None,
         method="cp-sat",
         work=tuple(sorted(work.items())),
-        space="models, order and slots of every call at expected lengths; each consumer waits or streams in the "
-        "chunks that suit its models best",
+        space="models, order and slots of every call at expected lengths; each consumer waits or streams in "
+        "the chunks that suit its models best",
         details=_details(flat, stage),
     )
 
