@@ -77,9 +77,11 @@ def _zero(job: Job) -> dict[str, object]:
     settings, s = job.settings, job.pool.strategy
     found: dict[str, object] = {"stage": settings.zero, "overlap_comm": True, "contiguous_gradients": True}
     if settings.zero and settings.dp_shard < s.dp:
-        if settings.zero < 3:
-            raise job.refuse("dp_shard", "DeepSpeed shares states with all ranks below ZeRO-3")
-        found["mics_shard_size"] = settings.dp_shard * s.tp
+        raise job.refuse(
+            "dp_shard",
+            "DeepSpeed shards states over all ranks: 0.19 removed sharding over groups (MiCS)",
+            hint=f"Plan with --fix dp_shard={s.dp}.",
+        )
     if settings.offload != "none":
         if settings.zero == 0:
             raise job.refuse("offload", "DeepSpeed offloads what ZeRO shards", allowed="with ZeRO-1 to 3")

@@ -1,15 +1,12 @@
 """From a training job to the command line of torchtitan 0.3: a module, a config and overrides.
 
-Keys of torchtitan 0.3.0 (torchtitan/config/configs.py). Layers are given to stages by
-``generate_llm_fqn_per_model_part``: the first and the last stage count as if they held
-`first_stage_less_layers` and `last_stage_less_layers` layers more.
+Keys of torchtitan 0.3.0 (torchtitan/config/configs.py and trainer.py). Its parser takes what is recomputed
+as a subcommand, after which no other option can stand: it is the last word of the launch.
 """
 
 from __future__ import annotations
 
 import re
-from itertools import product
-
 from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
 from planner.backends._training import NO_CACHE, ROLE, Job, argument_lines, launch_files, readme
 from planner.backends._training_schedule import schedule_text
@@ -46,6 +43,8 @@ CAPABILITIES = Capabilities(
     },
 )
 SCHEDULE_FILE = "schedule.csv"
+PARTS = "parallelism.module_fqns_per_model_part"
+"""The one option with several words."""
 _SCHEDULES = {
     "1f1b": "1F1B",
     "gpipe": "GPipe",
@@ -62,7 +61,6 @@ _CONFIGS = {
     "qwen3-32b": ("qwen3", "qwen3_32b"),
 }
 _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,200}:[A-Za-z_][A-Za-z0-9_]{0,200}")
-_MOST_LESS = 8
 
 
 def module_of(job: Job, options: ExportOptions) -> tuple[str, str]:
@@ -139,7 +137,10 @@ def _pipeline(job: Job) -> Arguments:
     s, settings = job.pool.strategy, job.settings
     if s.pp == 1:
         return {}
-    found: Arguments = {"parallelism.pipeline_parallel_microbatch_size": settings.micro_batch}
+    found: Arguments = {
+        PARTS: _parts(job),
+        "parallelism.pipeline_parallel_microbatch_size": settings.micro_batch,
+    }
     if settings.schedule in _WRITTEN_OUT:
         found |= {
             "parallelism.pipeline_parallel_schedule": "PipelineScheduleMulti",
@@ -149,30 +150,21 @@ def _pipeline(job: Job) -> Arguments:
         found["parallelism.pipeline_parallel_schedule"] = _SCHEDULES[settings.schedule]
     else:
         raise job.refuse("schedule", "torchtitan has no such schedule")
-    first, last = _less(job)
-    return found | {
-        "parallelism.pipeline_parallel_first_stage_less_layers": first,
-        "parallelism.pipeline_parallel_last_stage_less_layers": last,
-        "training.disable_cuda_graphs": True,
-    }
+    return found
 
 
-def distributed(num_layers: int, num_parts: int, less: tuple[int, int]) -> list[int] | None:
-    """Return the layers that torchtitan gives to each part; None where it refuses."""
-    base, extra = divmod(num_layers + sum(less), num_parts)
-    found = [base + (i < extra) for i in range(num_parts)]
-    found[0] -= less[0]
-    found[-1] -= less[1]
-    return found if min(found) >= 0 else None
+def _parts(job: Job) -> str:
+    """Return the modules of every part of a pipeline in model order, as torchtitan's decoders name them.
 
-
-def _less(job: Job) -> tuple[int, int]:
-    """Return by how many layers the first and the last part are shorter, so that the split is the plan's."""
-    wanted = job.settings.layers_per_chunk
-    for first, last in product(range(_MOST_LESS), range(_MOST_LESS)):
-        if distributed(len(job.model.layers), len(wanted), (first, last)) == wanted:
-            return first, last
-    raise job.refuse("layers_per_chunk", "torchtitan gives its layers to stages in another way")
+    Its own split knows one or two parts per rank alone and equal middle parts; written out, every split of
+    the plan can be said.
+    """
+    counts = job.settings.layers_per_chunk
+    number = iter(range(sum(counts)))
+    parts = [[f"layers.{next(number)}" for _ in range(count)] for count in counts]
+    parts[0].insert(0, "tok_embeddings")
+    parts[-1] += ["norm", "lm_head"]
+    return " ".join(",".join(part) for part in parts)
 
 
 def _training(job: Job) -> Arguments:
@@ -183,27 +175,40 @@ def _training(job: Job) -> Arguments:
         "training.local_batch_size": settings.global_batch // s.dp if s.pp > 1 else settings.micro_batch,
         "training.global_batch_size": settings.global_batch,
         "training.seq_len": settings.seq_len,
-        "activation_checkpoint.mode": settings.recompute,
+        # Its CUDA graphs, on by default, work neither with pipelines nor where experts are dispatched.
+        "training.disable_cuda_graphs": s.pp > 1 or s.ep > 1,
     }
     if settings.offload != "none":
         found["training.enable_cpu_offload"] = True
     return found
 
 
+def _as_words(line: str) -> str:
+    """Return a line of a command whose list of parts, if it is that, stays several words."""
+    return line.replace("'", "") if line.startswith(f"--{PARTS} ") else line
+
+
 def files(job: Job, options: ExportOptions) -> list[ExportedFile]:
     """Return every file of the export but those of a scheduler."""
     found = arguments(job, options)
-    lines = argument_lines(found)
+    lines = [_as_words(line) for line in argument_lines(found)]
+    recompute = f"activation-checkpoint:{job.settings.recompute}"
     shown_lines = [line.replace(SCHEDULE_FILE, f'"$here/{SCHEDULE_FILE}"') for line in lines]
     notes = [
         "Overrides are in `torchtitan.args`; data, tokenizer and checkpoints are yours to add.",
         "The layers of the config must be those of the plan's model.",
     ]
-    written = [ExportedFile(path="torchtitan.args", text="\n".join(lines) + "\n")]
+    written = [ExportedFile(path="torchtitan.args", text="\n".join([*lines, recompute]) + "\n")]
     if SCHEDULE_FILE in found.values():
         written.append(ExportedFile(path=SCHEDULE_FILE, text=schedule_text(job)))
     return [
         *written,
-        *launch_files(job, options, program=["-m torchtitan.train", *shown_lines], environment={}),
+        *launch_files(
+            job,
+            options,
+            program=["-m torchtitan.train", *shown_lines],
+            environment={},
+            last=[recompute],
+        ),
         readme(job, "torchtitan 0.3", notes, options),
     ]

@@ -152,8 +152,12 @@ def launch_files(
     *,
     program: Sequence[str],
     environment: Mapping[str, str],
+    last: Sequence[str] = (),
 ) -> list[ExportedFile]:
-    """Return hosts.env, launch.sh and a script per node; `program` are lines, quoted where they must be."""
+    """Return hosts.env, launch.sh and a script per node.
+
+    `program` and `last` are lines, quoted where they must be; the user's own words come between them.
+    """
     first = safe_text(options.address(job.nodes[0].node), "placement.devices")
     hosts = f"# Where the first node of the job is reached.\nMASTER_ADDR={shlex.quote(first)}\n"
     hosts += f"MASTER_PORT={options.base_port}\n"
@@ -165,6 +169,7 @@ def launch_files(
         '--node-rank "$node_rank" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT"',
         *program,
         '"$@"',
+        *last,
     ]
     text += " \\\n  ".join(words) + "\n"
     files = [
