@@ -7,10 +7,12 @@ as a subcommand, after which no other option can stand: it is the last word of t
 from __future__ import annotations
 
 import re
+
 from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
 from planner.backends._training import NO_CACHE, ROLE, Job, argument_lines, launch_files, readme
 from planner.backends._training_schedule import schedule_text
 from planner.errors import InputError
+from planner.ir.model_graph import AttentionCore
 
 Arguments = dict[str, str | int | float | bool]
 
@@ -116,6 +118,8 @@ def _parallelism(job: Job) -> Arguments:
         )
     if s.tp > 1 and not settings.sequence_parallel:
         raise job.refuse("sequence_parallel", "torchtitan splits tensors with sequence parallelism")
+    if any(heads % s.tp for heads in _head_counts(job)):
+        raise job.refuse("tp", "torchtitan gives every rank as many heads and copies none")
     shard = settings.dp_shard if settings.zero else 1
     if job.model.num_experts and (shard * s.cp * s.tp) % s.ep:
         raise job.refuse("ep", "torchtitan takes expert ranks from those that share states")
@@ -133,10 +137,19 @@ def _parallelism(job: Job) -> Arguments:
     return found
 
 
+def _head_counts(job: Job) -> set[int]:
+    """Return how many heads of queries, and of keys and values where they are split, the model has."""
+    cores = [op for layer in job.model.layers for op in layer.ops if isinstance(op, AttentionCore)]
+    shared = {core.num_kv_heads for core in cores if core.kind == "gqa"}
+    return shared | {core.num_heads for core in cores}
+
+
 def _pipeline(job: Job) -> Arguments:
     s, settings = job.pool.strategy, job.settings
     if s.pp == 1:
         return {}
+    if job.model.tied_embeddings:
+        raise job.refuse("pp", "torchtitan does not tie embeddings over a pipeline")
     found: Arguments = {
         PARTS: _parts(job),
         "parallelism.pipeline_parallel_microbatch_size": settings.micro_batch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from planner.ir.training import TrainingProblem, TrainingStrategy
 from planner.search.training_question import HOUR_S
 from planner.space.training.evaluate import Evaluation, TrainingEvaluator
 from planner.space.training.flops import model_flops_per_token
-from planner.space.training.partition import chunk_sizes
+from planner.space.training.partition import chunk_sizes, stage_of_chunk
 from planner.space.training.plans import PlanArrays
 
 POOL = "trainer"
@@ -102,7 +102,7 @@ def pool_of(problem: Problem[TrainingProblem], answer: Answer) -> PoolChoice:
         kv_fmt="none",
         engine=answer.engine,
         limits=(),
-        layers_per_stage=tuple(sum(chunks[stage :: strategy.pp]) for stage in range(strategy.pp)),
+        layers_per_stage=_per_stage(chunks, strategy),
         predicted=(),
         memory=_memory(problem, answer),
         settings=(
@@ -119,6 +119,14 @@ def pool_of(problem: Problem[TrainingProblem], answer: Answer) -> PoolChoice:
             ("layers_per_chunk", list(chunks)),
         ),
     )
+
+
+def _per_stage(chunks: Sequence[int], strategy: TrainingStrategy) -> tuple[int, ...]:
+    """Return the layers of every stage from those of the chunks; the V of ZB-V runs back."""
+    held = [0] * strategy.pp
+    for chunk, count in enumerate(chunks):
+        held[stage_of_chunk(chunk, strategy.pp, folded=strategy.schedule == "zb-v")] += count
+    return tuple(held)
 
 
 def _chunks(answer: Answer, num_layers: int) -> tuple[int, ...]:

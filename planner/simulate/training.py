@@ -21,7 +21,7 @@ from planner.simulate.pipeline_replay import replay
 from planner.space.schedule_family import FAMILIES
 from planner.space.schedule_timing import timed
 from planner.space.training.evaluate import StageTimes, TrainingEvaluator
-from planner.space.training.partition import chunk_sizes
+from planner.space.training.partition import chunk_sizes, stage_of_chunk
 from planner.space.training.plans import PlanArrays, single
 from planner.space.training.source import evaluator_of
 
@@ -135,7 +135,7 @@ def _work(
     pp, chunks = int(arrays.pp[0]), int(arrays.num_chunks[0])
     per_chunk = np.array(settings.layers_per_chunk, dtype=np.float64)
     folded = settings.schedule == "zb-v"
-    devices = [_device(c, pp, folded=folded) for c in range(pp * chunks)]
+    devices = [stage_of_chunk(c, pp, folded=folded) for c in range(pp * chunks)]
     layers = np.zeros(pp)
     np.add.at(layers, devices, per_chunk)
     stages: list[PipelineStage] = []
@@ -160,11 +160,6 @@ def _work(
         send_s=exposed,
         memory_limit_bytes=(float("inf"),) * pp,
     )
-
-
-def _device(chunk: int, pp: int, *, folded: bool) -> int:
-    lap, place = divmod(chunk, pp)
-    return pp - 1 - place if folded and lap % 2 else place
 
 
 def _schedule(name: str, work: PipelineWork) -> PipelineSchedule:

@@ -13,7 +13,6 @@ import pytest
 
 from planner.backends import BACKENDS, ExportOptions
 from planner.backends._megatron import layout
-from planner.backends._torchtitan import distributed
 from planner.cli.main import main
 from planner.errors import InputError, UnsupportedError
 from planner.pipeline import Run, make_plan
@@ -138,10 +137,20 @@ def test_torchtitan_reads_other_schedules_from_a_file() -> None:
     assert rows[0].split(",")[0] == "0F0"
 
 
-def test_torchtitans_own_split_of_layers() -> None:
-    assert distributed(32, 4, (1, 1)) == [8, 9, 8, 7]
-    assert distributed(4, 4, (2, 0)) == [0, 2, 1, 1]
-    assert distributed(4, 4, (3, 0)) is None
+def test_torchtitan_is_told_the_modules_of_every_part() -> None:
+    found = plan(tp=2, pp=2, cp=1, dp=4, zero=2, num_chunks=1, schedule="1f1b", micro_batch=1)
+    files = exported("torchtitan", settings(found, layers_per_chunk=[3, 29]))
+    [line] = [line for line in files["torchtitan.args"].splitlines() if "module_fqns" in line]
+    parts = [part.split(",") for part in line.split(" ")[1:]]
+    assert parts[0] == ["tok_embeddings", "layers.0", "layers.1", "layers.2"]
+    assert parts[1] == [*(f"layers.{i}" for i in range(3, 32)), "norm", "lm_head"]
+
+
+def test_what_torchtitan_recomputes_comes_after_the_users_own_words() -> None:
+    files = exported("torchtitan", plan(tp=1, pp=1, cp=1, dp=16, zero=3, recompute="full"))
+    words = files["launch.sh"].split()
+    assert words.index('"$@"') < words.index("activation-checkpoint:full")
+    assert files["torchtitan.args"].splitlines()[-1] == "activation-checkpoint:full"
 
 
 def test_deepspeed_gets_batch_states_and_offload() -> None:
@@ -156,12 +165,14 @@ def test_deepspeed_gets_batch_states_and_offload() -> None:
 
 
 def test_a_pipeline_is_written_for_torch() -> None:
-    found = plan(tp=4, pp=2, cp=1, dp=2, schedule="zb-v", num_chunks=2, micro_batch=1)
+    found = plan(tp=2, pp=4, cp=1, dp=2, schedule="zb-v", num_chunks=2, micro_batch=1)
     files = exported("torch-pipelining", found)
-    stages = json.loads(files["stages.json"])
-    assert [stage["rank"] for stage in stages["stages"]] == [0, 1, 1, 0]
-    assert sum(stage["num_layers"] for stage in stages["stages"]) == 32
-    assert len(files["schedule.csv"].splitlines()) == 2
+    stages = json.loads(files["stages.json"])["stages"]
+    assert [stage["rank"] for stage in stages] == [0, 1, 2, 3, 3, 2, 1, 0]
+    held = [sum(part["num_layers"] for part in stages if part["rank"] == rank) for rank in range(4)]
+    assert sum(held) == 32
+    assert held == found.pools[0].layers_per_stage
+    assert len(files["schedule.csv"].splitlines()) == 4
 
 
 @pytest.mark.parametrize(

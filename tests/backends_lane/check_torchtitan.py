@@ -1,9 +1,9 @@
 """Holds every exported torchtitan command line against torchtitan's own parser, without a GPU.
 
 Runs in the virtual environment of run.sh with torchtitan on the path. ``ConfigManager`` parses the words as
-``launch.sh`` passes them, with words of the user's own; ``ParallelDims`` builds its meshes over ranks that are not there;
-the model's ``update_from_config`` holds its sizes against the degrees. Prints one line per plan and leaves with 1
-if any was rejected.
+``launch.sh`` passes them, with words of the user's own; ``ParallelDims`` builds its meshes over ranks that
+are not there; the model's ``update_from_config`` holds its sizes against the degrees. Prints one line per
+plan and leaves with 1 if any was rejected.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MEANT_TO_BE_REFUSED = {
     "states": "training.zero",
     "tensor": "training.sequence_parallel",
     "wide tensor": "strategy.tp",
+    "offloaded states": "training.offload",
 }
 
 

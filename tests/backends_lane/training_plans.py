@@ -10,6 +10,8 @@ from planner.plan.schema import Plan
 
 _LLAMA = "llama-3.1-8b"
 _EXPERTS = "deepseek-v3"
+_WHOLE = {"recompute": "full"}
+_ALL = "optimizer_and_parameters"
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "replicated": (_LLAMA, "8xh100", {"tp": 4, "pp": 1, "cp": 1, "dp": 2, "zero": 0}),
     "fsdp": (_LLAMA, "2x8xh100@ib400", {"tp": 1, "pp": 1, "cp": 1, "dp": 16, "zero": 3, "recompute": "full"}),
@@ -18,6 +20,13 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tensor": (_LLAMA, "8xh100", {"tp": 4, "pp": 1, "cp": 1, "dp": 2, "zero": 2, "sequence_parallel": False}),
     "selective": (_LLAMA, "8xh100", {"tp": 2, "pp": 1, "cp": 1, "zero": 3, "recompute": "selective"}),
     "offload": (_LLAMA, "8xh100", {"pp": 1, "cp": 1, "zero": 3, "offload": "optimizer_and_parameters"}),
+    "offloaded states": (
+        _LLAMA,
+        "8xh100",
+        {"tp": 1, "pp": 1, "cp": 1, "zero": 2, **_WHOLE, "offload": "optimizer"},
+    ),
+    "offloaded": (_LLAMA, "8xh100", {"tp": 1, "pp": 1, "cp": 1, "zero": 3, **_WHOLE, "offload": _ALL}),
+    "groups": (_LLAMA, "2x8xh100@ib400", {"tp": 1, "pp": 1, "cp": 1, "dp_shard": 8, "zero": 3, **_WHOLE}),
     "context": (_LLAMA, "8xh100", {"tp": 1, "pp": 1, "cp": 4, "dp": 2, "zero": 3}),
     "pipeline": (_LLAMA, "2x8xh100@ib400", {"tp": 2, "pp": 4, "cp": 1, "zero": 2, "schedule": "1f1b"}),
     "chunks": (

@@ -29,6 +29,12 @@ def chunk_sizes(num_layers: int, num_chunks: int, first_drop: int, last_drop: in
     return tuple(sizes)
 
 
+def stage_of_chunk(chunk: int, num_stages: int, *, folded: bool) -> int:
+    """Return the stage of a chunk; where `folded`, every other round runs backwards over the stages."""
+    turn, place = divmod(chunk, num_stages)
+    return num_stages - 1 - place if folded and turn % 2 else place
+
+
 @lru_cache(maxsize=4096)
 def stage_counts(
     order: tuple[int, ...],
@@ -62,8 +68,7 @@ def stage_counts(
     counts = np.zeros((num_stages, max(order) + 1), dtype=np.int64)
     start = 0
     for chunk, size in enumerate(sizes):
-        turn, place = divmod(chunk, num_stages)
-        stage = num_stages - 1 - place if folded and turn % 2 else place
+        stage = stage_of_chunk(chunk, num_stages, folded=folded)
         for kind in order[start : start + size]:
             counts[stage, kind] += 1
         start += size
