@@ -110,3 +110,4 @@ class ServingSpec(CommonSpec):
     routing_skew: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     memory_fraction: Share | None = None
     assume_family: Text | None = None
+    costs: Text = "newel"

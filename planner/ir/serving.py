@@ -16,7 +16,7 @@ class ServingChoices:
     """What the search may choose; an empty tuple means every value that is valid.
 
     `weight_fmts` and `kv_fmts` list the formats the user allows (quality is the user's call).
-    `fixed` pins single degrees, e.g. (("tp", 8),).
+    `fixed` pins single degrees, e.g. (("tp", 8),). `costs` names who says how long operations take.
     """
 
     weight_fmts: tuple[str, ...]
@@ -26,6 +26,7 @@ class ServingChoices:
     max_num_seqs: int = 1024
     token_budgets: tuple[int, ...] = ()
     fixed: tuple[tuple[str, int], ...] = ()
+    costs: str = "newel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

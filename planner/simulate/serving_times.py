@@ -15,7 +15,7 @@ from planner.ir.workload import Lengths
 from planner.plan.schema import Pool
 from planner.simulate.serving_cache import PrefixCache, Store, Tier
 from planner.space.compose import ReplicaShape
-from planner.space.engine import installed_costs
+from planner.space.engine import costs_from
 from planner.space.replica import ReplicaBuilder
 
 _NUM_PROMPT_POINTS = 24
@@ -139,7 +139,8 @@ def _replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longes
 
 
 def _builder(payload: ServingProblem, pool: Pool, group: NodeGroup) -> ReplicaBuilder:
-    return ReplicaBuilder(problem=payload, group=group, costs=installed_costs(group, pool.engine))
+    source = costs_from(payload.choices.costs)
+    return ReplicaBuilder(problem=payload, group=group, costs=source(group, pool.engine))
 
 
 def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from cost_models.base import CostModel
 from cost_models.formats import executed_format, number_format
+from cost_models.source import no_remarks
 from hardware_profiles.schema import SoftwareProfile
 from planner.ir.cluster import NodeGroup
+from planner.ir.cost_sources import COST_SOURCES, OWN_COSTS, priced_by
 from planner.ir.model_graph import ModelGraph
 
 
@@ -16,13 +18,15 @@ from planner.ir.model_graph import ModelGraph
 class EngineCosts:
     """An engine on one kind of device.
 
-    `hybrid_experts` says whether experts may be split by expert and by tensor at once.
+    `hybrid_experts` says whether experts may be split by expert and by tensor at once; `remarks` says, once
+    something was priced, where the times came from and what was missing there.
     """
 
     engine: str
     software: SoftwareProfile
     model: CostModel
     hybrid_experts: bool
+    remarks: Callable[[], tuple[str, ...]] = no_remarks
 
 
 CostSource = Callable[[NodeGroup, str], EngineCosts]
@@ -47,16 +51,42 @@ def installed_costs(group: NodeGroup, engine: str) -> EngineCosts:
     return costs_of(group, engine, load_software(engine))
 
 
-def costs_of(group: NodeGroup, engine: str, software: SoftwareProfile) -> EngineCosts:
-    """Return the costs of an engine that `software` describes."""
-    from cost_models.library import device_cost_model
+def costs_of(
+    group: NodeGroup, engine: str, software: SoftwareProfile, source: str = OWN_COSTS
+) -> EngineCosts:
+    """Return the costs of an engine that `software` describes, from a source of costs.
 
+    Raises
+    ------
+    InputError
+        If the source cannot price the device or the engine at all.
+    """
+    priced = priced_by(source, group.device, software)
     return EngineCosts(
         engine=engine,
-        software=software,
-        model=device_cost_model(group.device, software),
+        software=priced.software,
+        model=priced.model,
         hybrid_experts=software.engine in HYBRID_EXPERT_ENGINES,
+        remarks=priced.remarks,
     )
+
+
+def costs_from(source: str) -> CostSource:
+    """Return what prices engines of the shipped profiles with a source of costs.
+
+    Raises
+    ------
+    InputError
+        If there is no such source.
+    """
+    COST_SOURCES.get(source)
+
+    def lookup(group: NodeGroup, engine: str) -> EngineCosts:
+        from hardware_profiles.loader import load_software
+
+        return costs_of(group, engine, load_software(engine), source)
+
+    return lookup
 
 
 def cached(source: CostSource) -> CostSource:

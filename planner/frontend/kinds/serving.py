@@ -13,6 +13,7 @@ from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import validated
 from planner.frontend.traces import arrival_rate_rps, burstiness, read_trace
 from planner.ir.cluster import Cluster
+from planner.ir.cost_sources import COST_SOURCES
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
@@ -139,6 +140,8 @@ def _choices(
     for name in spec.fix:
         if name not in DEGREES:
             raise tree.located(UnknownNameError("degree", name, DEGREES), ("fix", name))
+    if spec.costs not in COST_SOURCES.names():
+        raise tree.located(UnknownNameError("source of costs", spec.costs, COST_SOURCES.names()), ("costs",))
     kv_default = model.checkpoint_kv_fmt if model.checkpoint_kv_fmt != "auto" else model.checkpoint_dtype
     if spec.formats.weights is None:
         diagnostics.note(
@@ -152,6 +155,7 @@ def _choices(
         max_num_seqs=spec.max_num_seqs,
         token_budgets=tuple(sorted(set(spec.token_budgets))),
         fixed=tuple(sorted(spec.fix.items())),
+        costs=spec.costs,
     )
 
 

@@ -64,6 +64,7 @@ class ServingExplainer:
             **cast("dict[str, object]", kept),  # pyright: ignore[reportArgumentType] - names and types as declared
             max_num_seqs=current.max_num_seqs,
             token_budgets=current.token_budgets,
+            costs=current.costs,
             fixed=tuple(sorted(fixed.items())),
         )
         return replace(problem, payload=replace(problem.payload, choices=pinned))

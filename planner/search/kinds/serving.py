@@ -23,7 +23,7 @@ from planner.search.serving_load import load_plan
 from planner.search.serving_optimum import Optimum, optimum
 from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import GOALS, Question, question_of
-from planner.space.engine import CostSource, cached, installed_costs
+from planner.space.engine import CostSource, cached, costs_from
 
 _NEAR_CAPACITY = 0.9
 """Share of the capacity above which times to the first token were predicted 40 to 80 % too low."""
@@ -40,10 +40,10 @@ def search(
     problem: Problem[ServingProblem],
     diagnostics: Diagnostics,
     *,
-    costs: CostSource = installed_costs,
+    costs: CostSource | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> SearchResult:
-    """Return the optimal serving plan, or why there is none.
+    """Return the optimal serving plan, or why there is none; `costs` stands in for the problem's source.
 
     The time limit, `stop` and Ctrl-C end the pricing of shapes early, the time limit the combining of pools
     too; the best plan found so far is then returned as feasible, with a bound and the gap to it.
@@ -55,7 +55,8 @@ def search(
     """
     question = question_of(problem)
     deadline = monotonic() + problem.options.time_limit_s
-    catalogue = _catalogue(problem, costs, diagnostics, _stopper(deadline, stop))
+    priced = costs_from(problem.payload.choices.costs) if costs is None else costs
+    catalogue = _catalogue(problem, priced, diagnostics, _stopper(deadline, stop))
     tables = PoolTables(catalogue=catalogue, deadline=deadline)
     diagnostics.progress(f"combining pools of {len(catalogue.offers)} replica shapes")
     best = optimum(tables, question) if catalogue.offers else None
@@ -74,6 +75,9 @@ def _catalogue(
 ) -> Catalogue:
     catalogue = build_catalogue(problem, cached(costs), diagnostics, stop)
     catalogue.offers[:] = undominated(catalogue.offers)
+    for builder in catalogue.builders.values():
+        for remark in builder.costs.remarks():
+            diagnostics.note("cost-source", f"{builder.group.name}: {remark}")
     return catalogue
 
 

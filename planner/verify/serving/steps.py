@@ -7,12 +7,12 @@ pieces of prompts of `prompt` tokens that follow `before` cached ones. Nothing i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
+from cost_models.base import CostModel
 from cost_models.formats import executed_format
-from cost_models.library import DeviceCostModel
 from cost_models.work import (
     Attention,
     Collective,
@@ -56,7 +56,8 @@ class StepPricer:
     model: ModelGraph
     pool: Pool
     spans: ReplicaSpans
-    costs: DeviceCostModel
+    costs: CostModel
+    peaks_flops_per_s: Mapping[str, float]
     software: SoftwareProfile
     routing_skew: float = 1.0
     _known: dict[Batch, tuple[float, ...]] = field(default_factory=dict[Batch, tuple[float, ...]])
@@ -138,7 +139,7 @@ class StepPricer:
 
     def _fmt(self, op: Linear | Experts) -> str:
         stored = self.model.weight_fmt(op, self.pool.weight_dtype)
-        return executed_format(self.costs.facts.peaks_flops_per_s, stored) or stored
+        return executed_format(self.peaks_flops_per_s, stored) or stored
 
     def _layer(self, layer: Layer, batch: Batch) -> Iterator[Work]:
         yield from self._maps(layer.ops, batch.tokens)

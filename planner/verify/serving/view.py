@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from cost_models.library import device_cost_model
 from cost_models.work import KvTransfer
 from hardware_profiles.loader import load_software
 from planner.ir.cluster import Cluster, Link, NodeGroup
+from planner.ir.cost_sources import priced_by
 from planner.ir.serving import ServingProblem
 from planner.plan.schema import Pool, Replica
 from planner.verify.placing import device_of, position
@@ -71,12 +71,14 @@ def pool_view(
     extra_ttft_s: float = 0.0,
 ) -> PoolView:
     """Return the view of a pool whose replicas all lie like `replica`."""
-    software = load_software(pool.engine)
+    priced = priced_by(payload.choices.costs, group.device, load_software(pool.engine))
+    software = priced.software
     pricer = StepPricer(
         model=payload.model,
         pool=pool,
         spans=replica_spans(pool, replica, group),
-        costs=device_cost_model(group.device, software),
+        costs=priced.model,
+        peaks_flops_per_s=priced.facts.peaks_flops_per_s,
         software=software,
         routing_skew=payload.routing_skew,
     )
@@ -111,13 +113,14 @@ def transfer_s(case: Case, prefill: Pool, requests: Requests) -> float:
         entries(core, tokens) * (core.kv_elems_per_entry + core.index_dim) for core in model.attention_cores()
     )
     heads = min((c.num_kv_heads if c.kind == "gqa" else 1 for c in model.attention_cores()), default=1)
-    slowest = 0.0
+    source, slowest = payload.choices.costs, 0.0
     for pool in decode:
         lanes = min(min(p.strategy.tp, heads) * p.strategy.pp for p in (prefill, pool))
         link = _link_between(case, cluster, prefill, pool)
         group = next(g for g in cluster.groups if g.name == prefill.node_group)
         work = KvTransfer(num_bytes=elements * width, link=link_as_seen(link), num_lanes=float(lanes))
-        slowest = max(slowest, float(device_cost_model(group.device).price(work).time_s))
+        costs = priced_by(source, group.device, load_software(prefill.engine)).model
+        slowest = max(slowest, float(costs.price(work).time_s))
     return slowest
 
 

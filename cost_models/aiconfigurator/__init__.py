@@ -1,0 +1,1 @@
+"""Times from AIConfigurator's measured tables, through the optional package ``aiconfigurator-core``."""
