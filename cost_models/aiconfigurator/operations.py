@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cost_models.aiconfigurator.query import Answer, MissingDataError, OperationTimes, Point, Query
 from cost_models.base import CostModel
@@ -21,7 +20,6 @@ from cost_models.formats import number_format
 from cost_models.work import Attention, Collective, ExpertGemm, Gemm, Span, Stream, Work
 from hardware_profiles.provenance import Provenance
 
-IntArray = NDArray[np.int64]
 
 GEMM_FORMATS = {
     "bf16": "bfloat16",

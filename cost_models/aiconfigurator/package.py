@@ -185,7 +185,7 @@ class PackageTimes:
             spec = self._spec(query)
             for point in points:
                 into[point] = self._one(query, spec, point)
-        except (ValueError, LookupError, RuntimeError, TypeError, NotImplementedError) as error:
+        except (ValueError, LookupError, RuntimeError, TypeError) as error:
             self._missing[query] = _first_line(error)
             raise MissingDataError(self._missing[query]) from None
 
