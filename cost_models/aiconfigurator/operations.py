@@ -20,7 +20,6 @@ from cost_models.formats import number_format
 from cost_models.work import Attention, Collective, ExpertGemm, Gemm, Span, Stream, Work
 from hardware_profiles.provenance import Provenance
 
-
 GEMM_FORMATS = {
     "bf16": "bfloat16",
     "fp16": "bfloat16",
