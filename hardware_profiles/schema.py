@@ -318,7 +318,9 @@ class TrainerProfile(_Sourced):
     `straggler` is the slow-down per doubling of nodes.
 
     Memory: bytes per parameter of weights, gradients and optimizer; `reduce_bytes` of a gradient on the
-    wire; `logit_bytes` per element of the logits at the peak; `context_memory_bytes` is held outside the
+    wire; `logit_bytes` per element of the logits at the peak, `parallel_logit_bytes` where the vocabulary
+    is split over tensor ranks and the loss takes another path; `max_live_params` is the most parameters that
+    ZeRO-3 holds gathered at once; `context_memory_bytes` is held outside the
     allocator, `allocator_slack` the share that the allocator holds beside activations. `selective_products`
     is the share of matrix products that selective recompute repeats. `dropout` keeps masks;
     `sequence_parallel` is the default with tensor parallelism. `sigma_log` is the spread of log(measured /
@@ -349,6 +351,8 @@ class TrainerProfile(_Sourced):
     optimizer_bytes: CountFact
     reduce_bytes: CountFact
     logit_bytes: CountFact
+    parallel_logit_bytes: CountFact | None = None
+    max_live_params: CountFact | None = None
     selective_products: CountFact
     context_memory_bytes: BytesFact
     allocator_slack: CountFact

@@ -106,7 +106,11 @@ def _overridden(device: DeviceProfile, text: str) -> DeviceProfile:
     facts: dict[str, Fact] = {}
     memory = re.search(r"(\d{2,3})\s*gi?b\b", text)
     if memory is not None and abs(float(memory.group(1)) * 1e9 / device.memory_bytes.value - 1.0) > 0.1:
-        facts["memory_bytes"] = Fact(value=float(memory.group(1)) * 1e9, source="cell")
+        nominal = float(memory.group(1)) * 1e9
+        facts["memory_bytes"] = Fact(value=nominal, source="cell")
+        if device.driver_memory_bytes is not None:  # what the driver reports of a nominal gigabyte
+            share = device.driver_memory_bytes.value / device.memory_bytes.value
+            facts["driver_memory_bytes"] = Fact(value=nominal * share, source="cell")
     bandwidth = re.search(r"([\d.]+)\s*tb/s", text)
     if bandwidth is not None:
         facts["memory_bandwidth_bytes_per_s"] = Fact(value=float(bandwidth.group(1)) * 1e12, source="cell")
@@ -114,8 +118,6 @@ def _overridden(device: DeviceProfile, text: str) -> DeviceProfile:
         return device
     stated = Source(title="Stated in the row", url="", date="given", kind="assumption")
     update: dict[str, object] = {**facts, "sources": {**device.sources, "cell": stated}}
-    if "memory_bytes" in facts:
-        update["driver_memory_bytes"] = None
     return device.model_copy(update=update)
 
 

@@ -14,6 +14,8 @@ MEMORY_METRICS = {
     "peak_memory_gb": 2.0**30,
     "peak_memory_gib": 2.0**30,
 }
+PARTIAL_MEMORY = frozenset({"memory_activations_gib", "memory_params_optimizer_gib"})
+"""Parts of the memory of a plan, which need not have run."""
 LAYER_METRIC = "layer_fwd_plus_bwd_ms"
 FEASIBLE_METRIC = "feasible"
 

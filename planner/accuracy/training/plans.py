@@ -15,6 +15,11 @@ from planner.space.training.software import TrainingSoftware
 _CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20)
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _MOST_DROPPED = 3
+_STAGE_BATCHED = "torchtitan"
+"""Stack that splits the batch of a rank into one micro-batch per stage, and an interleaved pipeline into two
+stages per rank, unless told otherwise (torchtitan, distributed/pipeline.py)."""
+_STAGE_BATCHED_CHUNKS = 2
+_GUESSED = ("assumed", "likely")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +33,15 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidates:
-    """All ways that agree with a row, its global batch, and the names of what the row leaves open."""
+    """All ways that agree with a row, its global batch, and the names of what the row leaves open.
+
+    `usual_zero` is the ZeRO stage that is taken as long as a plan with it fits.
+    """
 
     plans: tuple[Candidate, ...]
     global_batch: int
     unknown: tuple[str, ...]
+    usual_zero: int
 
 
 def candidates_of(row: TrainingRow, model: ModelGraph, software: TrainingSoftware) -> Candidates:
@@ -46,7 +55,7 @@ def candidates_of(row: TrainingRow, model: ModelGraph, software: TrainingSoftwar
     tp, pp, dp = _degrees(row)
     batch = _global_batch(row, dp)
     unknown: list[str] = []
-    zero = _zero_of(row, dp * row.cp, unknown)
+    zeros = _zeros(row, dp * row.cp, unknown)
     words = row.words
     parallel = tp > 1 and software.sequence_parallel
     if "without sequence parallel" in words or "no sequence parallel" in words:
@@ -54,11 +63,12 @@ def candidates_of(row: TrainingRow, model: ModelGraph, software: TrainingSoftwar
     elif "sequence parallel" in words or row.text("sequence_parallel").lower() in ("true", "1", "yes"):
         parallel = tp > 1
     found: list[Candidate] = []
-    for micro, chunks, recompute in product(
-        _batches(row, batch // dp, unknown),
-        _chunk_choices(row, pp, model, unknown),
-        _recomputes(row, unknown),
-    ):
+    splits = [
+        (chunks, micro)
+        for chunks in _chunk_choices(row, pp, model, software, unknown)
+        for micro in _batches(row, batch // dp, pp * chunks, software, unknown)
+    ]
+    for (chunks, micro), zero, recompute in product(splits, zeros, _recomputes(row, unknown)):
         drops = _drops(len(model.layers), pp * chunks)
         if drops is None:
             continue
@@ -80,7 +90,9 @@ def candidates_of(row: TrainingRow, model: ModelGraph, software: TrainingSoftwar
         found.append(Candidate(strategy=strategy, first_drop=drops[0], last_drop=drops[1]))
     if not found:
         raise RowError("the layers cannot be split over so many stages and chunks")
-    return Candidates(plans=tuple(found), global_batch=batch, unknown=tuple(dict.fromkeys(unknown)))
+    return Candidates(
+        plans=tuple(found), global_batch=batch, unknown=tuple(dict.fromkeys(unknown)), usual_zero=zeros[0]
+    )
 
 
 def _degrees(row: TrainingRow) -> tuple[int, int, int]:
@@ -106,14 +118,21 @@ def _global_batch(row: TrainingRow, dp: int) -> int:
     return batch
 
 
-def _zero_of(row: TrainingRow, ranks: int, unknown: list[str]) -> int:
-    if row.zero is None:
-        unknown.append("zero_stage")
-        return 1 if ranks > 1 else 0
-    return row.zero if ranks > 1 else 0
+def _zeros(row: TrainingRow, ranks: int, unknown: list[str]) -> list[int]:
+    """Return the stated ZeRO stage; the usual one and full sharding where it is not known."""
+    if ranks == 1:
+        return [0]
+    guessed = any(word in row.text("zero_stage").lower() for word in _GUESSED)
+    if row.zero is not None and not guessed:
+        return [row.zero]
+    unknown.append("zero_stage")
+    usual = 1 if row.zero is None else row.zero
+    return [usual, 3] if usual < 3 else [usual]
 
 
-def _batches(row: TrainingRow, per_rank: int, unknown: list[str]) -> list[int]:
+def _batches(
+    row: TrainingRow, per_rank: int, stages: int, software: TrainingSoftware, unknown: list[str]
+) -> list[int]:
     if row.micro_batch is not None:
         if per_rank % row.micro_batch:
             raise RowError(
@@ -121,16 +140,23 @@ def _batches(row: TrainingRow, per_rank: int, unknown: list[str]) -> list[int]:
             )
         return [row.micro_batch]
     unknown.append("micro_batch")
+    pipelined = stages > 1 and software.name.startswith(_STAGE_BATCHED)
+    if pipelined and per_rank % stages == 0:
+        return [per_rank // stages]
     return [size for size in _BATCHES if per_rank % size == 0]
 
 
-def _chunk_choices(row: TrainingRow, pp: int, model: ModelGraph, unknown: list[str]) -> list[int]:
+def _chunk_choices(
+    row: TrainingRow, pp: int, model: ModelGraph, software: TrainingSoftware, unknown: list[str]
+) -> list[int]:
     if pp == 1:
         return [1]
     words = row.text("schedule").lower()
     if row.num_chunks is not None and not (row.interleaved and row.num_chunks == 1):
         return [2] if "zb-v" in words or "dualpipe" in words else [row.num_chunks]
     unknown.append("virtual_pp")
+    if row.interleaved and software.name.startswith(_STAGE_BATCHED):
+        return [_STAGE_BATCHED_CHUNKS]
     least = 2 if row.interleaved else 1
     choices = [c for c in _CHUNKS if least <= c and pp * c <= len(model.layers)]
     return choices or [1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import ceil
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from planner.accuracy.training.metrics import (
 )
 from planner.accuracy.training.models import assumptions_of, model_of
 from planner.accuracy.training.plans import Candidates, candidates_of
+from planner.accuracy.training.recompute import best_mix, blended
 from planner.accuracy.training.rows import RowError, TrainingRow
 from planner.accuracy.training.software import software_of
 from planner.ir.model_graph import ModelGraph
@@ -117,11 +119,38 @@ def predict(question: Question) -> Prediction:
     except (UnsupportedFormatError, NoCurveError, ValueError) as error:
         raise RowError(str(error)) from error
     times = np.where(result.peak_bytes <= _capacity(question), result.time.total_s, np.inf)
+    usual = np.where(plans.zero == question.candidates.usual_zero, times, np.inf)
+    times = usual if np.isfinite(usual).any() else times
     best = int(times.argmin()) if np.isfinite(times).any() else int(result.peak_bytes.argmin())
     if not np.isfinite(result.time.total_s[best]):
         raise RowError("the layers cannot be split over so many stages and chunks")
-    alone = result if len(plans) == 1 else evaluator.evaluate(plans.take(np.array([best])), question.fmt)
-    return _prediction(question, question.candidates.plans[best].strategy, alone)
+
+    def alone(index: int) -> Evaluation:
+        return result if len(plans) == 1 else evaluator.evaluate(plans.take(np.array([index])), question.fmt)
+
+    strategy = question.candidates.plans[best].strategy
+    mix = best_mix(result, *_pairs(question, strategy.zero), _capacity(question))
+    if mix is not None and mix.step_s < times[best]:
+        strategy = question.candidates.plans[mix.full].strategy
+        return _prediction(
+            question, strategy, blended(alone(mix.light), alone(mix.full), mix.share), mix.share
+        )
+    return _prediction(question, strategy, alone(best))
+
+
+def _pairs(question: Question, zero: int) -> tuple[list[tuple[int, int]], list[int]]:
+    """Return pairs of plans that differ only in recomputing everything or not, and layers of their stages."""
+    plans = question.candidates.plans
+    position = {plan: index for index, plan in enumerate(plans)}
+    pairs = [
+        (index, full)
+        for index, plan in enumerate(plans)
+        if plan.strategy.recompute != "full" and plan.strategy.zero == zero
+        if (full := position.get(replace(plan, strategy=replace(plan.strategy, recompute="full"))))
+        is not None
+    ]
+    layers = len(question.model.layers)
+    return pairs, [ceil(layers / plans[light].strategy.pp) for light, _ in pairs]
 
 
 def _evaluator(question: Question) -> tuple[TrainingEvaluator, PlanArrays]:
@@ -143,8 +172,10 @@ def _evaluator(question: Question) -> tuple[TrainingEvaluator, PlanArrays]:
     return evaluator, plans
 
 
-def _prediction(question: Question, strategy: TrainingStrategy, alone: Evaluation) -> Prediction:
-    """Return the prediction that one plan's evaluation gives."""
+def _prediction(
+    question: Question, strategy: TrainingStrategy, alone: Evaluation, share: float = 1.0
+) -> Prediction:
+    """Return the prediction that one plan's evaluation gives; `share` of its layers do what it says."""
     row, job = question.row, _job(question)
     low, high = (float(bound[0]) for bound in alone.interval_s())
     step_s, tokens = float(alone.time.total_s[0]), job.global_batch * job.seq_len
@@ -169,7 +200,11 @@ def _prediction(question: Question, strategy: TrainingStrategy, alone: Evaluatio
         predicted_bytes=predicted_bytes,
         fits=peak <= _capacity(question),
         terms=tuple((f.name, float(getattr(alone.time, f.name)[0])) for f in fields(StepTime)),
-        assumed=(*assumptions_of(row), *question.cluster.notes, *_filled(question.candidates, strategy)),
+        assumed=(
+            *assumptions_of(row),
+            *question.cluster.notes,
+            *_filled(question.candidates, strategy, share),
+        ),
     )
 
 
@@ -203,11 +238,11 @@ def _memory(row: TrainingRow, memory: StageMemory | None, allocated: float) -> t
     return measured, allocated
 
 
-def _filled(candidates: Candidates, strategy: TrainingStrategy) -> tuple[str, ...]:
+def _filled(candidates: Candidates, strategy: TrainingStrategy, share: float) -> tuple[str, ...]:
     values = {
         "micro_batch": strategy.micro_batch,
         "virtual_pp": strategy.num_chunks,
-        "recompute": strategy.recompute,
+        "recompute": strategy.recompute + ("" if share >= 1.0 else f" of {share:.0%} of the layers"),
         "zero_stage": strategy.zero,
     }
     return tuple(f"{name} not stated: {values[name]} taken" for name in candidates.unknown)

@@ -10,7 +10,7 @@ import numpy as np
 
 from planner.accuracy.score import Errors, errors
 from planner.accuracy.table import FloatArray
-from planner.accuracy.training.metrics import FEASIBLE_METRIC
+from planner.accuracy.training.metrics import FEASIBLE_METRIC, PARTIAL_MEMORY
 from planner.accuracy.training.predict import Prediction, predict, question_of
 from planner.accuracy.training.rows import RowError, TrainingRow, TrainingTable
 from planner.space.training.software import TrainingSoftware
@@ -120,7 +120,7 @@ def _score(key: tuple[str, str], found: Sequence[Prediction], num_refused: int) 
         np.array([p.measured_bytes for p in sized], dtype=np.float64),
     )
     failed = [p for p in found if _ran_out(p.row)]
-    ran = [p for p in found if not _ran_out(p.row)]
+    ran = [p for p in found if not _ran_out(p.row) and p.row.metric.lower() not in PARTIAL_MEMORY]
     return TrainingScore(
         source=key[0],
         device=key[1],

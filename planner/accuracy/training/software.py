@@ -21,6 +21,7 @@ _EAGER_ELEMENTWISE = 2.5
 """Unfused element-wise kernels move about so many times the bytes: norms, gates and rotations by parts."""
 _SIGNS: tuple[tuple[str, str], ...] = (
     (r"zero-3 dp only|deepspeed zero-3", "deepspeed-zero3"),
+    (r"torchtitan.*(202[5-9]|20[3-9]\d)", "torchtitan-2025"),
     (r"torchtitan", "torchtitan"),
     (r"vtrain", "megatron-lm-3d"),
     (r"(llm-foundry|composer|mosaicml).*a100", "llm-foundry-ampere"),

@@ -48,7 +48,12 @@ class AttentionWork:
         moved = pricer.stream(pricer.tokens * widths * 4.0, 2.0)
         acc.forward += moved
         acc.backward += moved
-        acc.products_kept += pricer.tokens * widths * ACT_BYTES
+        kept = pricer.tokens * widths * ACT_BYTES
+        # Queries, keys and values of latent attention are rebuilt by selective recompute (mla_up_proj of
+        # Megatron-Core; DeepSeek-V3 report, section 3.2.3).
+        again = pricer.fused(kept) if op.kind == "mla" else np.zeros_like(kept)
+        acc.core_kept += again
+        acc.products_kept += kept - again
         self._add_context(op, core, kv_width, acc)
 
     def _flash(self, op: AttentionCore, heads: float, kv_heads: float, acc: LayerSum) -> FloatArray:

@@ -47,6 +47,7 @@ class LayerPricer:
         self.groups = groups
         self.software = software
         self.batch = micro_batch
+        self._latent = False
         self.tokens = micro_batch * (shape.seq_len / shape.cp)
         # Inputs of quantised products are kept as they were multiplied.
         self.input_bytes = number_format(shape.fmt).activation_bytes
@@ -56,6 +57,7 @@ class LayerPricer:
     def price(self, layer: Layer, hidden: int) -> LayerWork:
         """Return the work of one layer."""
         acc = LayerSum.like(self.tokens)
+        self._latent = any(isinstance(op, AttentionCore) and op.kind == "mla" for op in layer.ops)
         for _, ops in groupby(layer.ops, key=_gemm_key):
             self._add(tuple(ops), acc)
         self._add_residual_stream(layer, hidden, acc)
@@ -101,6 +103,10 @@ class LayerPricer:
             Stream(num_bytes=num_bytes * self.software.elementwise_scale, num_kernels=num_kernels)
         )
 
+    def fused(self, amount: FloatArray) -> FloatArray:
+        """Return `amount` where attention is fused and selective recompute repeats what lies around it."""
+        return amount if self.software.flash_attention else np.zeros_like(amount)
+
     def collective(self, op: CollectiveOp, num_bytes: FloatArray, span: Span) -> FloatArray:
         """Return the seconds of a collective."""
         return self.time(Collective(op=op, num_bytes=num_bytes, span=span))
@@ -136,6 +142,8 @@ class LayerPricer:
         forward = self.time(Gemm(m=tokens, n=n, k=k, fmt=fmt), acc) * lost
         acc.forward += forward
         acc.products += forward
+        if self._latent and first.slot == "attention" and first.shard == "column":
+            acc.core += self.fused(forward)  # selective recompute projects latents up again
         acc.backward += self.time(Gemm(m=tokens, n=k, k=n, fmt=fmt), acc) * lost
         acc.weight_grad += self.time(Gemm(m=np.full_like(tokens, k), n=n, k=tokens, fmt=fmt), acc) * lost
         if first.shard == "row":  # its input is the output of an activation or of attention

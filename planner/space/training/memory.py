@@ -19,6 +19,8 @@ from planner.space.training.software import TrainingSoftware
 _GATHERED_LAYERS = 2.0
 """FSDP holds the layer at work and the one prefetched (PyTorch FSDP documentation, backward prefetch)."""
 _CAST_BYTES = 2.0
+_LARGEST_MATRIX = 1.0 / 3.0
+"""Share of a layer's parameters in its largest matrix (4 h^2 of 12 h^2), which is gathered whole."""
 _OPTIMIZER_CHUNK_BYTES = 0.5e9
 """Temporaries of an optimizer step, judged from torch memory snapshots; at most the states."""
 
@@ -137,13 +139,18 @@ def stage_memory(
 
     offload = plans.offload[None, :]
     away = offload >= 2
-    gathered = np.where(
-        (zero >= 3) | away,
-        load.layer_params * (_CAST_BYTES * _GATHERED_LAYERS + software.reduce_bytes),
-        np.where(zero == 2, load.layer_params * software.reduce_bytes, 0.0),
-    )
+    gathered = np.where((zero >= 3) | away, _gathered(load, software), 0.0)
+    bucket = np.minimum(load.layer_params, software.max_live_params) * software.reduce_bytes
+    gathered = gathered + np.where((zero == 2) & ~away, bucket, 0.0)
     # One replica of 16-bit weights stays whole until ZeRO-3, whatever the master copy's sharding.
     weights = split(3, software.weight_bytes)
+    if software.casts_weights:
+        # FSDP without resharding: the 32-bit copy is sharded, its 16-bit cast whole. Under a pipeline
+        # gradients are summed whole and reduced after the last micro-batch (torch.distributed.pipelining).
+        params = load.dense_params + load.expert_params
+        sums = np.where(plans.pp[None, :] > 1, software.reduce_bytes, 0.0)
+        weights = np.where(zero == 2, split(2, software.weight_bytes) + params * _CAST_BYTES, weights)
+        gathered = gathered + np.where(zero == 2, params * sums, 0.0)
     states = np.where(offload >= 1, 0.0, split(1, software.optimizer_bytes))
     activations = load.kept_bytes * held
     backward = load.rebuilt_bytes + load.working_bytes
@@ -160,6 +167,19 @@ def stage_memory(
         allocator=software.allocator_slack * (activations + workspace + gathered),
         reserved=_reserved(plans, software)[None, :] + 0.0 * activations,
     )
+
+
+def _gathered(load: StageLoad, software: TrainingSoftware) -> FloatArray:
+    """Return what ZeRO-3 holds unsharded: the layer at work, the one prefetched, and gradients on their way.
+
+    A stack that bounds the parameters it holds at once (DeepSpeed's stage3_max_live_parameters) gathers
+    matrix by matrix and reduces through buckets.
+    """
+    most = software.max_live_params
+    live = np.minimum(
+        load.layer_params * _GATHERED_LAYERS, np.maximum(most, load.layer_params * _LARGEST_MATRIX)
+    )
+    return live * _CAST_BYTES + np.minimum(load.layer_params, most) * software.reduce_bytes
 
 
 def _reserved(plans: PlanArrays, software: TrainingSoftware) -> FloatArray:

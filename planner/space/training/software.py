@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from planner.ir.cluster import NodeGroup
 from planner.space.spans import link_spec
 
 _SINCE_HOPPER = frozenset({"hopper", "blackwell"})
+_HALF_BYTES = 2.0
 _HOPPER_FLASH = 3.0
 _SECOND_FLASH = 2.0
 _FLASH_2_ON_HOPPER = 1.75
@@ -50,6 +52,8 @@ class TrainingSoftware:
     optimizer_bytes: float = 12.0
     reduce_bytes: float = 4.0
     logit_bytes: float = 8.0
+    parallel_logit_bytes: float | None = None
+    max_live_params: float = inf
     score_bytes: float = 11.0
     selective_products: float = 0.0
     dropout: bool = False
@@ -72,6 +76,11 @@ class TrainingSoftware:
             self, half_scale=self.half_scale * slowdown, attention_scale=self.attention_scale * attention
         )
 
+    @property
+    def casts_weights(self) -> bool:
+        """Whether weights are one 32-bit copy, cast when it is gathered (FSDP)."""
+        return self.weight_bytes > _HALF_BYTES
+
     @staticmethod
     def of(profile: TrainerProfile) -> TrainingSoftware:
         """Read the numbers out of a profile."""
@@ -80,7 +89,8 @@ class TrainingSoftware:
             if field.name in ("attention_scale", "half_scale"):
                 continue
             stated: object = getattr(profile, field.name)
-            values[field.name] = stated.value if isinstance(stated, Fact) else stated
+            if stated is not None:
+                values[field.name] = stated.value if isinstance(stated, Fact) else stated
         return TrainingSoftware(**values)
 
 

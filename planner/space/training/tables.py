@@ -161,8 +161,12 @@ class TableBuilder:
             head_backward_s=grad_in + grad_w + loss + reduce,
             embed_params=float(sum(_per_rank(op, shape.tp) for op in model.embedding)),
             head_params=float(sum(_per_rank(op, shape.tp) for op in model.head)),
-            logits_bytes=tokens * vocab * self._software.logit_bytes,
+            logits_bytes=tokens * vocab * self._logit_bytes(shape.tp),
         )
+
+    def _logit_bytes(self, tp: int) -> float:
+        split = self._software.parallel_logit_bytes
+        return self._software.logit_bytes if tp == 1 or split is None else split
 
 
 def _per_rank(op: Op, tp: int) -> int:
