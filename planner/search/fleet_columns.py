@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 
@@ -48,9 +49,10 @@ _NO_LINK = LinkSpec(name="none", latency_s=0.0, bandwidth_bytes_per_s=1.0)
 class Column:
     """One queue of `replicas` replicas of a shape; `offer` is its index in the model's catalogue.
 
-    `split` numbers the share of an end-to-end limit that is left to decode; prefill and decode of one
-    split go together. `crosses` marks prefill whose cache may go to decode on another group. `units` are
-    the scale-up slots that one replica occupies. `loss_rps` is the most that one lost replica takes away.
+    `split` numbers the cache format and the share of an end-to-end limit that is left to decode; prefill
+    and decode of one split go together. `crosses` marks prefill whose cache may go to decode on another
+    group. `units` are the scale-up slots that one replica occupies. `loss_rps` is the most that one lost
+    replica takes away.
     """
 
     model: int
@@ -202,18 +204,20 @@ class _Builder:
         groups = range(len(self.question.resources.num_devices))
         for group in groups:
             yield from self._of(AGGREGATED, group)
-        steps = self._steps()
-        for split, step_s in enumerate(steps):
-            yield from self._disaggregated(split, step_s)
+        halves = product(self._steps(), self.tables.catalogue.caches())
+        for split, (step_s, cache) in enumerate(halves):
+            yield from self._disaggregated(split, step_s, cache)
 
-    def _disaggregated(self, split: int, step_s: float) -> Iterator[Column]:
+    def _disaggregated(self, split: int, step_s: float, cache: tuple[str, str]) -> Iterator[Column]:
         catalogue = self.tables.catalogue
         groups = range(len(self.question.resources.num_devices))
         lanes: dict[int, int] = {}
         for group in groups:
             found = list(
                 self._of(
-                    DECODE, group, _at(split, Context(link=_NO_LINK, lanes=1, max_devices=1, step_s=step_s))
+                    DECODE,
+                    group,
+                    _at(split, Context(link=_NO_LINK, lanes=1, max_devices=1, step_s=step_s, cache=cache)),
                 )
             )
             if not found:
@@ -224,13 +228,13 @@ class _Builder:
             yield from (c for c in found if catalogue.offers[c.offer].cache_lanes >= lanes[group])
         for group in groups:
             for inner in inner_contexts(catalogue, group, self.question)[-1:] if group in lanes else ():
-                context = replace(inner, lanes=lanes[group], step_s=step_s)
+                context = replace(inner, lanes=lanes[group], step_s=step_s, cache=cache)
                 yield from self._of(PREFILL, group, _at(split, context))
             others = [other for other in groups if other != group and other in lanes]
             if others and catalogue.problem.cluster.between_groups is not None:
                 (link, *_) = cross_contexts(catalogue, self.question)
                 least = min(lanes[other] for other in others)
-                context = replace(link, lanes=least, step_s=step_s)
+                context = replace(link, lanes=least, step_s=step_s, cache=cache)
                 yield from self._of(PREFILL, group, replace(_at(split, context), crosses=True))
 
     def _steps(self) -> tuple[float, ...]:
@@ -253,7 +257,7 @@ class _Builder:
             return
         rate, _ = self.tables.capacity(role, how.context, self.question, group)
         entries = self.tables.entries(role, self.question, group)
-        rate = rate * self.tables.accepted((role, None, group), self.question, entries)
+        rate = rate * self.tables.accepted((role, how.context, group), self.question, entries)
         found = self._best_of_equals(role, group, rate, entries)
         for offer, replicas, capacity, loss in self._undominated(found):
             replica = self.tables.catalogue.offers[offer].replica

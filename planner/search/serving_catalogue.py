@@ -13,7 +13,7 @@ from planner.ir.problem import Problem
 from planner.ir.serving import Role, ServingProblem
 from planner.space.compose import ReplicaShape, shapes
 from planner.space.dimension import SpaceFacts
-from planner.space.engine import CostSource, executed_on
+from planner.space.engine import CostSource, executed_on, kv_format
 from planner.space.replica import Replica, ReplicaBuilder, requests_of
 
 Stop = Callable[[], bool]
@@ -68,6 +68,16 @@ class Catalogue:
                 self._by_role.setdefault(offer.role, []).append(index)
             self._num_indexed = len(self.offers)
         return self._by_role.get(role, [])
+
+    def cache_of(self, offer: Offer) -> tuple[str, str]:
+        """Return what two replicas share if one can go on with the cache of the other: engine and format."""
+        shape = offer.replica.shape
+        return shape.engine, kv_format(self.problem.payload.model, shape.kv_fmt)
+
+    def caches(self) -> tuple[tuple[str, str], ...]:
+        """Return the caches that both prefill and decode offers have."""
+        held = [{self.cache_of(self.offers[i]) for i in self.by_role(role)} for role in ("prefill", "decode")]
+        return tuple(sorted(held[0] & held[1]))
 
     def cache_bytes(self, offer: Offer) -> FloatArray:
         """Return the cache of each sample's prompt over the whole replica, bytes."""

@@ -1,4 +1,4 @@
-"""The contexts in which prefill and decode pools can be paired: link, lanes and the split of the deadline."""
+"""The contexts in which prefill and decode are paired: link, lanes, cache and the split of the deadline."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def inner_contexts(catalogue: Catalogue, group: int, question: Question) -> tupl
     lanes = _lanes(catalogue, group)
     steps = _deadline_steps(catalogue, group, question)
     return tuple(
-        Context(link=link, lanes=count, max_devices=limit, step_s=step)
-        for (link, limit), count, step in product(links, lanes, steps)
+        Context(link=link, lanes=count, max_devices=limit, step_s=step, cache=cache)
+        for (link, limit), count, step, cache in product(links, lanes, steps, catalogue.caches())
     )
 
 
@@ -44,8 +44,8 @@ def cross_contexts(catalogue: Catalogue, question: Question) -> tuple[Context, .
     lanes = sorted({count for group in groups for count in _lanes(catalogue, group)})
     steps = _deadline_steps(catalogue, None, question)
     return tuple(
-        Context(link=link, lanes=count, max_devices=cluster.num_devices, step_s=step)
-        for count, step in product(lanes, steps)
+        Context(link=link, lanes=count, max_devices=cluster.num_devices, step_s=step, cache=cache)
+        for count, step, cache in product(lanes, steps, catalogue.caches())
     )
 
 

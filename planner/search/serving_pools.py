@@ -36,13 +36,19 @@ class Context:
 
     `lanes` bounds the parallel transfers by what the decode side can take: decode offers have at least so
     many. `max_devices` limits the pair to one scale-up domain. `step_s` is the decode step that the
-    end-to-end limit reserves (infinite: no such limit).
+    end-to-end limit reserves (infinite: no such limit). `cache` is the engine and the cache format of both
+    sides, as blocks are moved as they are (None: of any).
     """
 
     link: LinkSpec
     lanes: int
     max_devices: int
     step_s: float = np.inf
+    cache: tuple[str, str] | None = None
+
+    def any_cache(self) -> Context:
+        """Return the context without its cache, on which no price depends."""
+        return replace(self, cache=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +136,7 @@ class PoolTables:
 
     def pools(self, role: Role, context: Context | None) -> Pools:
         """Return the stacked curves of a role, with the transfer of the context on every first token."""
-        key = (role, context if role == "prefill" else None)
+        key = (role, context.any_cache() if role == "prefill" and context is not None else None)
         if key not in self._pools:
             offers = [self.catalogue.offers[i] for i in self.catalogue.by_role(role)]
             workload = self.catalogue.problem.payload.workload
@@ -191,7 +197,7 @@ class PoolTables:
         Decode knows its context only by the step that it reserves, which is among the limits.
         """
         limits = role_limits(role, context, question.limits)
-        where = context if role == "prefill" else None
+        where = context.any_cache() if role == "prefill" and context is not None else None
         counts = (question.resources.num_devices, question.budget.num_devices)
         key = (role, where, limits, counts, group)
         if key not in self._capacity:
@@ -214,6 +220,7 @@ class PoolTables:
             [
                 offer.group == group
                 and question.accept(offer)
+                and (context is None or context.cache in (None, self.catalogue.cache_of(offer)))
                 and (role != "decode" or context is None or offer.cache_lanes >= context.lanes)
                 for offer in (self.catalogue.offers[i] for i in indices)
             ],

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from planner.backends import BACKENDS, ExportOptions
 from planner.cli.main import main
 from planner.errors import EXIT_INFEASIBLE, EXIT_OK
 from planner.plan.schema import Plan
@@ -62,6 +63,8 @@ def test_example_decides_as_expected(spec: Path, tmp_path: Path, capsys: pytest.
     if value is not None:
         assert value == pytest.approx(wanted_value, rel=1e-6)
     assert found == wanted
+    if plan.kind == "serving" and plan.pools:
+        assert BACKENDS.get(plan.pools[0].engine).export(plan, ExportOptions())
 
 
 def test_every_example_is_in_the_list() -> None:

@@ -183,3 +183,5 @@ def test_a_disaggregated_pair_is_checked_half_by_half() -> None:
     plan = priced(plan.model_copy(update={"status": "feasible"}), problem)
     assert rules_that_fire(plan, problem) == ()
     assert rules_that_fire(pool_scaled("ttft_s", 0.4)(plan), problem) == ("load",)
+    other = [plan.pools[0], plan.pools[1].model_copy(update={"kv_dtype": "fp8"})]
+    assert "handover" in rules_that_fire(plan.model_copy(update={"pools": other}), problem)

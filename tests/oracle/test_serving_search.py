@@ -56,6 +56,9 @@ class Brute:
                 continue
             if role == "decode" and context is not None and offer.cache_lanes < context.lanes:
                 continue
+            kept = (offer.replica.shape.engine, offer.replica.shape.kv_fmt.replace("auto", "bf16"))
+            if context is not None and context.cache != kept:
+                continue
             for replicas in range(1, most // offer.replica.num_devices + 1):
                 value = self.carried(index, replicas, context)
                 if value > 0.0:
@@ -182,6 +185,7 @@ CASES = [
     (TWO_NODES, "max_throughput", None, {}),
     (TWO_NODES, "min_cost", 1.0, {}),
     (MIXED, "max_throughput", None, {}),
+    (ONE, "max_throughput", None, {"kv_fmts": ("bf16", "fp8")}),
     (MIXED, "min_cost", 2.0, {}),
     (MIXED, "min_cost_per_token", None, {}),
 ]
