@@ -32,15 +32,21 @@ from planner.space.spans import link_spec, span_of
 _REFERENCE_TOKENS = 256.0
 SCALED_WORK = (Gemm, Attention, ExpertGemm)
 """Work that a software profile's `compute_scale` multiplies."""
-_SPREAD_FROM = 96.0
+_SPREAD_FROM = 40.0
+_DENSE = (64.0, 512.0)
+"""Tokens between which the grid is twice as fine."""
 _SPREAD = np.array([-1.2816, -0.5244, 0.0, 0.5244, 1.2816])
 """Standard deviations at which a step is priced: the middles of five equally likely fifths of a normal."""
 
 
 def step_grid_points(top: float) -> FloatArray:
-    """Return grid points 0, 1, 2, 3, 4, 6, 8, 12, 16, ... up to at least `top`."""
+    """Return grid points 0, 1, 2, 3, 4, 6, 8, 12, 16, ... up to at least `top`.
+
+    Where one more tile of a kernel is felt most, there are four points per octave.
+    """
     powers = 2.0 ** np.arange(0, max(2, int(np.ceil(np.log2(max(top, 2.0)))) + 1))
-    return np.unique(np.concatenate(([0.0], powers, 1.5 * powers[1:])))
+    dense = powers[(powers >= _DENSE[0]) & (powers < _DENSE[1])]
+    return np.unique(np.concatenate(([0.0], powers, 1.5 * powers[1:], 1.25 * dense, 1.75 * dense)))
 
 
 def spread_out(tokens: FloatArray) -> FloatArray:

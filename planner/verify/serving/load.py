@@ -239,12 +239,15 @@ class PoolLoad:
         """Return the decode part of a step as a running sequence meets it.
 
         Under random arrivals it meets the mean and itself; among a fixed number it is one of the mean.
+        The others come and go as a Poisson number does.
         """
-        itself = 0.0 if self.facts.concurrency else 1.0 / self.pricer.pool.strategy.pp
-        running = started * self.requests.mean_steps + itself
         if self.requests.mean_steps <= 0.0:
             return Batch(decode=0.0, context=self.requests.context)
-        return Batch(decode=max(1.0, running), context=self.requests.context)
+        others = started * self.requests.mean_steps
+        if self.facts.concurrency:
+            return Batch(decode=max(1.0, others), context=self.requests.context)
+        running = others + 1.0 / self.pricer.pool.strategy.pp
+        return Batch(decode=max(1.0, running), context=self.requests.context, deviation=sqrt(others))
 
     def _mixed(self, b: PromptBin, decode: Batch, started: float) -> tuple[Batch, float]:
         """Return a step with prompt tokens of a bin, and how many such steps a prompt takes."""

@@ -1,7 +1,8 @@
 """How long an engine step takes: every operator of every stage priced for one given batch.
 
 A step of an attention rank carries `decode` sequences of `context` cached tokens each and `pieces`
-pieces of prompts of `prompt` tokens that follow `before` cached ones. Nothing is tabulated.
+pieces of prompts of `prompt` tokens that follow `before` cached ones. Nothing is tabulated. Kernels take
+whole tiles, so a step is priced as the mean over the numbers of sequences that it really meets.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
+from statistics import NormalDist
+
+import numpy as np
 
 from cost_models.base import CostModel
+from cost_models.cost import FloatArray
 from cost_models.formats import executed_format
 from cost_models.work import (
     Attention,
@@ -31,22 +36,33 @@ from planner.verify.serving.shards import cache_format, entry_elements, linear_s
 from planner.verify.serving.spans import ReplicaSpans
 
 _HALF = 2.0
+_NUM_DRAWS = 7
+_DRAWS = np.array([NormalDist().inv_cdf((i + 0.5) / _NUM_DRAWS) for i in range(_NUM_DRAWS)])
+"""Middles of equally likely parts of a normal, in standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What is in a step of one attention rank."""
+    """What is in a step of one attention rank; `deviation` is the standard deviation of `decode`."""
 
     decode: float
     context: float
+    deviation: float = 0.0
     prompt: float = 0.0
     before: float = 0.0
     pieces: float = 1.0
 
     @property
-    def tokens(self) -> float:
-        """Tokens that pass through the linear maps."""
-        return self.decode + self.prompt * self.pieces
+    def running(self) -> FloatArray:
+        """Numbers of decode sequences that are equally likely; one number where it does not vary."""
+        if self.deviation <= 0.0:
+            return np.array([self.decode])
+        return np.maximum(self.decode + self.deviation * _DRAWS, 0.0)
+
+    @property
+    def tokens(self) -> FloatArray:
+        """Tokens that pass through the linear maps, for each of the numbers of sequences."""
+        return self.running + self.prompt * self.pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +147,7 @@ class StepPricer:
         exposed = 1.0 - self.software.overlap.value
         total = 0.0
         for work in pieces:
-            seconds = float(self.costs.price(work).time_s)
+            seconds = float(np.mean(self.costs.price(work).time_s))
             if isinstance(work, Gemm | Attention | ExpertGemm):
                 seconds *= self.software.kernel_scale
             total += seconds * (exposed if isinstance(work, Collective) else 1.0)
@@ -157,11 +173,11 @@ class StepPricer:
         for _ in ends:
             yield self._hidden("all_reduce", batch.tokens, self.spans.tensor)
 
-    def _maps(self, ops: tuple[Op, ...], tokens: float) -> Iterator[Work]:
+    def _maps(self, ops: tuple[Op, ...], tokens: FloatArray) -> Iterator[Work]:
         """Yield one GEMM per group of maps with the same input."""
         widths: dict[tuple[str, str, int, float], int] = {}
         for number, op in enumerate(ops):
-            if isinstance(op, Linear) and op.per_token > 0 and tokens > 0:
+            if isinstance(op, Linear) and op.per_token > 0 and tokens.max() > 0:
                 rows, columns = linear_shape(op, self.pool.strategy.tp)
                 key = (op.gemm or str(number), self._fmt(op), rows, op.per_token)
                 widths[key] = widths.get(key, 0) + columns
@@ -179,7 +195,7 @@ class StepPricer:
             v_width = core.latent_dim if mla else core.v_head_dim
             yield Attention(
                 phase="decode",
-                batch=batch.decode,
+                batch=batch.running,
                 q_len=1.0,
                 kv_len=max(1.0, _read(core, batch.context) / split),
                 num_heads=float(heads * split),
@@ -190,12 +206,12 @@ class StepPricer:
                 kind="mla_absorbed" if mla else "gqa",
             )
             if split > 1:
-                rows = batch.decode * heads * split * _HALF
+                rows = batch.running * heads * split * _HALF
                 span = self.spans.decode_context
                 yield Collective(op="all_gather", num_bytes=rows * width, span=span)
                 yield Collective(op="reduce_scatter", num_bytes=rows * v_width, span=span)
             if core.index_topk:
-                yield Stream(num_bytes=batch.decode * batch.context * core.index_dim * _HALF)
+                yield Stream(num_bytes=batch.running * batch.context * core.index_dim * _HALF)
         if batch.prompt > 0:
             end = batch.before + batch.prompt
             reach = max(1.0, min(end, core.index_topk) if core.index_topk else end)
@@ -220,7 +236,8 @@ class StepPricer:
     def _state(self, core: StateCore, batch: Batch) -> Iterator[Work]:
         elements = float(ceil(core.recurrent_elems / self.pool.strategy.tp))
         if batch.decode > 0:
-            yield StateScan(phase="decode", num_tokens=batch.decode, batch=batch.decode, state_elems=elements)
+            running = batch.running
+            yield StateScan(phase="decode", num_tokens=running, batch=running, state_elems=elements)
         if batch.prompt > 0:
             yield StateScan(
                 phase="prefill",
@@ -229,7 +246,7 @@ class StepPricer:
                 state_elems=elements,
             )
 
-    def _experts(self, op: Experts, tokens: float) -> Iterator[Work]:
+    def _experts(self, op: Experts, tokens: FloatArray) -> Iterator[Work]:
         """Yield the experts and what carries tokens to them and back."""
         s = self.pool.strategy
         others = s.attention_dp * s.cp
@@ -260,7 +277,7 @@ class StepPricer:
             if s.tp > 1:
                 yield Collective(op="all_reduce", num_bytes=tokens * row, span=self.spans.tensor)
 
-    def _elementwise(self, layer: Layer, tokens: float) -> Iterator[Work]:
+    def _elementwise(self, layer: Layer, tokens: FloatArray) -> Iterator[Work]:
         yield Stream(num_bytes=tokens * self.model.hidden_size * 8.0 * _HALF, num_kernels=2.0)
         width = sum(
             linear_shape(op, self.pool.strategy.tp)[1]
@@ -275,7 +292,7 @@ class StepPricer:
         yield self._hidden("all_reduce", batch.tokens, self.spans.tensor)
 
     def _head(self, batch: Batch) -> Iterator[Work]:
-        rows = max(1.0, batch.decode)
+        rows = np.maximum(1.0, batch.running)
         yield from self._maps(self.model.head, rows)
         logits = rows * self.model.vocab_size
         yield Collective(op="all_gather", num_bytes=logits * _HALF, span=self.spans.tensor)
@@ -286,7 +303,7 @@ class StepPricer:
         yield self._hidden("p2p", part, span)
         yield self._hidden("all_gather", batch.tokens, self.spans.tensor)
 
-    def _hidden(self, op: CollectiveOp, tokens: float, span: Span) -> Work:
+    def _hidden(self, op: CollectiveOp, tokens: FloatArray, span: Span) -> Work:
         return Collective(op=op, num_bytes=tokens * self.model.hidden_size * _HALF, span=span)
 
 
