@@ -6,7 +6,7 @@ which the queue meets the model's limits, so the master problem is linear in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -40,6 +40,8 @@ QUEUE_SIZES = frozenset({*range(1, 9), 10, 12, 16, 24, 32, 48, 64})
 """Replicas of one queue; beyond a few, one more changes little."""
 _FEW_REPLICAS = 16
 """Longest queue of a fault-tolerant model; what the loss of a replica takes must stay small."""
+LOSS_STEP = 0.01
+"""Losses of a replica that differ by less are counted as the larger one."""
 _Queue = tuple[int, int, float, float]
 """Offer, replicas, capacity, loss per lost replica."""
 _NO_LINK = LinkSpec(name="none", latency_s=0.0, bandwidth_bytes_per_s=1.0)
@@ -317,8 +319,7 @@ class _Builder:
     def _undominated(self, found: list[_Queue]) -> list[_Queue]:
         """Drop queues that smaller ones together beat on no more devices, and those far above the need.
 
-        Slots of powers of two replace one another freely; under fault tolerance a smaller loss counts
-        too, so that only queues of the same replica size compete.
+        Slots of powers of two replace one another freely.
         """
         offers = self.tables.catalogue.offers
 
@@ -327,7 +328,7 @@ class _Builder:
 
         ordered = sorted(found, key=lambda q: (width(q), -q[2], q[0], q[1]))
         if self.model.tolerance is not None:
-            return [q for q in ordered if q[1] <= _FEW_REPLICAS]
+            return _tolerant(_clustered([q for q in ordered if q[1] <= _FEW_REPLICAS]), width)
         most = width(ordered[-1]) if ordered else 0
         best = np.zeros(most + 1)
         kept: list[_Queue] = []
@@ -341,6 +342,31 @@ class _Builder:
             for n in range(w, most + 1):
                 best[n] = max(best[n], best[n - w] + queue[2])
         return kept
+
+
+def _tolerant(ordered: Sequence[_Queue], width: Callable[[_Queue], int]) -> list[_Queue]:
+    """Drop queues that shorter ones of the same replica size replace without carrying less or losing more.
+
+    Losses within `LOSS_STEP` of each other count as the largest of them, so that few differ.
+    """
+    kept: list[_Queue] = []
+    for queue in ordered:
+        same = [q for q in kept if width(q) * queue[1] == width(queue) * q[1] and q[3] <= queue[3]]
+        best = np.zeros(queue[1] + 1)
+        for n in range(1, queue[1] + 1):
+            best[n] = max((best[n - q[1]] + q[2] for q in same if q[1] <= n), default=0.0)
+        if queue[2] > best[-1] * (1.0 + 1e-9):
+            kept.append(queue)
+    return kept
+
+
+def _clustered(found: Sequence[_Queue]) -> list[_Queue]:
+    """Return the queues with every loss raised to the largest that is within `LOSS_STEP` of it."""
+    levels: list[float] = []
+    for loss in sorted({queue[3] for queue in found}, reverse=True):
+        if not levels or loss * (1.0 + LOSS_STEP) < levels[-1]:
+            levels.append(loss)
+    return [(*q[:3], min(level for level in levels if level >= q[3])) for q in found]
 
 
 def _fills_slots(num_devices: int, domain_size: int) -> bool:

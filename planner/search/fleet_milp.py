@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 
 from ortools.math_opt.python import mathopt
 
 from planner.ir.fleet import FaultTolerance
 from planner.search.fleet_columns import Column
 from planner.search.fleet_master import Chosen, Demand, Master, MasterSolution, Mode
+from planner.search.fleet_merge import joined
 from planner.search.mip import Expression, at_least, at_most, exactly, solve_with_highs, total
 
 METHOD = "integer program over columns (HiGHS)"
@@ -159,7 +161,7 @@ def _add_mode(model: mathopt.Model, master: Master, demand: Demand, mode: Mode) 
         found.columns.append(pairs)
         carried: list[Expression] = [c.capacity_rps * x for c, x in pairs]
         if demand.model.tolerance is not None:
-            lost = _loss(model, master, demand.model.tolerance, pairs)
+            lost = _loss(model, master, demand, pairs)
             at_least(model, [*carried, -1.0 * lost, -1.0 * found.served])
             _spread(model, demand, demand.model.tolerance, pairs)
         else:
@@ -186,20 +188,41 @@ def _at_most(master: Master, column: Column) -> int:
     return master.rooms[column.group].num_devices // column.num_devices
 
 
+def _enough(master: Master, demand: Demand, column: Column, need_rps: float) -> int:
+    """Return how many of a column serve a demand alone: no more of them are ever needed for less cost."""
+    if not master.minimises:
+        return _at_most(master, column)
+    return max(ceil(need_rps / column.capacity_rps), ceil(demand.model.min_replicas / column.replicas))
+
+
 def _loss(
     model: mathopt.Model,
     master: Master,
-    tolerance: FaultTolerance,
+    demand: Demand,
     pairs: Sequence[tuple[Column, mathopt.Variable]],
-) -> mathopt.Variable:
-    """Return a variable that is at least what the loss of `num_lost` domains takes from one half."""
-    lost = model.add_variable(lb=0.0)
-    for column, count in pairs:
-        used = model.add_binary_variable()
-        at_most(model, [count, -float(_at_most(master, column)) * used])
-        taken = tolerance.num_lost * tolerance.most_per_domain * column.loss_rps
-        at_least(model, [lost, -taken * used])
-    return lost
+) -> mathopt.LinearExpression:
+    """Return what the loss of `num_lost` domains takes from one half.
+
+    The levels of loss rise: level j is reached if any column of that loss or more is used, so that the
+    loss is the sum of the steps between the levels reached.
+    """
+    tolerance = demand.model.tolerance
+    assert tolerance is not None
+    levels = sorted({column.loss_rps for column, _ in pairs})
+    domains = float(tolerance.num_lost * tolerance.most_per_domain)
+    need_rps = demand.rate_rps + domains * max(levels, default=0.0)
+    steps: list[Expression] = []
+    reached: mathopt.Variable | None = None
+    for below, level in zip([0.0, *levels], levels, strict=False):
+        before, reached = reached, model.add_binary_variable()
+        if before is not None:
+            at_most(model, [reached, -1.0 * before])
+        for column, count in pairs:
+            if column.loss_rps == level:
+                most = min(_at_most(master, column), _enough(master, demand, column, need_rps))
+                at_most(model, [count, -float(most) * reached])
+        steps.append(domains * (level - below) * reached)
+    return total(steps)
 
 
 def _spread(
@@ -258,19 +281,24 @@ def choices_of(
 ) -> tuple[Chosen | None, ...]:
     """Return what a solution chooses per model; `load` is the share of the traffic that all are served."""
     return tuple(
-        _choice(modes, result, None if load is None else load * demand.rate_rps)
+        _choice(modes, demand, result, None if load is None else load * demand.rate_rps)
         for modes, demand in zip(level.models, level.master.demands, strict=True)
     )
 
 
 def _choice(
-    modes: Sequence[_ModeVariables], result: mathopt.SolveResult, served_rps: float | None
+    modes: Sequence[_ModeVariables], demand: Demand, result: mathopt.SolveResult, served_rps: float | None
 ) -> Chosen | None:
     if not modes:
         return None
     chosen = max(modes, key=lambda mode: result.variable_values(mode.taken))
     counts = tuple(
-        tuple((c, n) for c, x in half if (n := round(result.variable_values(x)))) for half in chosen.columns
+        joined(
+            [(c, n) for c, x in half if (n := round(result.variable_values(x)))],
+            (c for c, _ in half),
+            demand,
+        )
+        for half in chosen.columns
     )
     served = result.variable_values(chosen.served) if served_rps is None else served_rps
     return Chosen(mode=chosen.mode, counts=counts, served_rps=max(0.0, served))
