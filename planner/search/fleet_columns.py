@@ -17,17 +17,18 @@ from cost_models.serving.capacity import Entries
 from cost_models.work import LinkSpec
 from hardware_profiles.schema import DeviceProfile
 from planner.diagnostics import Diagnostics
-from planner.ir.cluster import Cluster
+from planner.ir.cluster import Cluster, NodeGroup
 from planner.ir.fleet import FleetModel, FleetProblem
 from planner.ir.objective import Budget, Objective
 from planner.ir.problem import Problem, SearchOptions
 from planner.ir.serving import Role, ServingProblem
-from planner.search.fleet_room import units_of
-from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue
+from planner.search.fleet_room import fills_slots, units_of
+from planner.search.serving_catalogue import Catalogue, Stop, build_catalogue, fill, roles_of
 from planner.search.serving_contexts import cross_contexts, inner_contexts
 from planner.search.serving_dominance import undominated
 from planner.search.serving_pools import Context, PoolTables
 from planner.search.serving_question import Question, Resources, question_of
+from planner.space.compose import ReplicaShape
 from planner.space.engine import CostSource
 
 AGGREGATED: Role = "aggregated"
@@ -118,14 +119,36 @@ def cluster_for(cluster: Cluster, model: FleetModel) -> Cluster:
 def supply_of(
     problem: Problem[FleetProblem], index: int, costs: CostSource, diagnostics: Diagnostics, stop: Stop
 ) -> ModelSupply:
-    """Return the columns of one model."""
+    """Return the columns of one model.
+
+    Sizes that leave a part of their slots unused are priced only for roles that no other size can fill on
+    a group.
+    """
     model = problem.payload.models[index]
     if model.serving is None:
         return ModelSupply(columns=list(stated_columns(problem, index)))
     case = serving_problem(problem, model)
-    catalogue = build_catalogue(case, costs, diagnostics, stop)
+    catalogue = build_catalogue(case, costs, diagnostics, stop, _fills)
     catalogue.offers[:] = undominated(catalogue.offers)
+    supply = catalogue_supply(problem, index, case, catalogue)
+    served = {(column.role, column.group) for column in supply.columns}
+    left = [
+        (where, role)
+        for where in catalogue.builders
+        for role in roles_of(catalogue)
+        if (role, where[0]) not in served and model.allows(role, catalogue.groups[where[0]].name)
+    ]
+    before = len(catalogue.offers)
+    for where, role in left:
+        fill(catalogue, where, role, stop, lambda shape, group: not _fills(shape, group))
+    if len(catalogue.offers) == before:
+        return supply
     return catalogue_supply(problem, index, case, catalogue)
+
+
+def _fills(shape: ReplicaShape, group: NodeGroup) -> bool:
+    """Return whether a shape leaves nothing of its scale-up slots unused."""
+    return fills_slots(shape.strategy.num_devices, group.domain_size)
 
 
 def catalogue_supply(
@@ -284,20 +307,10 @@ class _Builder:
         return self.tables.catalogue.groups[group].name
 
     def _best_of_equals(self, role: Role, group: int, rate: FloatArray, entries: Entries) -> list[_Queue]:
-        """Return the best offer for every (devices of a replica, lanes, replicas).
-
-        Sizes that leave a part of their slot unused count only where no other size can serve.
-        """
+        """Return the best offer for every (devices of a replica, lanes, replicas)."""
         indices = self.tables.catalogue.by_role(role)
         best: dict[tuple[int, int, int], _Queue] = {}
         series: dict[int, dict[int, float]] = {}
-        domain = self.tables.catalogue.groups[group].domain_size
-        slots_only = any(
-            _fills_slots(
-                self.tables.catalogue.offers[indices[int(entries.shape[at])]].replica.num_devices, domain
-            )
-            for at in np.flatnonzero(rate > 0.0)
-        )
         for at in np.flatnonzero(rate > 0.0):
             offer, replicas = indices[int(entries.shape[at])], int(entries.replicas[at])
             capacity = float(rate[at])
@@ -305,8 +318,6 @@ class _Builder:
             if replicas not in QUEUE_SIZES:
                 continue
             one = self.tables.catalogue.offers[offer]
-            if slots_only and not _fills_slots(one.replica.num_devices, domain):
-                continue
             lanes = one.cache_lanes if role == DECODE else 0
             key = (one.replica.num_devices, lanes, replicas)
             if key not in best or capacity > best[key][2] * (1.0 + 1e-12):
@@ -367,11 +378,6 @@ def _clustered(found: Sequence[_Queue]) -> list[_Queue]:
         if not levels or loss * (1.0 + LOSS_STEP) < levels[-1]:
             levels.append(loss)
     return [(*q[:3], min(level for level in levels if level >= q[3])) for q in found]
-
-
-def _fills_slots(num_devices: int, domain_size: int) -> bool:
-    """Return whether a replica leaves nothing of its scale-up slots unused."""
-    return sum(units_of(num_devices, domain_size)) == num_devices
 
 
 def _loss(series: dict[int, float], replicas: int) -> float:

@@ -27,6 +27,11 @@ def units_of(num_devices: int, domain_size: int) -> tuple[int, ...]:
     return tuple(slots)
 
 
+def fills_slots(num_devices: int, domain_size: int) -> bool:
+    """Return whether a replica leaves nothing of its scale-up slots unused."""
+    return sum(units_of(num_devices, domain_size)) == num_devices
+
+
 def device_power_w(group: NodeGroup) -> float:
     """Return the power provisioned for one device: its rating and its share of the node's overhead."""
     return group.device.tdp_w.value + group.node_power_overhead_w / group.devices_per_node

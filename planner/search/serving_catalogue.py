@@ -17,6 +17,7 @@ from planner.space.engine import CostSource, executed_on, kv_format
 from planner.space.replica import Replica, ReplicaBuilder, requests_of
 
 Stop = Callable[[], bool]
+Wanted = Callable[[ReplicaShape, NodeGroup], bool]
 _ROLES_OF_MODE: dict[str, tuple[Role, ...]] = {
     "aggregated": ("aggregated",),
     "disaggregated": ("prefill", "decode"),
@@ -85,9 +86,13 @@ class Catalogue:
 
 
 def build_catalogue(
-    problem: Problem[ServingProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
+    problem: Problem[ServingProblem],
+    costs: CostSource,
+    diagnostics: Diagnostics,
+    stop: Stop,
+    wanted: Wanted | None = None,
 ) -> Catalogue:
-    """Return every offer of the problem; `complete` is False if `stop` cut it short."""
+    """Return every offer of the problem (that is `wanted`); `complete` is False if `stop` cut it short."""
     payload = problem.payload
     catalogue = Catalogue(
         problem=problem,
@@ -108,7 +113,7 @@ def build_catalogue(
             for role in roles:
                 diagnostics.progress(f"pricing {role} replicas on {group.name} under {engine}")
                 try:
-                    _fill(catalogue, index, builder, role, stop)
+                    fill(catalogue, (index, engine), role, stop, wanted)
                 except KeyboardInterrupt:
                     catalogue.complete = False
                 if not catalogue.complete and catalogue.offers:
@@ -124,11 +129,17 @@ def roles_of(catalogue: Catalogue) -> tuple[Role, ...]:
     return tuple(role for mode in modes for role in _ROLES_OF_MODE[mode])
 
 
-def _fill(catalogue: Catalogue, index: int, builder: ReplicaBuilder, role: Role, stop: Stop) -> None:
+def fill(
+    catalogue: Catalogue, where: tuple[int, str], role: Role, stop: Stop, wanted: Wanted | None = None
+) -> None:
+    """Add the offers of one role on one group under one engine."""
+    index, builder = where[0], catalogue.builders[where]
     for shape in _candidates(catalogue, index, builder, role):
         if stop():
             catalogue.complete = False
             return
+        if wanted is not None and not wanted(shape, catalogue.groups[index]):
+            continue
         catalogue.num_shapes += 1
         if not builder.fits_roughly(shape):
             continue

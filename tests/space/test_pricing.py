@@ -9,7 +9,7 @@ from planner.space.pricing import spread_out
 
 
 def test_small_steps_are_priced_as_they_are():
-    assert (spread_out(np.array([1.0, 64.0])) == np.array([[1.0] * 5, [64.0] * 5])).all()
+    assert (spread_out(np.array([1.0, 32.0])) == np.array([[1.0] * 5, [32.0] * 5])).all()
 
 
 def test_large_steps_spread_by_the_square_root_of_their_mean():
