@@ -283,7 +283,7 @@ class _Builder:
         rate, _ = self.tables.capacity(role, how.context, self.question, group)
         entries = self.tables.entries(role, self.question, group)
         rate = rate * self.tables.accepted((role, how.context, group), self.question, entries)
-        found = self._best_of_equals(role, group, rate, entries)
+        found = self._best_of_equals(role, rate, entries)
         for offer, replicas, capacity, loss in self._undominated(found):
             replica = self.tables.catalogue.offers[offer].replica
             domain = self.tables.catalogue.groups[group].domain_size
@@ -306,7 +306,7 @@ class _Builder:
         """Return the name of a group."""
         return self.tables.catalogue.groups[group].name
 
-    def _best_of_equals(self, role: Role, group: int, rate: FloatArray, entries: Entries) -> list[_Queue]:
+    def _best_of_equals(self, role: Role, rate: FloatArray, entries: Entries) -> list[_Queue]:
         """Return the best offer for every (devices of a replica, lanes, replicas)."""
         indices = self.tables.catalogue.by_role(role)
         best: dict[tuple[int, int, int], _Queue] = {}
