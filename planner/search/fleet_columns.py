@@ -132,15 +132,11 @@ def supply_of(
     catalogue.offers[:] = undominated(catalogue.offers)
     supply = catalogue_supply(problem, index, case, catalogue)
     served = {(column.role, column.group) for column in supply.columns}
-    left = [
-        (where, role)
-        for where in catalogue.builders
-        for role in roles_of(catalogue)
-        if (role, where[0]) not in served and model.allows(role, catalogue.groups[where[0]].name)
-    ]
     before = len(catalogue.offers)
-    for where, role in left:
-        fill(catalogue, where, role, stop, lambda shape, group: not _fills(shape, group))
+    for where in tuple(catalogue.builders):
+        for role in roles_of(catalogue):
+            if (role, where[0]) not in served and model.allows(role, catalogue.groups[where[0]].name):
+                fill(catalogue, where, role, stop, lambda shape, group: not _fills(shape, group))
     if len(catalogue.offers) == before:
         return supply
     return catalogue_supply(problem, index, case, catalogue)
