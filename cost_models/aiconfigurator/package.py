@@ -128,7 +128,7 @@ def database(system: str, engine: str) -> Any:
         try:
             found = module.get_database_view(system, engine, VERSION_SLOT, database_mode="SILICON")
         except ValueError as error:
-            raise AiconfiguratorError(f"no tables for {engine} on {system}: {_first_line(error)}") from None
+            raise AiconfiguratorError(f"no tables for {engine} on {system}: {first_line(error)}") from None
     if found is None:
         raise AiconfiguratorError(f"AIConfigurator has no tables for {engine} on {system}")
     return found
@@ -186,7 +186,7 @@ class PackageTimes:
             for point in points:
                 into[point] = self._one(query, spec, point)
         except (ValueError, LookupError, RuntimeError, TypeError) as error:
-            self._missing[query] = _first_line(error)
+            self._missing[query] = first_line(error)
             raise MissingDataError(self._missing[query]) from None
 
     def _one(self, query: Query, spec: str, point: Point) -> tuple[float, bool]:
@@ -231,7 +231,7 @@ class PackageTimes:
         return arguments
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of a message, without the place of the package on this machine."""
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return text.split(" at /")[0][:200]

@@ -26,3 +26,8 @@ def priced_by(source: str, device: DeviceProfile, software: SoftwareProfile) -> 
         return COST_SOURCES.get(source).priced(device, software)
     except AiconfiguratorError as error:
         raise InputError(str(error), key="costs", value=source, hint=error.hint or None) from None
+
+
+def step_source(source: str) -> str:
+    """Return the source that prices single steps of plans of a source: itself, or the one that it names."""
+    return COST_SOURCES.get(source).steps or source

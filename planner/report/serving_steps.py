@@ -11,6 +11,7 @@ from planner.ir.strategy import ServingStrategy
 from planner.plan.schema import Pool
 from planner.report.explanation import Bottleneck
 from planner.space.breakdown import Step, step_seconds
+from planner.ir.cost_sources import step_source
 from planner.space.engine import costs_from
 from planner.space.replica import ReplicaBuilder
 
@@ -26,7 +27,7 @@ def pool_bottlenecks(problem: Problem[ServingProblem], pool: Pool) -> Iterator[B
     group = next((g for g in problem.cluster.groups if g.name == pool.node_group), None)
     if group is None:
         raise InputError("the plan names a node group that its problem lacks", value=pool.node_group)
-    source = costs_from(problem.payload.choices.costs)
+    source = costs_from(step_source(problem.payload.choices.costs))
     builder = ReplicaBuilder(problem=problem.payload, group=group, costs=source(group, pool.engine))
     degrees = pool.strategy
     strategy = ServingStrategy(

@@ -46,7 +46,13 @@ def _dominated(members: list[tuple[int, Offer]]) -> list[int]:
     curves = [offer.replica.curve for _, offer in members]
     costs = np.array(
         [
-            [curve.service_s[0], curve.service_scv[0], -offer.cache_lanes, *curve.own_ttft_s[0]]
+            [
+                curve.service_s[0],
+                curve.service_scv[0],
+                -curve.rate_rps[-1],
+                -offer.cache_lanes,
+                *curve.own_ttft_s[0],
+            ]
             for curve, (_, offer) in zip(curves, members, strict=True)
         ]
     )

@@ -15,6 +15,7 @@ from planner.ir.workload import Lengths
 from planner.plan.schema import Pool
 from planner.simulate.serving_cache import PrefixCache, Store, Tier
 from planner.space.compose import ReplicaShape
+from planner.ir.cost_sources import step_source
 from planner.space.engine import costs_from
 from planner.space.replica import ReplicaBuilder
 
@@ -139,7 +140,7 @@ def _replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longes
 
 
 def _builder(payload: ServingProblem, pool: Pool, group: NodeGroup) -> ReplicaBuilder:
-    source = costs_from(payload.choices.costs)
+    source = costs_from(step_source(payload.choices.costs))
     return ReplicaBuilder(problem=payload, group=group, costs=source(group, pool.engine))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cost_models.aiconfigurator.workers import WorkerTimes
 from cost_models.base import CostModel
 from cost_models.formats import executed_format, number_format
 from cost_models.source import no_remarks
@@ -19,7 +20,8 @@ class EngineCosts:
     """An engine on one kind of device.
 
     `hybrid_experts` says whether experts may be split by expert and by tensor at once; `remarks` says, once
-    something was priced, where the times came from and what was missing there.
+    something was priced, where the times came from and what was missing there. With `workers`, whole
+    replicas are estimated by them.
     """
 
     engine: str
@@ -27,6 +29,7 @@ class EngineCosts:
     model: CostModel
     hybrid_experts: bool
     remarks: Callable[[], tuple[str, ...]] = no_remarks
+    workers: WorkerTimes | None = None
 
 
 CostSource = Callable[[NodeGroup, str], EngineCosts]
@@ -68,6 +71,7 @@ def costs_of(
         model=priced.model,
         hybrid_experts=software.engine in HYBRID_EXPERT_ENGINES,
         remarks=priced.remarks,
+        workers=priced.workers,
     )
 
 

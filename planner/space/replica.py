@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
+from cost_models.aiconfigurator.workers import WorkerTimes
 from cost_models.cost import FloatArray
 from cost_models.serving.queueing import normal_quantile
 from cost_models.serving.requests import Requests
@@ -17,6 +19,7 @@ from cost_models.serving.steady_state import (
     prefill_curve,
 )
 from cost_models.serving.tables import TimeTables
+from planner.errors import InputError
 from planner.ir.candidates import StageMemory
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import AttentionCore, ModelGraph
@@ -27,6 +30,7 @@ from planner.space.engine import EngineCosts, bytes_per_element, kv_format
 from planner.space.memory import MemoryModel, Residency, StageBytes
 from planner.space.pricing import Pricer
 from planner.space.stages import balanced_partition
+from planner.space.worker_replica import WorkerShapes
 
 PARTITION_AT_TOKENS = (128.0, 4096.0)
 """Step sizes at which stages are balanced: a decode batch and a prefill chunk; each is a candidate."""
@@ -87,6 +91,7 @@ class ReplicaBuilder:
     pricer: Pricer = field(init=False)
     memory: MemoryModel = field(init=False)
     robust_quantile: float = 0.5
+    _worker_shapes: WorkerShapes | None = None
     _prompt_cache: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     _stage_bytes: dict[tuple[object, ...], StageBytes] = field(
         default_factory=dict[tuple[object, ...], StageBytes]
@@ -124,12 +129,35 @@ class ReplicaBuilder:
 
     def build(self, shape: ReplicaShape) -> list[Replica]:
         """Return the priced replicas of a shape, one per distinct partition; empty if none fits memory."""
+        if self.costs.workers is not None:
+            return self._estimated(shape)
         replicas: list[Replica] = []
         for layers in self._partitions(shape):
             replica = self.build_with(shape, layers)
             if replica is not None:
                 replicas.append(replica)
         return replicas
+
+    def _estimated(self, shape: ReplicaShape) -> list[Replica]:
+        """Return the replicas of a shape as whole workers are estimated."""
+        if self._worker_shapes is None:
+            if self.robust_quantile != 0.5:
+                raise InputError("whole workers are estimated without a quantile", key="objective.robust")
+            self._worker_shapes = WorkerShapes(
+                problem=self.problem, requests=self.requests, workers=cast("WorkerTimes", self.costs.workers)
+            )
+        return [
+            Replica(
+                shape=found.shape,
+                layers_per_stage=found.layers_per_stage,
+                stages=found.stages,
+                limits=found.limits,
+                tables=found.tables,
+                curve=found.curve,
+                cache_lanes=self._cache_lanes(shape),
+            )
+            for found in self._worker_shapes.estimate(shape)
+        ]
 
     def build_with(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Replica | None:
         """Return the priced replica with these stages, or None if it does not fit."""
@@ -180,6 +208,8 @@ class ReplicaBuilder:
 
         The mean over stages is a lower bound of the fullest stage, so nothing that fits is lost.
         """
+        if self.costs.workers is not None:
+            return True
         whole = self.stage_bytes(
             replace(shape, strategy=replace(shape.strategy, pp=1)), (self.model.num_layers,)
         )
@@ -188,6 +218,8 @@ class ReplicaBuilder:
 
     def fits(self, shape: ReplicaShape) -> bool:
         """Return whether the memory of every stage holds the shape and one request of the longest length."""
+        if self.costs.workers is not None:
+            return bool(self._estimated(shape))
         return any(
             self._limits(shape, self.stage_bytes(shape, layers)) is not None
             for layers in self._partitions(shape)

@@ -18,6 +18,8 @@ def values(facts: SpaceFacts, chosen: Chosen) -> tuple[Value, ...]:  # noqa: ARG
     if pinned is not None:
         return (pinned,)
     budgets = facts.choices.token_budgets or DEFAULT
+    if facts.engine.workers is not None:
+        return (max(budgets),)  # each estimate of a worker tries the smaller ones itself
     longest = float(facts.requests.new_tokens.max())
     enough = next((b for b in sorted(budgets) if b >= max(longest + limit, ENOUGH)), max(budgets))
     return tuple(b for b in sorted(budgets) if b <= enough)
