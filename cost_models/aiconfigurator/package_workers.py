@@ -220,7 +220,7 @@ class PackageWorkers:
         return found
 
     def _reaches(self, pairs: set[tuple[int, int]], kernel: str, scale: tuple[int, int]) -> bool:
-        """Return whether an exchange has rows at (expert degree, nodes), or the one-node rows that stand in."""
+        """Return whether an exchange has rows at (expert degree, nodes), or one-node rows that stand in."""
         if scale in pairs:
             return True
         if "deepep" not in kernel or "v2" in kernel or scale[1] <= 1:

@@ -23,9 +23,9 @@ PREFILL_SHARE = 0.9
 DECODE_SHARE = 0.92
 """Share of a decode worker's rate that it counts on in a pair of pools."""
 STEP_SIGMA_LOG = 0.18
-"""Spread of measured over predicted time per output token: the median error of 12 % of its own estimates
-against its own end-to-end measurements (156 rows, TensorRT-LLM, SGLang and vLLM on H100, H200 and B200; run by
-this project 2026-11) over 0.6745."""
+"""Spread of measured over predicted time per output token: the median error of 12 % of its estimates against
+its own end-to-end measurements (156 rows, three engines on H100, H200 and B200; run by this project 2026-11)
+over 0.6745."""
 FIRST_TOKEN_SIGMA_LOG = 0.73
 """The same of the time to first token: median error 49 % (same rows)."""
 
@@ -76,8 +76,8 @@ class Batch:
 class WorkerEstimate:
     """What AIConfigurator says of a worker at a batch, its corrections included.
 
-    `rate_rps` is that of the whole worker, before rates are matched; `memory` the parts of a device's memory in bytes, the cache
-    among them as ``kvcache``; `fits` whether it accepts them.
+    `rate_rps` is that of the whole worker, before rates are matched; `memory` the parts of a device's memory
+    in bytes, the cache among them as ``kvcache``; `fits` whether it accepts them.
     """
 
     ttft_s: float

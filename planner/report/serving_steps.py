@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from planner.errors import InputError
+from planner.ir.cost_sources import step_source
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.ir.strategy import ServingStrategy
 from planner.plan.schema import Pool
 from planner.report.explanation import Bottleneck
 from planner.space.breakdown import Step, step_seconds
-from planner.ir.cost_sources import step_source
 from planner.space.engine import costs_from
 from planner.space.replica import ReplicaBuilder
 

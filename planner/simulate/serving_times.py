@@ -9,13 +9,13 @@ import numpy as np
 from cost_models.serving.tables import TimeTables, interpolate
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
+from planner.ir.cost_sources import step_source
 from planner.ir.serving import Role, ServingProblem
 from planner.ir.strategy import ServingStrategy
 from planner.ir.workload import Lengths
 from planner.plan.schema import Pool
 from planner.simulate.serving_cache import PrefixCache, Store, Tier
 from planner.space.compose import ReplicaShape
-from planner.ir.cost_sources import step_source
 from planner.space.engine import costs_from
 from planner.space.replica import ReplicaBuilder
 

@@ -127,6 +127,11 @@ class ReplicaBuilder:
         own = self.problem.memory_fraction
         return own if own is not None else self.costs.software.memory_fraction.value
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return where the prices came from, and what was missing there."""
+        own = self._worker_shapes.remarks() if self._worker_shapes is not None else ()
+        return (*self.costs.remarks(), *own)
+
     def build(self, shape: ReplicaShape) -> list[Replica]:
         """Return the priced replicas of a shape, one per distinct partition; empty if none fits memory."""
         if self.costs.workers is not None:

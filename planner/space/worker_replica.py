@@ -42,8 +42,8 @@ CHUNKS = (512, 1024, 2048, 4096)
 """Prompt tokens per step that are tried below the length of a prompt."""
 _NORMAL_PROMPT_TOKENS = 8192
 """Prompt tokens per step up to which every multiple of the step is tried; beyond, one and two prompts."""
+_MOST_REASONS = 3
 _POINTS = 2 * len(LADDER) + 6
-_NEARLY = 1.0 + 1e-9
 _PART_NAMES = {"nccl": "communication", "others": "context"}
 
 
@@ -98,6 +98,14 @@ class WorkerShapes:
             raise InputError("whole workers are estimated in the mean only", key="slo.percentile")
         if self.requests.mean_steps <= 0.0:
             raise InputError("whole workers are estimated for two output tokens or more", key="workload")
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return how many shapes could not be estimated, with the commonest reasons."""
+        if not self.missing:
+            return ()
+        common = sorted(self.missing.items(), key=lambda item: (-item[1], item[0]))[:_MOST_REASONS]
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in common)
+        return (f"{sum(self.missing.values())} shapes are left out, which it does not estimate: {reasons}",)
 
     def estimate(self, shape: ReplicaShape) -> Iterator[EstimatedReplica]:
         """Yield a replica for every batch of prompts (prefill) or prompt tokens per step (aggregated)."""
@@ -224,7 +232,7 @@ class WorkerShapes:
     ) -> EstimatedReplica:
         pp, ranks = shape.strategy.pp, shape.strategy.attention_dp
         rising = _rising(points, best)
-        most = float(max(1, max(point.sequences for point in points)))
+        most = float(max(1, *(point.sequences for point in points)))
         return EstimatedReplica(
             shape=shape,
             layers_per_stage=_even(self.problem.model.num_layers, pp),
@@ -304,7 +312,7 @@ def _curve(points: list[_Point], pp: int, ranks: int, num_points: int) -> LoadCu
     rows = [(points[0].rate_rps * 1e-9, points[0].ttft_s, points[0].tpot_s, 0.0)]
     for point, following in zip(points, [*points[1:], points[-1]], strict=True):
         rows.append((point.rate_rps, point.ttft_s, point.tpot_s, float(point.sequences)))
-        rows.append((point.rate_rps * _NEARLY, following.ttft_s, following.tpot_s, float(point.sequences)))
+        rows.append((point.rate_rps, following.ttft_s, following.tpot_s, float(point.sequences)))
     rows = rows[:-1]
     rows.extend([rows[-1]] * (num_points - len(rows)))
     rate, ttft, tpot, sequences = (np.array(column, dtype=np.float64) for column in zip(*rows, strict=True))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from planner.ir.cost_sources import step_source
 from planner.ir.problem import Problem
 from planner.plan.schema import Plan
 from planner.verify.report import Violation
@@ -54,6 +55,9 @@ class Rule:
         Whether the rule also holds of every model of a fleet, seen as a serving plan of its own.
     requires
         Rules without which this one makes no sense; it is skipped when one of them fails.
+    of_steps
+        Whether the rule rests on the checker's own step times or memory. Such rules say nothing on plans
+        whose source of costs estimates whole workers; the rule on those does.
     """
 
     says: str
@@ -62,12 +66,23 @@ class Rule:
     with_pools: bool = True
     of_parts: bool = False
     requires: tuple[str, ...] = ()
+    of_steps: bool = False
 
     def applies(self, case: Case) -> bool:
         """Return whether the rule speaks about this kind of plan."""
         kind = case.problem.kind
         known = self.kinds is None or kind in self.kinds or (self.of_parts and kind == FLEET_KIND)
+        if self.of_steps and estimated_whole(case):
+            return False
         return known and (bool(case.plan.pools) or not self.with_pools)
+
+
+def estimated_whole(case: Case) -> bool:
+    """Return whether the problem's source of costs estimates whole workers."""
+    if case.problem.kind not in SERVING:
+        return False
+    source: str = case.problem.payload.choices.costs
+    return step_source(source) != source
 
 
 def differs(claimed: float, own: float, tolerance: float) -> bool:

@@ -24,6 +24,6 @@ FLAGS = (
     Flag(name="engine", keys=("engine",), help="Engines allowed.", form="list"),
     Flag(name="mode", keys=("modes",), help="aggregated, disaggregated, or both.", form="list"),
     Flag(name="fix", keys=("fix",), help="Degrees to fix: tp=8,pp=2.", form="pairs"),
-    Flag(name="costs", keys=("costs",), help="Whose times: newel, aiconfigurator.", form="text"),
+    Flag(name="costs", keys=("costs",), help="Whose times: newel, aiconfigurator[-workers].", form="text"),
     Flag(name="assume-family", keys=("assume_family",), help="Family for an unknown model.", form="text"),
 )  # fmt: skip

@@ -76,7 +76,7 @@ def _catalogue(
     catalogue = build_catalogue(problem, cached(costs), diagnostics, stop)
     catalogue.offers[:] = undominated(catalogue.offers)
     for builder in catalogue.builders.values():
-        for remark in builder.costs.remarks():
+        for remark in builder.remarks():
             diagnostics.note("cost-source", f"{builder.group.name}: {remark}")
     return catalogue
 

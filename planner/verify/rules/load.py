@@ -81,4 +81,5 @@ RULE = Rule(
     kinds=SERVING,
     of_parts=True,
     requires=("locality", "memory"),
+    of_steps=True,
 )

@@ -73,4 +73,5 @@ RULE = Rule(
     kinds=SERVING,
     of_parts=True,
     requires=("layers", "divisibility", "inventory"),
+    of_steps=True,
 )

@@ -60,4 +60,5 @@ RULE = Rule(
     check=_check,
     kinds=SERVING,
     requires=("proof", "objective", "load"),
+    of_steps=True,
 )
