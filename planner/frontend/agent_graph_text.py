@@ -102,7 +102,14 @@ def _model(model: AgentModel) -> Plain:
     plain |= {key: getattr(model, key) for key in ("slots", "replicas") if getattr(model, key) != 1}
     plain |= {
         key: getattr(model, key)
-        for key in ("quality", "calls_per_minute", "cache_block_tokens", "endpoint", "guessed")
+        for key in (
+            "quality",
+            "calls_per_minute",
+            "tokens_per_minute",
+            "cache_block_tokens",
+            "endpoint",
+            "guessed",
+        )
         if getattr(model, key) not in (None, 0, "", False)
     }
     if model.quality == 0:

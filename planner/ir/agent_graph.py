@@ -69,7 +69,8 @@ class PromptPart:
 class AgentModel:
     """A model that calls may use, as served: speed, price, quality and limits.
 
-    `slots` calls run at once on each of `replicas`; `calls_per_minute` is a rate limit (None: none).
+    `slots` calls run at once on each of `replicas`; `calls_per_minute` and `tokens_per_minute` (prompt
+    and answer) are rate limits (None: none).
     `quality` is any score in which more is better. `cache_block_tokens` is the granularity of the prefix
     cache, 0 without one. `guessed` marks speeds that no source gave.
     """
@@ -84,6 +85,7 @@ class AgentModel:
     slots: int = 1
     replicas: int = 1
     calls_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     cache_block_tokens: int = 0
     endpoint: str = ""
     guessed: bool = False

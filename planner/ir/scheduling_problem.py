@@ -56,13 +56,17 @@ class Mode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task. `weight` is its end's weight in the objective, `deadline_s` the latest end."""
+    """A task. `weight` is its end's weight in the objective, `deadline_s` the latest end.
+
+    `twin` is an earlier task (by index) whose mode it must share.
+    """
 
     name: str
     modes: tuple[Mode, ...]
     release_s: float = 0.0
     deadline_s: float | None = None
     weight: float = 0.0
+    twin: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,9 +144,13 @@ def faults(problem: SchedulingProblem) -> list[str]:
     """Return what makes a problem malformed (not what makes it infeasible)."""
     found: list[str] = []
     num_tasks, num_resources = len(problem.tasks), len(problem.resources)
-    for task in problem.tasks:
+    for index, task in enumerate(problem.tasks):
         if not task.modes:
             found.append(f"task {task.name!r} has no mode")
+        if task.twin is not None and not (
+            0 <= task.twin < index and len(problem.tasks[task.twin].modes) == len(task.modes)
+        ):
+            found.append(f"task {task.name!r} shares the mode of task {task.twin}, which it cannot")
         for mode in task.modes:
             if not 0.0 <= mode.duration_s < float("inf"):
                 found.append(f"task {task.name!r}, mode {mode.name!r}: duration {mode.duration_s}")

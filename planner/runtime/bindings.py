@@ -30,7 +30,7 @@ class Endpoint:
         Base addresses up to and with ``/v1``.
     model
         Name that the server knows the model by; empty: the plan's name.
-    concurrency, calls_per_minute
+    concurrency, calls_per_minute, tokens_per_minute
         Limits over all runs of a runtime; None: what the plan says.
     connect_s, first_token_s, stall_s
         Longest wait in seconds for a connection, for the first and for the next piece of an answer.
@@ -52,6 +52,7 @@ class Endpoint:
     body: Mapping[str, object] = field(default_factory=dict[str, object])
     concurrency: int | None = None
     calls_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     connect_s: float = 10.0
     first_token_s: float = 300.0
     stall_s: float = 60.0
@@ -236,6 +237,7 @@ class _Reader:
 def _endpoint(reader: _Reader) -> Endpoint:
     reader.only(
         *("url", "model", "api_key_env", "headers", "body", "concurrency", "calls_per_minute"),
+        "tokens_per_minute",
         *("connect_s", "first_token_s", "stall_s", "retries", "backoff_s", "max_backoff_s"),
         *("hints", "continuation", "stream"),
     )
@@ -254,6 +256,7 @@ def _endpoint(reader: _Reader) -> Endpoint:
         body=reader.mapping("body"),
         concurrency=reader.count("concurrency", None),
         calls_per_minute=reader.count("calls_per_minute", None),
+        tokens_per_minute=reader.count("tokens_per_minute", None),
         connect_s=reader.seconds("connect_s", 10.0),
         first_token_s=reader.seconds("first_token_s", 300.0),
         stall_s=reader.seconds("stall_s", 60.0),

@@ -65,22 +65,27 @@ def pool_of(model: AgentModel, endpoint: Endpoint) -> ModelPool:
     """Return the pool of a model: limits are the endpoint's, else the plan's."""
     slots = endpoint.concurrency if endpoint.concurrency is not None else model.slots * model.replicas
     rate = endpoint.calls_per_minute if endpoint.calls_per_minute is not None else model.calls_per_minute
+    tokens = endpoint.tokens_per_minute if endpoint.tokens_per_minute is not None else model.tokens_per_minute
     return ModelPool(
         name=model.name,
         endpoint=endpoint,
-        limiter=Limiter(slots, rate),
+        limiter=Limiter(slots, rate, tokens),
         servers=[_Server(url=url, proxy=proxy_of(url)) for url in endpoint.urls],
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A call to be made: messages, further fields of the body, priority (smaller first), record."""
+    """A call to be made: messages, further fields of the body, priority (smaller first), record.
+
+    `tokens` are those of its prompt and expected answer, for rates that count them.
+    """
 
     messages: list[dict[str, str]]
     fields: Mapping[str, object]
     priority: float
     record: CallRecord
+    tokens: float = 0.0
 
 
 class Caller:
@@ -107,7 +112,7 @@ class Caller:
         attempt = 0
         while True:
             before = loop.time()
-            await pool.limiter.acquire(asked.priority)
+            await pool.limiter.acquire(asked.priority, asked.tokens)
             server = pool.pick(loop.time())
             server.num_running += 1
             record.waited_s += loop.time() - before

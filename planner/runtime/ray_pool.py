@@ -173,6 +173,7 @@ def shared(bindings: Bindings, plan: Plan, num_workers: int) -> Bindings:
             continue
         slots = endpoint.concurrency or model.slots * model.replicas
         rate = endpoint.calls_per_minute or model.calls_per_minute
+        tokens = endpoint.tokens_per_minute or model.tokens_per_minute
         if min(slots, rate or slots) < num_workers:
             raise InputError(
                 "fewer calls at once (or a minute) than workers: they could not share that",
@@ -184,6 +185,7 @@ def shared(bindings: Bindings, plan: Plan, num_workers: int) -> Bindings:
             endpoint,
             concurrency=slots // num_workers,
             calls_per_minute=None if rate is None else rate // num_workers,
+            tokens_per_minute=None if tokens is None else max(tokens // num_workers, 1),
         )
     return replace(bindings, endpoints=found)
 

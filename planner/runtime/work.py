@@ -152,6 +152,7 @@ class CallWorker:
             fields=_fields(pool, state, limit, continued=bool(rounds)),
             priority=run.began_s + plan.start_s,
             record=record,
+            tokens=plan.prompt_tokens + plan.output_tokens,
         )
         caller = Caller(self._client, run.generator)
         try:

@@ -21,7 +21,7 @@ from planner.search.agent_model import Vars, build, equal_tasks, weigh
 from planner.search.agent_population import improved_schedule, is_improvable
 from planner.search.agent_seed import seed_schedule
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
-from planner.search.heft import heft
+from planner.search.heft import heft, settled
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
 _MIN_SPLIT_S = 5.0
@@ -240,6 +240,8 @@ class _Search:
         heft_value = None if self.baseline is None else self.problem.objective(self.baseline)
         if self.baseline is not None and heft_value is not None and heft_value < value:
             best, value = self.baseline, heft_value
+        best = settled(self.problem, best)
+        value = min(value, self.problem.objective(best))
         lower = min(self._lower(bound), value)
         return ScheduleAnswer(
             status=status,
@@ -285,9 +287,12 @@ def no_schedule(status: Status, began: float, *, bound: float = 0.0) -> Schedule
 
 
 def _hint(model: cp_model.CpModel, variables: Vars, seed: Schedule) -> None:
+    hinted: set[int] = set()
     for start, chosen, run in zip(variables.starts, variables.chosen, seed.runs, strict=True):
         model.add_hint(start, int(run.start_s))
-        if len(chosen) > 1:
+        # tasks that share their mode share its literals, which may be hinted once
+        if len(chosen) > 1 and chosen[0].index not in hinted:
+            hinted.add(chosen[0].index)
             for number, literal in enumerate(chosen):
                 model.add_hint(literal, number == run.mode)
     model.add_hint(variables.makespan, int(_end(seed)))

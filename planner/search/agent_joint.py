@@ -4,13 +4,14 @@ A schedule model knows streams only for decided models. So: the schedule in whic
 relaxation in which every consumer has the best of any stream (see `planner.space.agent_eases`), which
 bounds every plan and proposes models; schedules with streams for the models of both; and, where there are
 few, every choice of models and of who streams, the least promising left out by their critical paths.
+All of these are problems over every outcome of the branches (see `planner.space.agent_outcomes`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations, product
 from math import prod
 
@@ -22,7 +23,8 @@ from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_sc
 from planner.space.agent_eases import eases_of
 from planner.space.agent_flat import Flow
 from planner.space.agent_gains import gaining_streams
-from planner.space.agent_lower import Ease, Lowered, lower, usable_models
+from planner.space.agent_lower import Ease, usable_models
+from planner.space.agent_outcomes import Combined, Worlds, lower_worlds, worlds_of
 from planner.space.agent_streams import Stream
 
 _MAX_CASES = 512
@@ -35,7 +37,7 @@ _NEVER = float("inf")
 class Stage:
     """A solved schedule and the streams it rests on."""
 
-    lowered: Lowered
+    combined: Combined
     answer: ScheduleAnswer
     streams: dict[str, Stream]
 
@@ -43,6 +45,18 @@ class Stage:
     def value(self) -> float:
         """The objective, infinite without a schedule."""
         return _NEVER if self.answer.value is None else self.answer.value
+
+    def models(self) -> dict[str, str]:
+        """Return the model of every model call that some outcome makes; empty without a schedule."""
+        schedule = self.answer.schedule
+        if schedule is None:
+            return {}
+        return {
+            call.name: self.combined.problem.tasks[t].modes[schedule.runs[t].mode].name
+            for part in self.combined.parts
+            for t, call in enumerate(part.world.flow.flat.calls, start=part.first)
+            if isinstance(call.work, LlmCall)
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +66,7 @@ class Joint:
     best: Stage
     bound: float
     is_proved: bool
+    worlds: Worlds
     num_cases: int = 0
 
 
@@ -66,7 +81,7 @@ class _Case:
 
 def solve_stage(
     problem: Problem[AgentProblem],
-    lowered: Lowered,
+    combined: Combined,
     diagnostics: Diagnostics,
     share: float,
     streams: dict[str, Stream] | None = None,
@@ -77,24 +92,26 @@ def solve_stage(
         seed=problem.options.seed,
         num_workers=problem.options.num_workers,
     )
-    answer = solve_schedule(lowered.problem, options, on_progress=diagnostics.progress)
-    return Stage(lowered=lowered, answer=answer, streams=streams or {})
+    answer = solve_schedule(combined.problem, options, on_progress=diagnostics.progress)
+    return Stage(combined=combined, answer=answer, streams=streams or {})
 
 
 def joint_search(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics) -> Joint:
     """Return the best plan over models, order, slots and streams, and how far it can be from the best."""
     payload = problem.payload
+    worlds = worlds_of(flow)
     eases = eases_of(payload, flow)
     waiting_share = _WAITING_SHARE if eases else 1.0
-    waiting = solve_stage(problem, lower(payload.graph, flow, {}, {}), diagnostics, waiting_share)
-    if not eases:
-        return _alone(waiting)
-    return _Joint(problem, flow, diagnostics, eases).run(waiting)
-
-
-def _alone(waiting: Stage) -> Joint:
-    proved = waiting.answer.status in ("optimal", "infeasible")
-    return Joint(best=waiting, bound=waiting.answer.bound, is_proved=proved)
+    waiting = solve_stage(problem, lower_worlds(payload.graph, worlds, {}, {}), diagnostics, waiting_share)
+    if eases:
+        found = _Joint(problem, worlds, diagnostics, eases).run(waiting)
+    else:
+        proved = waiting.answer.status in ("optimal", "infeasible")
+        found = Joint(best=waiting, bound=waiting.answer.bound, is_proved=proved, worlds=worlds)
+    if worlds.complete or found.best.answer.value is None:
+        return found
+    # what holds for a share of the outcomes says nothing about all of them
+    return replace(found, bound=0.0, is_proved=False)
 
 
 class _Joint:
@@ -103,22 +120,23 @@ class _Joint:
     def __init__(
         self,
         problem: Problem[AgentProblem],
-        flow: Flow,
+        worlds: Worlds,
         diagnostics: Diagnostics,
         eases: dict[str, Ease],
     ) -> None:
         self.problem = problem
         self.graph = problem.payload.graph
-        self.flow = flow
+        self.flow = worlds.flow
+        self.worlds = worlds
         self.diagnostics = diagnostics
         self.eases = eases
 
     def run(self, waiting: Stage) -> Joint:
         """Bound, propose, and try every case where that is needed and possible."""
-        relaxed_problem = lower(self.graph, self.flow, {}, {}, self.eases)
+        relaxed_problem = lower_worlds(self.graph, self.worlds, {}, {}, self.eases)
         relaxed = solve_stage(self.problem, relaxed_problem, self.diagnostics, _RELAXED_SHARE)
         if relaxed.answer.status == "infeasible":
-            return Joint(best=waiting, bound=_NEVER, is_proved=True)
+            return Joint(best=waiting, bound=_NEVER, is_proved=True, worlds=self.worlds)
         best, errors = waiting, [waiting.answer.error, relaxed.answer.error]
         for fixed in self._proposals([waiting, relaxed]):
             streams = gaining_streams(self.problem.payload, self.flow, fixed)
@@ -128,35 +146,37 @@ class _Joint:
                 best = stage if stage.value < best.value else best
         bound, error = relaxed.answer.bound, max(errors)
         if _is_reached(best, bound, error):
-            return Joint(best=best, bound=min(bound, best.value), is_proved=True)
+            return Joint(best=best, bound=min(bound, best.value), is_proved=True, worlds=self.worlds)
         return self._cases(waiting, best, bound, error)
 
     def _solve(self, fixed: dict[str, str], streams: dict[str, Stream], share: float) -> Stage:
-        lowered = lower(self.graph, self.flow, streams, fixed)
-        return solve_stage(self.problem, lowered, self.diagnostics, share, streams)
+        combined = lower_worlds(self.graph, self.worlds, streams, fixed)
+        return solve_stage(self.problem, combined, self.diagnostics, share, streams)
 
     def _proposals(self, stages: list[Stage]) -> list[dict[str, str]]:
         """Return the different choices of models that the stages made."""
         found: list[dict[str, str]] = []
         for stage in stages:
-            schedule = stage.answer.schedule
-            if schedule is None:
-                continue
-            tasks = stage.lowered.problem.tasks
-            models = {
-                call.name: task.modes[run.mode].name
-                for call, task, run in zip(self.flow.flat.calls, tasks, schedule.runs, strict=True)
-                if isinstance(call.work, LlmCall)
-            }
-            if models not in found:
+            models = stage.models()
+            if models:
+                models = {name: models.get(name, first) for name, first in self._first_models().items()}
+            if models and models not in found:
                 found.append(models)
         return found
+
+    def _first_models(self) -> dict[str, str]:
+        """Return the first usable model of every model call."""
+        return {
+            c.name: usable_models(self.graph, c.work)[0].name
+            for c in self.flow.flat.calls
+            if isinstance(c.work, LlmCall)
+        }
 
     def _cases(self, waiting: Stage, best: Stage, bound: float, error: float) -> Joint:
         """Try every choice of models and of who streams; with all waiting, the first stage did so."""
         cases = self._listed()
         if cases is None:
-            return Joint(best=best, bound=min(bound, best.value), is_proved=False)
+            return Joint(best=best, bound=min(bound, best.value), is_proved=False, worlds=self.worlds)
         until = time.monotonic() + self.problem.options.time_limit_s * _CASES_SHARE
         # a first stage cut short, or without a plan, bounds what waits by its own bound
         floor = _floor_of(waiting)
@@ -172,7 +192,13 @@ class _Joint:
             best = stage if stage.value < best.value else best
         bound = max(bound, floor)
         proved = _is_reached(best, bound, error) or (best.answer.value is None and bound == _NEVER)
-        return Joint(best=best, bound=min(bound, best.value), is_proved=proved, num_cases=tried)
+        return Joint(
+            best=best,
+            bound=min(bound, best.value),
+            is_proved=proved,
+            worlds=self.worlds,
+            num_cases=tried,
+        )
 
     def _listed(self) -> list[_Case] | None:
         """Return all cases, the most promising first; None if they are too many."""
@@ -189,7 +215,7 @@ class _Joint:
         for chosen in product(*models.values()):
             fixed = dict(zip(models, chosen, strict=True))
             for streams in _subsets(gaining_streams(self.problem.payload, self.flow, fixed)):
-                least = least_objective(lower(self.graph, self.flow, streams, fixed).problem)
+                least = least_objective(lower_worlds(self.graph, self.worlds, streams, fixed).problem)
                 found.append(_Case(least=least, fixed=fixed, streams=streams))
         return sorted(found, key=lambda case: case.least)
 

@@ -104,7 +104,7 @@ def build(
     """Return the model of a problem in ticks, with nothing ending after `horizon`."""
     model = cp_model.CpModel()
     variables = _variables(model, problem, limits, horizon)
-    _one_mode_each(model, variables)
+    _one_mode_each(model, problem, variables)
     _deadlines(model, problem, variables)
     _lags(model, problem, variables)
     _renewable(model, problem, variables)
@@ -125,6 +125,8 @@ def _variables(model: cp_model.CpModel, problem: SchedulingProblem, limits: Boun
         start = model.new_int_var(limits.heads[t], max(horizon - limits.tails[t], limits.heads[t]), f"s{t}")
         if len(task.modes) == 1:
             literals = [model.new_constant(1)]
+        elif task.twin is not None:
+            literals = chosen[task.twin]
         else:
             literals = [model.new_bool_var(f"x{t}_{m}") for m in range(len(task.modes))]
         durations = [int(m.duration_s) for m in task.modes]
@@ -137,10 +139,10 @@ def _variables(model: cp_model.CpModel, problem: SchedulingProblem, limits: Boun
     return Vars(starts=starts, ends=ends, chosen=chosen, makespan=makespan)
 
 
-def _one_mode_each(model: cp_model.CpModel, v: Vars) -> None:
+def _one_mode_each(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
     """sum_m x_tm = 1."""
-    for literals in v.chosen:
-        if len(literals) > 1:
+    for task, literals in zip(problem.tasks, v.chosen, strict=True):
+        if len(literals) > 1 and task.twin is None:
             model.add_exactly_one(literals)
 
 
@@ -225,7 +227,12 @@ def _budgets(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> No
     """sum_tm amount_tmr x_tm <= capacity_r for every resource that is used up."""
     used: dict[int, list[tuple[cp_model.IntVar, int]]] = {}
     for t, m, demand in problem.demands():
-        if not problem.resources[demand.resource].renewable and demand.amount:
+        resource = problem.resources[demand.resource]
+        if resource.renewable or not demand.amount:
+            continue
+        if demand.amount > resource.capacity:
+            model.add_bool_or([~v.chosen[t][m]])
+        else:
             used.setdefault(demand.resource, []).append((v.chosen[t][m], demand.amount))
     for index, terms in used.items():
         total = _weighted([x for x, _ in terms], [a for _, a in terms])
@@ -263,8 +270,11 @@ def equal_tasks(problem: SchedulingProblem) -> list[list[int]]:
     for lag in problem.lags:
         around[lag.before].append((True, lag.after, lag.kind, lag.lag_s, lag.off_site_s))
         around[lag.after].append((False, lag.before, lag.kind, lag.lag_s, lag.off_site_s))
+    paired = {i for t, task in enumerate(problem.tasks) if task.twin is not None for i in (t, task.twin)}
     classes: dict[tuple[object, ...], list[int]] = {}
     for t, task in enumerate(problem.tasks):
+        if t in paired:
+            continue
         key = (replace(task, name=""), tuple(sorted(around[t], key=repr)))
         classes.setdefault(key, []).append(t)
     return [group for group in classes.values() if len(group) > 1]

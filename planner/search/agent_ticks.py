@@ -15,7 +15,7 @@ from planner.ir.scheduling_problem import Demand, Lag, Mode, Run, Schedule, Sche
 
 _MAX_DECIMALS = 6
 _MAX_EXACT_TICKS = 1e9
-_TICKS_PER_HORIZON = 4e6
+_TICKS_PER_HORIZON = 2e7
 _SLACK = 1e-6
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from planner.ir.scheduling_problem import Lag, Mode, Run, Schedule, SchedulingProblem, lag_s
 
@@ -139,6 +140,24 @@ def list_schedule(
     return Schedule(runs=tuple(runs)) if len(runs) == len(problem.tasks) else None
 
 
+def settled(problem: SchedulingProblem, schedule: Schedule) -> Schedule:
+    """Return a schedule with its tasks placed again in the order of their starts, as early as they can be.
+
+    Modes stay. What does not bind the objective may stand anywhere in a solver's answer; here it does not.
+    The schedule itself is returned where the new one is worse or there is none.
+    """
+    tasks = tuple(
+        replace(t, modes=(t.modes[r.mode],)) for t, r in zip(problem.tasks, schedule.runs, strict=True)
+    )
+    single = replace(problem, tasks=tasks)
+    found = list_schedule(single, [-r.start_s for r in schedule.runs])
+    if found is None:
+        return schedule
+    runs = tuple(replace(n, mode=r.mode) for n, r in zip(found.runs, schedule.runs, strict=True))
+    again = Schedule(runs=runs)
+    return again if problem.objective(again) <= problem.objective(schedule) else schedule
+
+
 class _Placer:
     """Places tasks one by one, keeping profiles and budgets."""
 
@@ -153,6 +172,9 @@ class _Placer:
         for lag in problem.lags:
             self.lags_into[lag.after].append(lag)
             self.lags_from[lag.before].append(lag)
+        # tasks that share their mode go by the first of them
+        self.kin = [i if t.twin is None else t.twin for i, t in enumerate(problem.tasks)]
+        self.modes: dict[int, int] = {}
         self.profiles = [_Profile(r.capacity) for r in problem.resources]
         self.left = [r.capacity for r in problem.resources]
         self.least = [
@@ -165,8 +187,9 @@ class _Placer:
         """Give the task its best mode and time; False if there is none."""
         task = self.problem.tasks[index]
         best: tuple[tuple[float, float], int, float] | None = None
+        forced = self.modes.get(self.kin[index])
         for number, mode in enumerate(task.modes):
-            if not self._affordable(index, mode):
+            if forced not in (None, number) or not self._affordable(index, mode):
                 continue
             start = self._earliest(index, number)
             if start == _FAR or (task.deadline_s is not None and start + mode.duration_s > task.deadline_s):
@@ -214,6 +237,7 @@ class _Placer:
 
     def _take(self, index: int, number: int, start: float) -> None:
         mode = self.problem.tasks[index].modes[number]
+        self.modes[self.kin[index]] = number
         self.runs[index] = Run(mode=number, start_s=start, end_s=start + mode.duration_s)
         for resource, amount in enumerate(self.least[index]):
             self.left[resource] += amount

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from planner.ir.agent_graph import EdgeKind
+from planner.simulate.agent_pools import Hold, Pools
 
 Discipline = Literal["interrupt", "quota"]
 _EPSILON_S = 1e-12
@@ -25,6 +26,7 @@ class SimCall:
     """A call: a model call (tokens at a rate) or, with `fixed_s`, a tool that ends after that time.
 
     `join` of the producers must be ready (None: all). `priority`: smaller goes first where a pool is full.
+    It takes a unit of `pool` while it runs, and `holds` besides.
     `discipline`: a staircase round writes until the next chunks are there, or its even share of the answer.
     """
 
@@ -36,6 +38,7 @@ class SimCall:
     decode_s_per_token: float = 0.0
     fixed_s: float | None = None
     pool: str = ""
+    holds: tuple[Hold, ...] = ()
     join: int | None = None
     priority: float = 0.0
     cached: bool = False
@@ -144,8 +147,8 @@ class _Simulation:
         self.states = {c.name: _State(call=c) for c in calls}
         self.edges = list(edges)
         self.delivered = [0] * len(self.edges)
-        self.free = dict(slots)
-        self.queues: dict[str, list[tuple[float, int, str]]] = {pool: [] for pool in slots}
+        self.pools = Pools(slots)
+        self.timed: list[Hold] = []
         self.events: list[tuple[float, int, str, str, int, int]] = []
         self.count = 0
         for i, edge in enumerate(self.edges):
@@ -160,6 +163,9 @@ class _Simulation:
             self._consider(name, 0.0)
         while self.events:
             now, _, action, name, version, value = heapq.heappop(self.events)
+            if action == "give":
+                self._give(self.timed[value], now)
+                continue
             state = self.states[name]
             if version != state.version:
                 continue
@@ -217,23 +223,23 @@ class _Simulation:
         if state.call.discipline == "quota":
             newest = min(newest, state.round + 1)
         if newest > state.round:
-            if self._slot(state):
+            if self._slot(state, now):
                 self._start_round(state, newest, now)
         elif not state.round:
             self._warm(state, now)
 
-    def _slot(self, state: _State) -> bool:
-        pool = state.call.pool
-        if state.holds_slot or pool not in self.free:
+    def _slot(self, state: _State, now: float) -> bool:
+        if state.holds_slot:
             return True
-        if self.free[pool] > 0:
-            self.free[pool] -= 1
-            state.holds_slot = True
-            return True
-        state.queued = True
-        self.count += 1
-        heapq.heappush(self.queues[pool], (state.call.priority, self.count, state.call.name))
-        return False
+        if not self.pools.take(state.call.name, _holds(state.call), state.call.priority):
+            state.queued = True
+            return False
+        state.holds_slot = True
+        for hold in _holds(state.call):
+            if hold.for_s is not None:
+                self.timed.append(hold)
+                self._push(now + hold.for_s, "give", state, len(self.timed) - 1)
+        return True
 
     # -- rounds ----------------------------------------------------------------------------------
 
@@ -272,7 +278,7 @@ class _Simulation:
         if len(streams) < len(state.inputs) or all(self._complete(i) for i in streams):
             return
         reached = min((self.delivered[i] for i in streams), default=0)
-        if reached > state.warmed and self._slot(state):
+        if reached > state.warmed and self._slot(state, now):
             state.warmed = reached
             state.version += 1
             state.busy = True
@@ -373,17 +379,22 @@ class _Simulation:
         state.version += 1
         if state.holds_slot:
             state.holds_slot = False
-            self._release(state.call.pool, now)
+            for hold in _holds(state.call):
+                if hold.for_s is None:
+                    self._give(hold, now)
         for i in state.outputs:
             self.delivered[i] = max(len(self.edges[i].boundaries), 1)
             self._arrived(self.edges[i].target, now)
 
-    def _release(self, pool: str, now: float) -> None:
-        self.free[pool] += 1
-        while self.queues[pool] and self.free[pool] > 0:
-            _, _, name = heapq.heappop(self.queues[pool])
+    def _give(self, hold: Hold, now: float) -> None:
+        self.pools.give(hold)
+        while (name := self.pools.next_in(hold.pool)) is not None:
             self.states[name].queued = False
             self._consider(name, now)
+
+
+def _holds(call: SimCall) -> tuple[Hold, ...]:
+    return (*((Hold(pool=call.pool),) if call.pool else ()), *call.holds)
 
 
 def _trace(state: _State) -> CallTrace:

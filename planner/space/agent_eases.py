@@ -66,6 +66,7 @@ def _least(payload: AgentProblem, flow: Flow, case: _Case) -> Ease | None:
             first_token_s=min(s.first_token_s for s in group),
             duration_s=min(s.duration_s for s in group),
             prefilled_tokens=min(s.prefilled_tokens for s in group),
+            prompt_tokens=0.0,
         )
         for model, group in own.items()
     }
@@ -93,6 +94,7 @@ def _floor(payload: AgentProblem, flow: Flow, case: _Case) -> Ease:
             first_token_s=speed.first_token_s(0.0),
             duration_s=speed.whole_s(0.0, output_tokens(case.call)),
             prefilled_tokens=0.0,
+            prompt_tokens=0.0,
         )
     starts: dict[str, float] = {}
     for edge in case.edges:

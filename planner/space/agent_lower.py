@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import ceil
 
 from cost_models.agents.calls import CallSpeed
 from cost_models.agents.lengths import mean_below
@@ -18,7 +19,9 @@ from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, Schedulin
 from planner.space.agent_flat import FlatCall, FlatEdge, FlatGraph, Flow
 from planner.space.agent_streams import Stream
 
-MICRO_USD = 1_000_000
+RATE_WINDOW_S = 60.0
+NANO_USD = 1_000_000_000
+_MOST_NANO_USD = 2**53
 _ROUND = re.compile(r"@+\d+")
 
 
@@ -38,11 +41,12 @@ class Lowered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spell:
-    """Seconds from a call's start to its first token and to its end, and the tokens prefilled."""
+    """Seconds from a call's start to its first token and to its end, tokens prefilled and of its prompt."""
 
     first_token_s: float
     duration_s: float
     prefilled_tokens: float
+    prompt_tokens: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,12 +265,20 @@ def _spell(low: _Lowering, call: FlatCall, model: AgentModel, prompt: float) -> 
             first_token_s=stream.first_token_s,
             duration_s=stream.duration_s,
             prefilled_tokens=stream.prefilled_tokens,
+            prompt_tokens=prompt,
         )
+    whole_s = speed.whole_s(prompt, output)
     return Spell(
-        first_token_s=speed.first_token_s(prompt),
-        duration_s=speed.whole_s(prompt, output),
+        first_token_s=min(speed.first_token_s(prompt), whole_s),
+        duration_s=whole_s,
         prefilled_tokens=prompt,
+        prompt_tokens=prompt,
     )
+
+
+def rate_tokens(tokens: float) -> int:
+    """Return what a call counts against a rate of tokens: its prompt and its expected answer, whole."""
+    return ceil(tokens - 1e-6)
 
 
 def _llm_mode(
@@ -281,10 +293,15 @@ def _llm_mode(
     ]
     if model.calls_per_minute is not None:
         rate = low.resource(f"rate {model.name}", model.calls_per_minute)
-        demands.append(Demand(resource=rate, amount=1, hold_s=60.0))
+        demands.append(Demand(resource=rate, amount=1, hold_s=RATE_WINDOW_S))
+    if model.tokens_per_minute is not None:
+        tokens = low.resource(f"tokens {model.name}", model.tokens_per_minute)
+        amount = rate_tokens((spell.prompt_tokens + output) * chance)
+        demands.append(Demand(resource=tokens, amount=amount, hold_s=RATE_WINDOW_S))
     if low.graph.budget_usd is not None:
-        budget = low.resource("budget", int(low.graph.budget_usd * MICRO_USD), renewable=False)
-        demands.append(Demand(resource=budget, amount=-int(-usd * MICRO_USD // 1)))
+        limit = int(min(low.graph.budget_usd * NANO_USD, _MOST_NANO_USD))
+        budget = low.resource("budget", limit, renewable=False)
+        demands.append(Demand(resource=budget, amount=ceil(usd * NANO_USD - 1e-6)))
     cost = usd if low.graph.goal == "min_cost" else 0.0
     if call.name in low.flat.finals and low.graph.goal == "min_ttft":
         # the objective weighs ends: take off what lies between first and last token

@@ -18,6 +18,8 @@ def schedule_violations(problem: SchedulingProblem, schedule: Schedule) -> list[
     for task, run in zip(problem.tasks, schedule.runs, strict=True):
         if not 0 <= run.mode < len(task.modes):
             return [f"task {task.name!r}: no mode {run.mode}"]
+        if task.twin is not None and schedule.runs[task.twin].mode != run.mode:
+            return [f"task {task.name!r}: mode {run.mode}, but its twin has another"]
         modes.append(task.modes[run.mode])
     slack_s = _TOLERANCE * max([1.0, *(run.end_s for run in schedule.runs)])
     return [

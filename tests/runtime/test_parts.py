@@ -90,6 +90,27 @@ def test_rates_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert times[-1] - times[0] < 0.7
 
 
+def test_rates_of_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.runtime.limits.RATE_WINDOW_S", 0.2)
+
+    async def work() -> list[float]:
+        limiter, times = Limiter(None, None, 100), list[float]()
+        loop = asyncio.get_running_loop()
+
+        async def call(tokens: float) -> None:
+            await limiter.acquire(0, tokens)
+            times.append(loop.time())
+
+        # two of 50 fit, the one of more than a whole window goes alone
+        await asyncio.gather(*(call(t) for t in (50, 50, 50, 900)))
+        return times
+
+    times = asyncio.run(work())
+    assert times[1] - times[0] < 0.1
+    assert times[2] - times[0] >= 0.2
+    assert times[3] - times[2] >= 0.2
+
+
 @pytest.mark.parametrize(
     ("test", "value", "text", "expected"),
     [

@@ -20,7 +20,7 @@ from planner.ir.candidates import (
     SearchStatus,
 )
 from planner.ir.problem import Problem
-from planner.ir.scheduling_problem import Schedule
+from planner.search.agent_answer import expected_figures, plan_details, run_figures
 from planner.search.agent_joint import Joint, Stage, joint_search
 from planner.space.agent_flat import FlatGraph, Flow, flow_of
 from planner.space.agent_flatten import flatten
@@ -45,18 +45,20 @@ def search(problem: Problem[AgentProblem], diagnostics: Diagnostics) -> SearchRe
     joint = joint_search(problem, flow, diagnostics)
     if joint.best.answer.schedule is None:
         return _without_plan(problem, flow, joint, diagnostics)
-    _tell(graph, flat, joint.best, diagnostics)
+    _tell(graph, joint, diagnostics)
     return _result(problem, flat, joint)
 
 
 # -- answers -------------------------------------------------------------------------------------
 
 
-def _tell(graph: AgentGraph, flat: FlatGraph, stage: Stage, diagnostics: Diagnostics) -> None:
-    if any(c.probability < 1.0 for c in flat.calls):
+def _tell(graph: AgentGraph, joint: Joint, diagnostics: Diagnostics) -> None:
+    stage, worlds = joint.best, joint.worlds
+    if len(worlds.worlds) > 1:
+        which = f"all {len(worlds.worlds)}" if worlds.complete else f"{len(worlds.worlds)} drawn"
         diagnostics.note(
             "agents-expectation",
-            "branches and loops count with their probabilities; simulate the plan for the spread",
+            f"figures are expectations over {which} outcomes of branches and loops; a deadline holds in each",
         )
     changing = sorted(name for name, s in stage.streams.items() if s.kind == "staircase")
     if changing:
@@ -86,14 +88,14 @@ def _result(problem: Problem[AgentProblem], flat: FlatGraph, joint: Joint) -> Se
         ),
         pools=(),
         placement=(),
-        predicted=_predicted(flat, stage),
+        predicted=_predicted(stage, flat),
         alternatives=(),
         infeasibility=None,
         method="cp-sat",
         work=tuple(sorted(work.items())),
         space="models, order and slots of every call at expected lengths; each consumer waits or streams in "
-        "the chunks that suit its models best",
-        details=_details(flat, stage),
+        "the chunks that suit its models best; in each outcome of branches the order may suit it",
+        details=plan_details(graph, flat, stage),
     )
 
 
@@ -102,63 +104,15 @@ def _estimate(value: float, unit: str, graph_is_guessed: bool) -> Estimate:
     return Estimate(value=value, unit=unit, provenance=provenance)
 
 
-def _first_tokens(flat: FlatGraph, stage: Stage, schedule: Schedule) -> dict[str, float]:
-    return {
-        call.name: run.start_s + stage.lowered.first_token_s[i][run.mode]
-        for i, (call, run) in enumerate(zip(flat.calls, schedule.runs, strict=True))
-    }
-
-
-def _predicted(flat: FlatGraph, stage: Stage) -> Predictions:
-    schedule = stage.answer.schedule
-    if schedule is None:
+def _predicted(stage: Stage, flat: FlatGraph) -> Predictions:
+    figures = run_figures(stage)
+    if not figures:
         return ()
-    firsts = _first_tokens(flat, stage, schedule)
-    ends = {c.name: r.end_s for c, r in zip(flat.calls, schedule.runs, strict=True)}
-    usd = sum(stage.lowered.usd[i][r.mode] for i, r in enumerate(schedule.runs))
     guessed = any(isinstance(c.work, LlmCall) and c.work.output.guessed for c in flat.calls)
-    values = {
-        "ttft_s": (sum(firsts[n] for n in flat.finals) / len(flat.finals), "s"),
-        "latency_s": (max(ends[n] for n in flat.finals), "s"),
-        "cost_usd": (usd, "usd"),
-    }
+    values = expected_figures(figures)
     if stage.answer.heft_value is not None:
         values["list_schedule_objective"] = (stage.answer.heft_value, "")
     return tuple((name, _estimate(v, unit, guessed)) for name, (v, unit) in sorted(values.items()))
-
-
-def _details(flat: FlatGraph, stage: Stage) -> tuple[tuple[str, object], ...]:
-    """Return calls and edges as plain data: what a runtime and the simulator need."""
-    schedule = stage.answer.schedule
-    if schedule is None:
-        return ()
-    firsts = _first_tokens(flat, stage, schedule)
-    calls: list[dict[str, object]] = []
-    for i, (call, run) in enumerate(zip(flat.calls, schedule.runs, strict=True)):
-        entry: dict[str, object] = {
-            "name": call.name,
-            "node": call.node,
-            "start_s": run.start_s,
-            "end_s": run.end_s,
-            "probability": call.probability,
-        }
-        if isinstance(call.work, LlmCall):
-            entry |= {
-                "model": stage.lowered.problem.tasks[i].modes[run.mode].name,
-                "first_token_s": firsts[call.name],
-                "prompt_tokens": stage.lowered.prompt_tokens[i],
-                "output_tokens": stage.lowered.output_tokens[i],
-            }
-        calls.append(entry)
-    edges: list[dict[str, object]] = []
-    for edge in flat.edges:
-        stream = stage.streams.get(edge.target)
-        streaming = stream is not None and edge.source in stream.starts_s
-        row: dict[str, object] = {"from": edge.source, "to": edge.target, "kind": "barrier"}
-        if stream is not None and streaming:
-            row |= {"kind": stream.kind, "boundaries": list(stream.boundaries)}
-        edges.append(row)
-    return (("calls", calls), ("edges", edges), ("finals", list(flat.finals)))
 
 
 def _without_plan(
@@ -198,8 +152,9 @@ def _report(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics
         stage = joint_search(eased, bare, diagnostics).best
         if stage.answer.schedule is None:
             continue
-        predicted = dict(_predicted(bare.flat, stage))
-        reach = predicted["latency_s" if unit == "s" else "cost_usd"].value
+        figures = run_figures(stage)
+        worst_s = max(f.latency_s for f in figures)
+        reach = worst_s if unit == "s" else sum(f.weight * f.usd for f in figures)
         limits.append(
             BindingLimit(
                 name=name,
