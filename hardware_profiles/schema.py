@@ -323,7 +323,9 @@ class TrainerProfile(_Sourced):
     ZeRO-3 holds gathered at once; `context_memory_bytes` is held outside the
     allocator, `allocator_slack` the share that the allocator holds beside activations. `selective_products`
     is the share of matrix products that selective recompute repeats. `dropout` keeps masks;
-    `sequence_parallel` is the default with tensor parallelism. `sigma_log` is the spread of log(measured /
+    `sequence_parallel` is the default with tensor parallelism. Without `scatter_gather` every tensor rank
+    sends whole activations to the next stage. `optimizer_sync` says that no stage updates its weights before
+    all have finished (a global norm or overflow check). `sigma_log` is the spread of log(measured /
     predicted) on sources that were not fitted.
     """
 
@@ -360,6 +362,8 @@ class TrainerProfile(_Sourced):
     flash_attention: bool = True
     sequence_parallel: bool = True
     dropout: bool = False
+    scatter_gather: bool = True
+    optimizer_sync: bool = True
     kernel_software: tuple[str, ...] = ()
     notes: str = ""
 

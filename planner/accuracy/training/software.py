@@ -41,7 +41,8 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r"megatron|nvidia", "megatron-lm"),
     (r"fsdp", "llm-foundry"),
 )
-_SINCE_FLASH = re.compile(r"h100|h200|b200|b300|h800|gh200|mi300|mi325|mi35|flash")
+_FLASH_SINCE_2023 = 2.0
+_SINCE_FLASH = re.compile(r"h100|h200|b200|b300|h800|gh200|mi300|mi325|mi35|(?<!no )(?<!without )flash")
 
 
 def named_profile(name: str) -> TrainerProfile:
@@ -114,4 +115,10 @@ def _switched(software: TrainingSoftware, words: str) -> TrainingSoftware:
         software = replace(software, tp_overlap=max(software.tp_overlap, _ASYNC_TP_OVERLAP))
     if re.search(r"compile\s*=\s*false", words):
         software = replace(software, elementwise_scale=software.elementwise_scale * _EAGER_ELEMENTWISE)
+    if not software.flash_attention and re.search(r"(?<!no )(?<!without )flash[- ]?att", words):
+        software = replace(software, flash_attention=True, flash_version=_FLASH_SINCE_2023)
+    if re.search(r"post-validation off|no post-validation", words):
+        software = replace(software, optimizer_sync=True)
+    if re.search(r"before [^;]*scatter/gather|(no|without) scatter[/-]gather", words):
+        software = replace(software, scatter_gather=False)
     return software

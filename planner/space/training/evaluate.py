@@ -180,7 +180,7 @@ class TrainingEvaluator:
         self.workload = workload
         self._costs = costs
         self._batches = np.unique(micro_batches)
-        self._exposed = ExposedCommunication(group, costs, self.software)
+        self._exposed = ExposedCommunication(group, costs, self.software, len(model.layers))
         self.tables = TableBuilder(model, group, costs, self.software, self._batches.astype(np.float64))
 
     def batch_column(self, micro_batch: int) -> int:
@@ -286,7 +286,8 @@ class TrainingEvaluator:
         """Return the time of one send between neighbouring stages, exposed or not, [plans]."""
         stride = plans.tp * plans.cp * plans.dp
         width = plans.micro_batch * self.workload.seq_len / plans.cp * self.model.hidden_size
-        num_bytes = np.asarray(width * 2.0 / plans.tp, dtype=np.float64)
+        whole = (plans.sequence_parallel == 0) & (not self.software.scatter_gather)
+        num_bytes = np.asarray(width * 2.0 / np.where(whole, 1, plans.tp), dtype=np.float64)
         hop = np.zeros(len(plans))
         for value in np.unique(stride):
             mask = (stride == value) & (plans.pp > 1)
@@ -425,7 +426,8 @@ class TrainingEvaluator:
 
         1F1B (p-1)(F+B+W), interleaved 1/v of it, ZB-H1 (p-1)(F+B-W), ZB-H2 and ZB-V (p-1)(F+B-2W), and none
         where the order was searched with twice the memory (ZB-2p), Qi 2024; for unequal stages the sum over
-        the stages other than the slowest replaces p-1 times the mean.
+        the stages other than the slowest replaces p-1 times the mean. Where all stages end a step together
+        the last one's start, (p-1) F and half of it in a V, stays visible whatever the order.
         """
         total, weight = stages.total, stages.weight_grad
         others: FloatArray = np.asarray(classes.size @ total - total.max(axis=0))
@@ -437,7 +439,14 @@ class TrainingEvaluator:
             [2.0 * weights, 3.0 * weights, 3.0 * weights, ramp],
             0.0,
         )
-        return np.maximum(ramp - hidden, 0.0)
+        left = np.maximum(ramp - hidden, 0.0)
+        if not self.software.optimizer_sync:
+            return left
+        start: FloatArray = np.asarray(classes.size @ stages.forward - stages.forward.max(axis=0))
+        share = np.select(
+            [name == SCHEDULES.index(word) for word in ("zb-h2", "zb-2p", "zb-v")], [1.0, 1.0, 0.5], 0.0
+        )
+        return np.maximum(left, share * start)
 
     def _optimizer(self, plans: PlanArrays, params: FloatArray) -> FloatArray:
         """Adam over the parameters that this rank updates; offloaded states cross the host link."""

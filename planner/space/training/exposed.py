@@ -12,12 +12,23 @@ from planner.space.spans import span_of
 from planner.space.training.plans import IntArray, PlanArrays
 from planner.space.training.software import TrainingSoftware
 
+_RING_STEP_S = 3.4e-6
+_RING_NETWORK_STEP_S = 14e-6
+"""A step of a ring inside a node and between nodes, simple protocol (NCCL, src/graph/tuning.cc, hwLat)."""
+_BUCKET_PARAMS = 40e6
+_BUCKET_PARAMS_PER_RANK = 1e6
+"""Gradients are reduced, and parameters gathered, in buckets of max(40e6, 1e6 ranks) parameters
+(Megatron-LM, DistributedDataParallelConfig.bucket_size)."""
+
 
 class ExposedCommunication:
     """Prices what a step sends outside its layers, for plans with one layer split."""
 
-    def __init__(self, group: NodeGroup, costs: CostModel, software: TrainingSoftware) -> None:
+    def __init__(
+        self, group: NodeGroup, costs: CostModel, software: TrainingSoftware, num_layers: int
+    ) -> None:
         self._group = group
+        self._num_layers = num_layers
         self._costs = costs
         self._software = software
 
@@ -52,6 +63,8 @@ class ExposedCommunication:
         )
         scatter = self._collective("reduce_scatter", dense * sent, stride, shard)
         gather = self._collective("all_gather", dense * 2.0, stride, shard)
+        rings = self._rings_s(plans, dense, shard)
+        scatter, gather = scatter + rings, gather + rings
         experts = self._collective("all_reduce", expert * sent, stride * plans.ep, expert_ranks)
         whole = self._collective("all_reduce", dense * sent, stride, plans.dp * plans.cp)
         sharded = self._exposed(scatter + replicas + experts, backward) + self._exposed(gather, forward)
@@ -62,6 +75,21 @@ class ExposedCommunication:
             np.where(fully, self._exposed(replicas + experts, backward), once),
             np.where(fully, each, 0.0),
         )
+
+    def _rings_s(self, plans: PlanArrays, dense: FloatArray, ranks: IntArray) -> FloatArray:
+        """Return what a step's all-gathers (or reduce-scatters) pay for the length of their rings.
+
+        A ring of r ranks on n nodes takes r - n steps inside and n - 1 between; what is gathered layer by
+        layer (FSDP, ZeRO-3) pays once per layer, what goes in buckets once per bucket. One ring is in the
+        collective's own price.
+        """
+        inside = np.clip(self._group.levels[0].num_devices // plans.tp, 1, ranks)
+        nodes = -(-ranks // inside)
+        ring = (ranks - nodes) * _RING_STEP_S + (nodes - 1) * _RING_NETWORK_STEP_S
+        by_layer = (plans.zero >= 3) | self._software.casts_weights
+        layers = np.ceil(self._num_layers / plans.pp)
+        buckets = np.ceil(dense / np.maximum(_BUCKET_PARAMS, _BUCKET_PARAMS_PER_RANK * ranks))
+        return np.asarray(ring * (np.where(by_layer, layers, buckets) - 1.0).clip(0.0), dtype=np.float64)
 
     def _exposed(self, traffic: FloatArray, window: FloatArray) -> FloatArray:
         """Return what of `traffic` does not hide; at best the share `dp_overlap` of either hides."""

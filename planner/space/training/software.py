@@ -62,6 +62,8 @@ class TrainingSoftware:
     sigma_log: float = 0.1
     flash_attention: bool = True
     sequence_parallel: bool = True
+    scatter_gather: bool = True
+    optimizer_sync: bool = True
     kernel_software: tuple[str, ...] = ()
     attention_scale: float = 1.0
     half_scale: float = 1.0
@@ -98,7 +100,7 @@ def training_cost_model(group: NodeGroup, software: TrainingSoftware) -> DeviceC
     """Return what prices the kernels of a training stack on a node group."""
     return device_cost_model(
         group.device,
-        pricing=Pricing(all_reduce="library"),
+        pricing=Pricing(all_reduce="library", quant="static"),
         host_link=link_spec(group.host_link, shared=False),
         kernel_software=software.kernel_software,
     )

@@ -196,3 +196,23 @@ def test_command_prints_scores_as_json() -> None:
     data = json.loads(result.stdout)
     assert {"scores", "groups", "rows", "refusals", "summary"} <= set(data)
     assert all(row["step_time_low_s"] < row["step_time_s"] < row["step_time_high_s"] for row in data["rows"])
+
+
+@pytest.mark.parametrize(
+    ("notes", "name", "value"),
+    [
+        ("before interleaving and scatter/gather", "scatter_gather", False),
+        ("scatter/gather p2p optimisation", "scatter_gather", True),
+        ("flash attention 2", "flash_attention", True),
+        ("without flash attention", "flash_attention", False),
+    ],
+)
+def test_switches_are_read_from_notes(tmp_path: Path, notes: str, name: str, value: bool) -> None:
+    row = _row(tmp_path, source="NVIDIA/Megatron-LM@v2.0", notes=notes)
+    assert getattr(software_of(row), name) is value
+
+
+def test_a_zero_bubble_run_without_post_validation_ends_together(tmp_path: Path) -> None:
+    source = "Zero Bubble PP (ICLR 2024)"
+    assert not software_of(_row(tmp_path, source=source, notes="")).optimizer_sync
+    assert software_of(_row(tmp_path, source=source, notes="optimizer post-validation off")).optimizer_sync

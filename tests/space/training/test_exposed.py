@@ -1,0 +1,75 @@
+"""What a step waits for outside its layers: rings, sends and a common end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from planner.diagnostics import Diagnostics
+from planner.frontend.clusters import parse_cluster
+from planner.frontend.models import load_model
+from planner.ir.training import TrainingStrategy, TrainingWorkload
+from planner.space.training.evaluate import StepTime, TrainingEvaluator
+from planner.space.training.plans import single
+from planner.space.training.software import TrainingSoftware, load_training_software, training_cost_model
+
+MODEL = load_model("llama-3.1-8b", diagnostics=Diagnostics())
+MEGATRON = load_training_software("megatron-lm-2021")
+FSDP = load_training_software("llm-foundry")
+BUBBLE = load_training_software("zero-bubble")
+
+
+def evaluator(software: TrainingSoftware, nodes: int, batch: int) -> TrainingEvaluator:
+    name = f"{nodes}x8xa100@ib200" if nodes > 1 else "8xa100"
+    group = parse_cluster(name, source=None, diagnostics=Diagnostics()).groups[0]
+    workload = TrainingWorkload(global_batch=batch, seq_len=2048)
+    costs = training_cost_model(group, software)
+    return TrainingEvaluator(MODEL, group, costs, software, workload, np.array([1]))
+
+
+def step(software: TrainingSoftware, nodes: int, strategy: TrainingStrategy, batch: int) -> StepTime:
+    return evaluator(software, nodes, batch).evaluate(single(strategy), "fp16").time
+
+
+def test_full_sharding_pays_for_the_length_of_a_ring_per_layer() -> None:
+    exposed = replace(FSDP, dp_overlap=0.0, dp_efficiency=1.0)
+    found = {
+        nodes: step(exposed, nodes, TrainingStrategy(dp=8 * nodes, dp_shard=8 * nodes, zero=3), 8 * nodes)
+        for nodes in (8, 64)
+    }
+    grown = float(found[64].data_parallel_s[0] - found[8].data_parallel_s[0])
+    steps = (512 - 64) * 3.4e-6 + 63 * 14e-6 - (64 - 8) * 3.4e-6 - 7 * 14e-6
+    layers = len(MODEL.layers)
+    assert grown > 3 * (layers - 1) * steps  # two gathers and one scatter of every layer
+    assert grown < 4 * layers * steps
+
+
+def test_whole_activations_are_sent_without_scatter_and_gather() -> None:
+    plan = single(TrainingStrategy(tp=8, pp=2))
+    spread, whole = (
+        float(evaluator(replace(MEGATRON, scatter_gather=split), 2, 8).hop_s(plan)[0])
+        for split in (True, False)
+    )
+    assert 4.0 < whole / spread <= 8.0
+    parallel = single(TrainingStrategy(tp=8, pp=2, sequence_parallel=True))
+    same = evaluator(replace(MEGATRON, scatter_gather=False), 2, 8).hop_s(parallel)
+    assert float(same[0]) == pytest.approx(spread)
+
+
+@pytest.mark.parametrize("schedule", ["zb-2p", "zb-h2"])
+def test_a_common_end_of_the_step_shows_the_start_of_the_last_stage(schedule: str) -> None:
+    plan = TrainingStrategy(pp=8, schedule=schedule)
+    free = step(BUBBLE, 1, plan, 32)
+    bound = step(replace(BUBBLE, optimizer_sync=True), 1, plan, 32)
+    stages = evaluator(BUBBLE, 1, 32).stage_times(single(plan), "fp16")
+    start = float(stages.forward.sum() - stages.forward.max())
+    assert float(bound.bubble_s[0]) == pytest.approx(max(start, float(free.bubble_s[0])))
+    assert float(bound.bubble_s[0]) > float(free.bubble_s[0])
+
+
+def test_a_common_end_does_not_slow_one_forward_one_backward() -> None:
+    plan = TrainingStrategy(pp=8)
+    free, bound = (step(replace(BUBBLE, optimizer_sync=sync), 1, plan, 32) for sync in (False, True))
+    assert float(free.total_s[0]) == float(bound.total_s[0])
