@@ -317,6 +317,8 @@ class TrainerProfile(_Sourced):
     `dp_efficiency` is the share of library collectives' speed that gradient and parameter traffic reaches.
     `straggler` is the slow-down per doubling of nodes.
 
+    `loss_bytes` are moved per logit by the loss, both passes.
+
     Memory: bytes per parameter of weights, gradients and optimizer; `reduce_bytes` of a gradient on the
     wire; `logit_bytes` per element of the logits at the peak, `parallel_logit_bytes` where the vocabulary
     is split over tensor ranks and the loss takes another path; `max_live_params` is the most parameters that
@@ -354,6 +356,7 @@ class TrainerProfile(_Sourced):
     reduce_bytes: CountFact
     logit_bytes: CountFact
     parallel_logit_bytes: CountFact | None = None
+    loss_bytes: CountFact | None = None
     max_live_params: CountFact | None = None
     selective_products: CountFact
     context_memory_bytes: BytesFact

@@ -53,6 +53,7 @@ class TrainingSoftware:
     reduce_bytes: float = 4.0
     logit_bytes: float = 8.0
     parallel_logit_bytes: float | None = None
+    loss_bytes: float = 20.0
     max_live_params: float = inf
     score_bytes: float = 11.0
     selective_products: float = 0.0

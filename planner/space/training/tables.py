@@ -138,8 +138,8 @@ class TableBuilder:
     def _ends(self, shape: Shape, pricer: LayerPricer) -> Ends:
         """Price the embedding and the head with its loss.
 
-        The vocabulary is padded to a multiple of 128 per tensor rank (Megatron-LM). The loss reads and writes
-        the logits in 32 bit about 2.5 times per pass.
+        The vocabulary is padded to a multiple of 128 per tensor rank (Megatron-LM). Each pass of the loss
+        moves half of the stack's bytes per logit.
         """
         model, tokens = self._model, pricer.tokens
         vocab = 128.0 * ceil_div(model.vocab_size, 128 * shape.tp)
@@ -148,7 +148,9 @@ class TableBuilder:
         gemm = pricer.time(Gemm(m=tokens, n=vocab, k=hidden)) * lost
         grad_in = pricer.time(Gemm(m=tokens, n=hidden, k=vocab)) * lost
         grad_w = pricer.time(Gemm(m=np.full_like(tokens, hidden), n=vocab, k=tokens)) * lost
-        loss = pricer.time(Stream(num_bytes=tokens * vocab * 4.0 * 2.5, num_kernels=4.0))
+        loss = pricer.time(
+            Stream(num_bytes=tokens * vocab * self._software.loss_bytes / 2.0, num_kernels=4.0)
+        )
         rows = pricer.stream(tokens * hidden * 6.0, 2.0)
         reduce = np.zeros_like(tokens)
         if shape.tp > 1:
