@@ -45,7 +45,8 @@ def step_time(
         + interpolate(tables.sequence_grid, tables.sequence_time_s, decode)
         + prompt_attention_s
     )
-    by_row = (-1,) + (1,) * (per_stage.ndim - 1)
-    per_stage = per_stage + tables.prompt_step_s.reshape(by_row) * (prompt > 0.0)
-    counts = tables.stage_counts.reshape(by_row)
+    by_row = (1,) * (per_stage.ndim - tables.stage_counts.ndim)
+    launches = tables.prompt_step_s.reshape(*tables.prompt_step_s.shape, *by_row)
+    per_stage = per_stage + launches * (prompt > 0.0)
+    counts = tables.stage_counts.reshape(*tables.stage_counts.shape, *by_row)
     return StepTime(slot_s=per_stage.max(axis=0), through_s=(per_stage * counts).sum(axis=0))

@@ -7,20 +7,25 @@ requests finish, and hence start, per step, and bring r times the mean prompt wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
 from cost_models.serving.iteration import step_time
 from cost_models.serving.queueing import normal_quantile
 from cost_models.serving.requests import Requests
-from cost_models.serving.tables import TimeTables
+from cost_models.serving.tables import TimeTables, stacked
 
 OVERFLOW_PERCENTILE = 99.0
 """Running sequences may exceed the batch or cache limit at most this rarely (percent of the time)."""
 _POINTS_PER_OCTAVE = 5
 _SATURATION = 0.999
+_MOST_CELLS = 200_000
+"""Loads times samples that are worked out at once."""
+IntArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,9 @@ class BatchLimits:
         by_cache = _mean_below(self.cache_sequences, z * np.sqrt(number + self.cache_scv))
         by_batch = _mean_below(self.max_sequences, z * np.sqrt(number))
         return min(by_cache, by_batch)
+
+
+Case = tuple[TimeTables, BatchLimits]
 
 
 def _mean_below(limit: float, spread: float) -> float:
@@ -105,7 +113,14 @@ class LoadCurve:
 def aggregated_curve(
     tables: TimeTables, requests: Requests, limits: BatchLimits, percentile: float = 0.0
 ) -> LoadCurve | None:
-    """Return the load curve of a replica that prefills and decodes; None if not even one request fits.
+    """Return the load curve of a replica that prefills and decodes; None if not even one request fits."""
+    return aggregated_curves([(tables, limits)], requests, percentile)[0]
+
+
+def aggregated_curves(
+    cases: Sequence[Case], requests: Requests, percentile: float = 0.0
+) -> list[LoadCurve | None]:
+    """Return the load curves of replicas that prefill and decode, all at once; None where nothing fits.
 
     A step carries d decode tokens and, in a share f of the steps, one chunk of prompt tokens; a prompt of
     p tokens needs p / c chunks of c = min(budget - d, max(p, prompt tokens arriving per step)). Mean step
@@ -113,94 +128,125 @@ def aggregated_curve(
 
     Source: own closed form, a mean-value model of chunked prefill (Sarathi-Serve, OSDI 2024).
     """
-    points = _load_points(tables, requests, limits, percentile, prefills=True)
-    if points is None:
-        return None
-    per_slot = points.per_slot
-    decode = _decode_seen(tables, requests, limits, per_slot)
-    budget = limits.token_budget - per_slot * requests.mean_steps
-    empty = step_time(tables, decode, np.zeros_like(decode))
-    arriving = (per_slot * requests.mean_new_tokens)[:, None]
-    new = requests.new_tokens[None, :]
-    chunk = np.minimum(budget[:, None], np.maximum(new, arriving))
-    num_chunks = new / chunk
-    attention = tables.prompt_attention_s[:, None, :] * (chunk / new)[None]
-    mixed = step_time(tables, np.broadcast_to(decode[:, None], chunk.shape), chunk, attention)
-    busy = per_slot * (num_chunks @ requests.weights)
-    any_busy = 1.0 - (1.0 - np.minimum(busy, 1.0)) ** tables.num_attention_ranks
-    extra = (num_chunks * (mixed.slot_s - empty.slot_s[:, None])) @ requests.weights
-    step = empty.slot_s + per_slot * extra * any_busy / np.maximum(busy, 1e-300)
-    whole = np.maximum(np.ceil(num_chunks - 1e-9), 1.0)
-    own = (
-        np.maximum(num_chunks, 1.0) * mixed.slot_s
-        + (whole - np.maximum(num_chunks, 1.0)) * empty.slot_s[:, None]
-        + mixed.fill_s
-    )
-    waiting_for_step = 0.5 * empty.slot_s if requests.mean_steps > 0.0 else np.zeros_like(step)
-    service = _backlog_service_s(tables, requests, decode, budget)
-    return _curve(
-        tables,
-        requests,
-        percentile,
-        _Sweep(
-            points=points,
-            step_s=step,
-            service_s=service,
-            own_ttft_s=own + waiting_for_step[:, None] + tables.per_request_s,
-            mixed_share=any_busy,
-        ),
-    )
+    return _swept(cases, requests, percentile, prefills=True)
 
 
 def decode_curve(
     tables: TimeTables, requests: Requests, limits: BatchLimits, percentile: float = 0.0
 ) -> LoadCurve | None:
     """Return the load curve of a replica that only decodes; None if not even one request fits."""
-    points = _load_points(tables, requests, limits, percentile, prefills=False)
-    if points is None:
-        return None
-    per_slot = points.per_slot
-    decode = _decode_seen(tables, requests, limits, per_slot)
-    step = step_time(tables, decode, np.zeros_like(decode)).slot_s
-    none = np.zeros((per_slot.size, requests.weights.size))
-    sweep = _Sweep(
-        points=points, step_s=step, service_s=none, own_ttft_s=none, mixed_share=np.zeros_like(step)
+    return decode_curves([(tables, limits)], requests, percentile)[0]
+
+
+def decode_curves(
+    cases: Sequence[Case], requests: Requests, percentile: float = 0.0
+) -> list[LoadCurve | None]:
+    """Return the load curves of replicas that only decode, all at once; None where nothing fits."""
+    return _swept(cases, requests, percentile, prefills=False)
+
+
+def _swept(
+    cases: Sequence[Case], requests: Requests, percentile: float, *, prefills: bool
+) -> list[LoadCurve | None]:
+    """Return the curves of cases, as many at once as fit a reasonable array."""
+    sweep = _aggregated if prefills else _decoding
+    found: list[LoadCurve | None] = [None] * len(cases)
+    known: list[tuple[int, _Points]] = []
+    for index, (tables, limits) in enumerate(cases):
+        points = _load_points(tables, requests, limits, percentile, prefills=prefills)
+        if points is not None:
+            known.append((index, points))
+    each = max(1, _MOST_CELLS // (max((p.per_slot.size for _, p in known), default=1) * requests.weights.size))
+    for start in range(0, len(known), each):
+        part = known[start : start + each]
+        batch = _Batch.of([cases[i] for i, _ in part], [points for _, points in part])
+        curves = _curves(batch, requests, percentile, sweep(batch, requests))
+        for (index, _), curve in zip(part, curves, strict=True):
+            found[index] = curve
+    return found
+
+
+def _aggregated(batch: _Batch, requests: Requests) -> _Sweep:
+    tables, per_slot = batch.tables, batch.per_slot
+    decode = batch.decode_seen(requests)
+    budget = batch.token_budget - per_slot * requests.mean_steps
+    empty = step_time(tables, decode, np.zeros_like(decode))
+    arriving = (per_slot * requests.mean_new_tokens)[..., None]
+    new = requests.new_tokens
+    chunk = np.minimum(budget[..., None], np.maximum(new, arriving))
+    num_chunks = new / chunk
+    attention = tables.prompt_attention_s[..., None, :] * (chunk / new)
+    mixed = step_time(tables, np.broadcast_to(decode[..., None], chunk.shape), chunk, attention)
+    busy = per_slot * (num_chunks @ requests.weights)
+    any_busy = 1.0 - (1.0 - np.minimum(busy, 1.0)) ** batch.num_ranks
+    extra = (num_chunks * (mixed.slot_s - empty.slot_s[..., None])) @ requests.weights
+    step = empty.slot_s + per_slot * extra * any_busy / np.maximum(busy, 1e-300)
+    whole = np.maximum(np.ceil(num_chunks - 1e-9), 1.0)
+    own = (
+        np.maximum(num_chunks, 1.0) * mixed.slot_s
+        + (whole - np.maximum(num_chunks, 1.0)) * empty.slot_s[..., None]
+        + mixed.fill_s
     )
-    return _curve(tables, requests, percentile, sweep)
+    waiting_for_step = 0.5 * empty.slot_s if requests.mean_steps > 0.0 else np.zeros_like(step)
+    return _Sweep(
+        step_s=step,
+        service_s=_backlog_service_s(tables, requests, decode, budget),
+        own_ttft_s=own + waiting_for_step[..., None] + batch.per_request_s[..., None],
+        mixed_share=any_busy,
+    )
+
+
+def _decoding(batch: _Batch, requests: Requests) -> _Sweep:
+    decode = batch.decode_seen(requests)
+    step = step_time(batch.tables, decode, np.zeros_like(decode)).slot_s
+    none = np.zeros((*decode.shape, requests.weights.size))
+    return _Sweep(step_s=step, service_s=none, own_ttft_s=none, mixed_share=np.zeros_like(step))
 
 
 def prefill_curve(tables: TimeTables, requests: Requests, token_budget: float) -> LoadCurve:
-    """Return the load curve of a replica that only prefills: prompts in order, in chunks of the budget.
+    """Return the load curve of a replica that only prefills."""
+    return prefill_curves([(tables, token_budget)], requests)[0]
+
+
+def prefill_curves(cases: Sequence[tuple[TimeTables, float]], requests: Requests) -> list[LoadCurve]:
+    """Return the load curves of replicas that only prefill: prompts in order, in chunks of the budget.
 
     Chunks of one prompt follow each other through the pipeline, so a prompt holds the slowest stage for
     the sum of its chunks and needs the other stages' time once more.
     """
+    if not cases:
+        return []
+    tables = stacked([one for one, _ in cases])
+    budgets = np.array([budget for _, budget in cases])[:, None]
     new = requests.new_tokens
-    num_chunks = np.maximum(np.ceil(new / token_budget - 1e-9), 1.0)
+    num_chunks = np.maximum(np.ceil(new / budgets - 1e-9), 1.0)
     attention = tables.prompt_attention_s / num_chunks
-    chunk = step_time(tables, np.zeros_like(new), new / num_chunks, attention)
-    own = num_chunks * chunk.slot_s + chunk.fill_s + tables.per_request_s
-    none = np.zeros(1)
-    service = np.minimum(
-        num_chunks * chunk.slot_s, _backlog_service_s(tables, requests, none, none + token_budget)[0]
-    )
-    mean = requests.mean(service)
+    chunk = step_time(tables, np.zeros_like(num_chunks), new / num_chunks, attention)
+    per_request = np.array([one.per_request_s for one, _ in cases])[:, None]
+    own = num_chunks * chunk.slot_s + chunk.fill_s + per_request
+    none = np.zeros_like(budgets)
+    backlog = _backlog_service_s(tables, requests, none, budgets)[:, 0]
+    service = np.minimum(num_chunks * chunk.slot_s, backlog)
+    mean, second = service @ requests.weights, service**2 @ requests.weights
     points = np.array([1e-9, _SATURATION])
     two = np.ones(2)
-    return LoadCurve(
-        per_slot=points,
-        rate_rps=points / mean,
-        step_s=two * mean,
-        tpot_s=two * 0.0,
-        tpot_high_s=two * 0.0,
-        service_s=two * mean,
-        service_scv=two * (requests.mean(service**2) / mean**2 - 1.0),
-        own_ttft_s=np.broadcast_to(own, (2, own.size)),
-        sequences=two * 0.0,
-        mixed_share=points,
-        num_ranks=tables.num_attention_ranks,
-        num_stages=tables.num_stages,
-    )
+    return [
+        LoadCurve(
+            per_slot=points,
+            rate_rps=points / mean[at],
+            step_s=two * mean[at],
+            tpot_s=two * 0.0,
+            tpot_high_s=two * 0.0,
+            service_s=two * mean[at],
+            service_scv=two * (second[at] / mean[at] ** 2 - 1.0),
+            own_ttft_s=np.broadcast_to(own[at], (2, new.size)),
+            sequences=two * 0.0,
+            mixed_share=points,
+            num_ranks=one.num_attention_ranks,
+            num_stages=one.num_stages,
+        )
+        for at, (one, _) in enumerate(cases)
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,49 +256,124 @@ class _Points:
     per_slot: FloatArray
     top: float
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Replicas side by side: tables with a second axis of replicas, loads [replicas, points], the rest [.., 1].
+
+    Shorter lists of loads repeat their last one. `last` is the first load at or beyond `top`.
+    """
+
+    tables: TimeTables
+    per_slot: FloatArray
+    sizes: tuple[int, ...]
+    top: FloatArray
+    last: IntArray
+    token_budget: FloatArray
+    max_sequences: FloatArray
+    itself: FloatArray
+    num_ranks: FloatArray
+    num_stages: FloatArray
+    per_request_s: FloatArray
+
+    @staticmethod
+    def of(cases: Sequence[Case], points: Sequence[_Points]) -> _Batch:
+        """Stack cases and their loads."""
+        longest = max(one.per_slot.size for one in points)
+        every = [np.pad(one.per_slot, (0, longest - one.per_slot.size), mode="edge") for one in points]
+        stages = [tables.num_stages for tables, _ in cases]
+        return _Batch(
+            tables=stacked([tables for tables, _ in cases]),
+            per_slot=np.array(every),
+            sizes=tuple(one.per_slot.size for one in points),
+            top=_column([one.top for one in points]),
+            last=np.array([np.searchsorted(one.per_slot, one.top) for one in points], dtype=np.intp),
+            token_budget=_column([limits.token_budget for _, limits in cases]),
+            max_sequences=_column([limits.max_sequences for _, limits in cases]),
+            itself=_column(
+                [
+                    0.0 if limits.closed_loop else 1.0 / num
+                    for (_, limits), num in zip(cases, stages, strict=True)
+                ]
+            ),
+            num_ranks=_column([tables.num_attention_ranks for tables, _ in cases]),
+            num_stages=_column(stages),
+            per_request_s=_column([tables.per_request_s for tables, _ in cases]),
+        )
+
+    def decode_seen(self, requests: Requests) -> FloatArray:
+        """Return the decode batch that a running request meets: the mean and, in an open loop, itself."""
+        if requests.mean_steps <= 0.0:
+            return np.zeros_like(self.per_slot)
+        seen = np.maximum(self.per_slot * requests.mean_steps + self.itself, 1.0)
+        return np.minimum(seen, np.maximum(1.0, self.max_sequences))
+
     def cut(self, values: FloatArray) -> FloatArray:
-        """Return values up to `top`, the last one interpolated between the loads around it."""
-        last = int(np.searchsorted(self.per_slot, self.top))
-        low, high = self.per_slot[last - 1], self.per_slot[last]
-        end = values[last - 1] + (self.top - low) / (high - low) * (values[last] - values[last - 1])
-        return np.concatenate((values[:last], end[None]))
+        """Return values [replicas, points, ...] up to the top, the last between the loads around it.
+
+        All loads begin as far below the top, so that what is left is equally long.
+        """
+        rows = np.arange(self.last.size)
+        low, high = self.per_slot[rows, self.last - 1], self.per_slot[rows, self.last]
+        share = (self.top[:, 0] - low) / (high - low)
+        before = values[rows, self.last - 1]
+        share = share.reshape(-1, *(1,) * (before.ndim - 1))
+        end = before + share * (values[rows, self.last] - before)
+        kept = int(self.last.min())
+        if (self.last != kept).any():
+            raise ValueError("loads of one batch differ in how many lie below their top")
+        return np.concatenate((values[:, :kept], end[:, None]), axis=1)
+
+
+def _column(values: Sequence[float]) -> FloatArray:
+    return np.array(values, dtype=np.float64)[:, None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sweep:
-    points: _Points
+    """What replicas do at their loads, [replicas, points] and [replicas, points, samples]."""
+
     step_s: FloatArray
     service_s: FloatArray
     own_ttft_s: FloatArray
     mixed_share: FloatArray
 
 
-def _curve(tables: TimeTables, requests: Requests, percentile: float, sweep: _Sweep) -> LoadCurve:
-    """Assemble a curve; rates are made non-decreasing by keeping the best reached so far."""
-    cut = sweep.points.cut
-    per_slot = cut(sweep.points.per_slot)
-    every_sequences = sweep.points.per_slot * requests.mean_steps * tables.num_stages
-    every_tpot = sweep.step_s * tables.num_stages
-    step, service = cut(sweep.step_s), cut(sweep.service_s)
-    tpot = step * tables.num_stages if requests.mean_steps > 0.0 else np.zeros_like(step)
+def _curves(batch: _Batch, requests: Requests, percentile: float, sweep: _Sweep) -> list[LoadCurve]:
+    """Assemble curves; rates are made non-decreasing by keeping the best reached so far."""
+    cut, stages = batch.cut, batch.num_stages
+    per_slot, step, service = cut(batch.per_slot), cut(sweep.step_s), cut(sweep.service_s)
+    every_sequences = batch.per_slot * requests.mean_steps * stages
+    every_tpot = sweep.step_s * stages
+    tpot = step * stages if requests.mean_steps > 0.0 else np.zeros_like(step)
     mean = service @ requests.weights
     second = service**2 @ requests.weights
     with np.errstate(invalid="ignore", divide="ignore"):
         scv = np.where(mean > 0.0, second / mean**2 - 1.0, 0.0)
-    return LoadCurve(
-        per_slot=per_slot,
-        rate_rps=np.maximum.accumulate(per_slot / step),
-        step_s=step,
-        tpot_s=np.maximum.accumulate(tpot),
-        tpot_high_s=cut(_tpot_percentile(every_sequences, every_tpot, percentile, requests)),
-        service_s=mean,
-        service_scv=np.maximum(scv, 0.0),
-        own_ttft_s=cut(sweep.own_ttft_s),
-        sequences=cut(every_sequences),
-        mixed_share=cut(sweep.mixed_share),
-        num_ranks=tables.num_attention_ranks,
-        num_stages=tables.num_stages,
-    )
+    high = np.zeros_like(every_tpot)
+    for row, size in enumerate(batch.sizes):
+        part = _tpot_percentile(every_sequences[row, :size], every_tpot[row, :size], percentile, requests)
+        high[row, :size] = part
+    rates, tpots = np.maximum.accumulate(per_slot / step, axis=1), np.maximum.accumulate(tpot, axis=1)
+    highs, own, mixed = cut(high), cut(sweep.own_ttft_s), cut(sweep.mixed_share)
+    sequences = cut(every_sequences)
+    return [
+        LoadCurve(
+            per_slot=per_slot[row],
+            rate_rps=rates[row],
+            step_s=step[row],
+            tpot_s=tpots[row],
+            tpot_high_s=highs[row],
+            service_s=mean[row],
+            service_scv=np.maximum(scv[row], 0.0),
+            own_ttft_s=own[row],
+            sequences=sequences[row],
+            mixed_share=mixed[row],
+            num_ranks=int(batch.num_ranks[row, 0]),
+            num_stages=int(stages[row, 0]),
+        )
+        for row in range(len(batch.sizes))
+    ]
 
 
 def _tpot_percentile(
@@ -302,21 +423,10 @@ def _met(sequences: FloatArray, percentile: float) -> FloatArray:
     return sequences + z * np.sqrt(2.0 * sequences / 3.0)
 
 
-def _decode_seen(
-    tables: TimeTables, requests: Requests, limits: BatchLimits, per_slot: FloatArray
-) -> FloatArray:
-    """Return the decode batch that a running request meets: the mean and, in an open loop, itself."""
-    if requests.mean_steps <= 0.0:
-        return np.zeros_like(per_slot)
-    itself = 0.0 if limits.closed_loop else 1.0 / tables.num_stages
-    seen = np.maximum(per_slot * requests.mean_steps + itself, 1.0)
-    return np.minimum(seen, max(1.0, limits.max_sequences))
-
-
 def _backlog_service_s(
     tables: TimeTables, requests: Requests, decode: FloatArray, budget: FloatArray
 ) -> FloatArray:
-    """Return the time by which a prompt lengthens a backlog, [points, samples]: its share of full chunks."""
-    full = step_time(tables, decode, budget).slot_s[:, None]
-    attention = tables.prompt_attention_s.max(axis=0)[None, :]
-    return full * requests.new_tokens[None, :] / budget[:, None] + attention
+    """Return by how much a prompt lengthens a backlog, [replicas, points, samples]: its share of full chunks."""
+    full = step_time(tables, decode, budget).slot_s[..., None]
+    attention = tables.prompt_attention_s.max(axis=0)[..., None, :]
+    return full * requests.new_tokens / budget[..., None] + attention

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,8 +75,35 @@ class TimeTables:
         )
 
 
+def stacked(tables: Sequence[TimeTables]) -> TimeTables:
+    """Return tables side by side: every array of rows has the replicas as second axis.
+
+    All have the same grids. Replicas with fewer rows repeat one with a count of zero, which changes
+    neither the slowest row nor the sum. What is one number per replica is not kept.
+    """
+    rows = max(one.stage_counts.size for one in tables)
+
+    def side(name: str) -> FloatArray:
+        values = [getattr(one, name) for one in tables]
+        return np.stack(
+            [np.concatenate((v, np.repeat(v[:1], rows - len(v), axis=0))) for v in values], axis=1
+        )
+
+    counts = [np.pad(one.stage_counts, (0, rows - one.stage_counts.size)) for one in tables]
+    return replace(
+        tables[0],
+        token_time_s=side("token_time_s"),
+        sequence_time_s=side("sequence_time_s"),
+        prompt_attention_s=side("prompt_attention_s"),
+        prompt_step_s=side("prompt_step_s"),
+        stage_counts=np.stack(counts, axis=1),
+    )
+
+
 def interpolate(grid: FloatArray, rows: FloatArray, at: FloatArray) -> FloatArray:
     """Return rows[s](at) for every row s: shape [rows, *at.shape], linear between grid points.
+
+    Rows of stacked tables, [rows, replicas, grid], take each replica at its own `at`, [replicas, ...].
 
     Raises
     ------
@@ -84,7 +112,11 @@ def interpolate(grid: FloatArray, rows: FloatArray, at: FloatArray) -> FloatArra
     """
     if at.size and (float(at.max()) > grid[-1] * (1.0 + 1e-9) or float(at.min()) < grid[0]):
         raise ValueError(f"{float(at.max()):g} lies outside the priced range {grid[0]:g} to {grid[-1]:g}")
-    left = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, grid.size - 2)
-    share = np.minimum((at - grid[left]) / (grid[left + 1] - grid[left]), 1.0)
-    low = rows[:, left]
-    return low + share * (rows[:, left + 1] - low)
+    if rows.ndim == 3:
+        left = np.minimum(np.searchsorted(grid, at, side="right") - 1, grid.size - 2)
+        share = np.minimum((at - grid[left]) / (grid[left + 1] - grid[left]), 1.0)
+        own = np.arange(at.shape[0]).reshape(-1, *(1,) * (at.ndim - 1))
+        low = rows[:, own, left]
+        return low + share * (rows[:, own, left + 1] - low)
+    flat = at.ravel()
+    return np.array([np.interp(flat, grid, row) for row in rows]).reshape(rows.shape[0], *at.shape)

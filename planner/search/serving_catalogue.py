@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from cost_models.cost import FloatArray
 from cost_models.serving.requests import Requests
@@ -16,6 +17,8 @@ from planner.space.dimension import SpaceFacts
 from planner.space.engine import CostSource, executed_on, kv_format
 from planner.space.replica import Replica, ReplicaBuilder, requests_of
 
+_AT_ONCE = 64
+"""Shapes priced between two looks at the clock."""
 Stop = Callable[[], bool]
 Wanted = Callable[[ReplicaShape, NodeGroup], bool]
 _ROLES_OF_MODE: dict[str, tuple[Role, ...]] = {
@@ -134,18 +137,17 @@ def fill(
 ) -> None:
     """Add the offers of one role on one group under one engine."""
     index, builder = where[0], catalogue.builders[where]
-    for shape in _candidates(catalogue, index, builder, role):
+    candidates = _candidates(catalogue, index, builder, role)
+    while shapes_now := list(islice(candidates, _AT_ONCE)):
         if stop():
             catalogue.complete = False
             return
-        if wanted is not None and not wanted(shape, catalogue.groups[index]):
-            continue
-        catalogue.num_shapes += 1
-        if not builder.fits_roughly(shape):
-            continue
-        for replica in builder.build(shape):
-            catalogue.num_fitting += 1
-            catalogue.offers.append(Offer(replica=replica, group=index))
+        if wanted is not None:
+            shapes_now = [shape for shape in shapes_now if wanted(shape, catalogue.groups[index])]
+        catalogue.num_shapes += len(shapes_now)
+        replicas = builder.build_all([shape for shape in shapes_now if builder.fits_roughly(shape)])
+        catalogue.num_fitting += len(replicas)
+        catalogue.offers.extend(Offer(replica=replica, group=index) for replica in replicas)
 
 
 def _candidates(

@@ -77,11 +77,40 @@ class MemoryModel:
     _layers: dict[tuple[object, ...], tuple[float, float, float, float]] = field(
         default_factory=dict[tuple[object, ...], tuple[float, float, float, float]]
     )
+    _stages: dict[tuple[object, ...], tuple[float, float, float, float]] = field(
+        default_factory=dict[tuple[object, ...], tuple[float, float, float, float]]
+    )
+    _widths: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
 
     def stage(
         self, layers: tuple[tuple[Layer, int], ...], first: bool, last: bool, what: Residency
     ) -> StageBytes:
         """Return the bytes of a stage that holds each layer so many times."""
+        weights, mean, longest, prompt = self._resident(layers, first, last, what)
+        capacity = device_capacity_bytes(self.group)
+        return StageBytes(
+            parts=(
+                ("weights", weights),
+                ("activations", self._activation_bytes(layers, last, what)),
+                ("communication", self._communication_bytes(what.strategy)),
+                ("graphs", self.software.graph_memory_bytes.value),
+                ("context", self.software.context_memory_bytes.value),
+            ),
+            capacity_bytes=capacity,
+            usable_bytes=capacity * what.memory_fraction,
+            cache_bytes_per_sequence=mean,
+            cache_bytes_longest=longest,
+            cache_bytes_prompt=prompt,
+        )
+
+    def _resident(
+        self, layers: tuple[tuple[Layer, int], ...], first: bool, last: bool, what: Residency
+    ) -> tuple[float, float, float, float]:
+        """Return weights, and the caches of `StageBytes`: what does not depend on the size of a step."""
+        counts = tuple((id(layer), count) for layer, count in layers)
+        key = (counts, first, last, what.strategy, what.weight_fmt, what.kv_fmt)
+        if key in self._stages:
+            return self._stages[key]
         ends: list[Op] = []
         if first:
             ends.extend((*self.model.embedding, *self.model.extra))
@@ -99,21 +128,8 @@ class MemoryModel:
             mean += count * per_layer[1]
             longest += count * per_layer[2]
             prompt += count * per_layer[3]
-        capacity = device_capacity_bytes(self.group)
-        return StageBytes(
-            parts=(
-                ("weights", weights),
-                ("activations", self._activation_bytes(layers, last, what)),
-                ("communication", self._communication_bytes(what.strategy)),
-                ("graphs", self.software.graph_memory_bytes.value),
-                ("context", self.software.context_memory_bytes.value),
-            ),
-            capacity_bytes=capacity,
-            usable_bytes=capacity * what.memory_fraction,
-            cache_bytes_per_sequence=mean,
-            cache_bytes_longest=longest,
-            cache_bytes_prompt=prompt,
-        )
+        self._stages[key] = (weights, mean, longest, prompt)
+        return self._stages[key]
 
     def _layer_bytes(
         self, layer: Layer, tokens: tuple[int, int], what: Residency
@@ -185,11 +201,14 @@ class MemoryModel:
         return max(body, logits + tokens * 2.0 * self.model.hidden_size * HALF_BYTES)
 
     def _width(self, layer: Layer, tp: int) -> float:
-        slots: dict[str, float] = {}
-        for op in layer.ops:
-            if isinstance(op, Linear):
-                slots[op.slot] = slots.get(op.slot, 0.0) + op.shape_per_rank(tp)[1]
-        return max(slots.values(), default=0.0) * 1.5
+        key = (id(layer), tp)
+        if key not in self._widths:
+            slots: dict[str, float] = {}
+            for op in layer.ops:
+                if isinstance(op, Linear):
+                    slots[op.slot] = slots.get(op.slot, 0.0) + op.shape_per_rank(tp)[1]
+            self._widths[key] = max(slots.values(), default=0.0) * 1.5
+        return self._widths[key]
 
     def _routed_bytes(self, layer: Layer, what: Residency) -> float:
         strategy = what.strategy

@@ -121,6 +121,13 @@ class Pricer:
     max_sequences: float
     num_priced: int = 0
     _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
+    _tables: dict[tuple[object, ...], TimeTables] = field(default_factory=dict[tuple[object, ...], TimeTables])
+    _prompt_rows: dict[tuple[object, ...], FloatArray] = field(
+        default_factory=dict[tuple[object, ...], FloatArray]
+    )
+    _weights: dict[tuple[object, ...], tuple[tuple[float, ...], float, float]] = field(
+        default_factory=dict[tuple[object, ...], tuple[tuple[float, ...], float, float]]
+    )
     _stage_shapes: dict[tuple[int, ...], tuple[StageShape, ...]] = field(
         default_factory=dict[tuple[int, ...], tuple[StageShape, ...]]
     )
@@ -174,6 +181,9 @@ class Pricer:
         old, new = self.costs.software, costs.software
         if (old.kernel_scale, old.overlap.value) != (new.kernel_scale, new.overlap.value):
             self._parts.clear()
+            self._prompt_rows.clear()
+        self._tables.clear()
+        self._weights.clear()
         self.costs = costs
 
     def tables(
@@ -184,13 +194,39 @@ class Pricer:
         token_budget: float,
         layers_per_stage: tuple[int, ...],
     ) -> TimeTables:
-        """Return the time tables of a replica.
+        """Return the time tables of a replica; of the chunk size only the attention of prompts depends.
 
         Raises
         ------
         ValueError
             If the device cannot run a format of the model.
         """
+        split = (replace(strategy, pp=1), weight_fmt, kv_fmt, token_budget)
+        key = (strategy, weight_fmt, kv_fmt, layers_per_stage)
+        if key not in self._tables:
+            self._tables[key] = self._new_tables(strategy, weight_fmt, kv_fmt, token_budget, layers_per_stage)
+        known = self._tables[key]
+        shapes = dict.fromkeys(self.stage_shapes(layers_per_stage))
+        return replace(known, prompt_attention_s=np.array([self._prompts(shape, split) for shape in shapes]))
+
+    def _prompts(self, shape: StageShape, split: tuple[ServingStrategy, str, str, float]) -> FloatArray:
+        """Return the attention of whole prompts on a stage, by sample."""
+        key = (shape, split)
+        if key not in self._prompt_rows:
+            total = np.zeros(self.requests.weights.size)
+            for kind, count in shape.layer_counts:
+                total = total + self._part(kind, *split).prompts_s * count
+            self._prompt_rows[key] = total
+        return self._prompt_rows[key]
+
+    def _new_tables(
+        self,
+        strategy: ServingStrategy,
+        weight_fmt: str,
+        kv_fmt: str,
+        token_budget: float,
+        layers_per_stage: tuple[int, ...],
+    ) -> TimeTables:
         shapes = Counter(self.stage_shapes(layers_per_stage))
         rows = [self._stage(shape, strategy, weight_fmt, kv_fmt, token_budget) for shape in shapes]
         software = self.costs.software
@@ -223,6 +259,9 @@ class Pricer:
     ) -> tuple[tuple[float, ...], float, float]:
         """Return seconds of each layer, of the embedding and of the head at a step of `at` tokens."""
         key = replace(strategy, pp=1)
+        asked = (key, weight_fmt, kv_fmt, at)
+        if asked in self._weights:
+            return self._weights[asked]
 
         def seconds(part: str | int) -> float:
             priced = self._part(part, key, weight_fmt, kv_fmt, token_budget)
@@ -235,7 +274,8 @@ class Pricer:
         kinds = tuple(seconds(index) for index in range(len(self._kinds)))
         per_layer = self.costs.software.per_layer_s.value
         layers = tuple(kinds[kind] + per_layer for kind in self._kind_of)
-        return layers, seconds("embedding"), seconds("head")
+        self._weights[asked] = (layers, seconds("embedding"), seconds("head"))
+        return self._weights[asked]
 
     def _stage(
         self, shape: StageShape, strategy: ServingStrategy, weight_fmt: str, kv_fmt: str, token_budget: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -14,9 +15,9 @@ from cost_models.serving.requests import Requests
 from cost_models.serving.steady_state import (
     BatchLimits,
     LoadCurve,
-    aggregated_curve,
-    decode_curve,
-    prefill_curve,
+    aggregated_curves,
+    decode_curves,
+    prefill_curves,
 )
 from cost_models.serving.tables import TimeTables
 from planner.errors import InputError
@@ -76,6 +77,17 @@ class Replica:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A replica whose curve is still to be worked out."""
+
+    shape: ReplicaShape
+    layers: tuple[int, ...]
+    stages: tuple[StageBytes, ...]
+    limits: BatchLimits
+    tables: TimeTables
+
+
 def _cache_shards(core: AttentionCore) -> int:
     return core.num_kv_heads if core.kind == "gqa" else 1
 
@@ -93,6 +105,7 @@ class ReplicaBuilder:
     robust_quantile: float = 0.5
     _worker_shapes: WorkerShapes | None = None
     _prompt_cache: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    _rough: dict[tuple[object, ...], bool] = field(default_factory=dict[tuple[object, ...], bool])
     _stage_bytes: dict[tuple[object, ...], StageBytes] = field(
         default_factory=dict[tuple[object, ...], StageBytes]
     )
@@ -134,14 +147,13 @@ class ReplicaBuilder:
 
     def build(self, shape: ReplicaShape) -> list[Replica]:
         """Return the priced replicas of a shape, one per distinct partition; empty if none fits memory."""
+        return self.build_all([shape])
+
+    def build_all(self, shapes: Sequence[ReplicaShape]) -> list[Replica]:
+        """Return the priced replicas of shapes, in order, one per distinct partition that fits memory."""
         if self.costs.workers is not None:
-            return self._estimated(shape)
-        replicas: list[Replica] = []
-        for layers in self._partitions(shape):
-            replica = self.build_with(shape, layers)
-            if replica is not None:
-                replicas.append(replica)
-        return replicas
+            return [replica for shape in shapes for replica in self._estimated(shape)]
+        return self._priced([(shape, layers) for shape in shapes for layers in self._partitions(shape)])
 
     def _estimated(self, shape: ReplicaShape) -> list[Replica]:
         """Return the replicas of a shape as whole workers are estimated."""
@@ -166,27 +178,38 @@ class ReplicaBuilder:
 
     def build_with(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Replica | None:
         """Return the priced replica with these stages, or None if it does not fit."""
-        stages = self.stage_bytes(shape, layers_per_stage)
-        limits = self._limits(shape, stages)
-        if limits is None:
-            return None
+        found = self._priced([(shape, layers_per_stage)])
+        return found[0] if found else None
+
+    def _priced(self, cases: Sequence[tuple[ReplicaShape, tuple[int, ...]]]) -> list[Replica]:
+        drafts: list[_Draft] = []
+        for shape, layers in cases:
+            stages = self.stage_bytes(shape, layers)
+            limits = self._limits(shape, stages)
+            if limits is not None:
+                tables = self._tables(shape, layers)
+                drafts.append(_Draft(shape=shape, layers=layers, stages=stages, limits=limits, tables=tables))
+        return [
+            Replica(
+                shape=draft.shape,
+                layers_per_stage=draft.layers,
+                stages=draft.stages,
+                limits=draft.limits,
+                tables=draft.tables,
+                curve=curve,
+                cache_lanes=self._cache_lanes(draft.shape),
+            )
+            for draft, curve in zip(drafts, self._curves(drafts), strict=True)
+            if curve is not None
+        ]
+
+    def _tables(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> TimeTables:
         tables = self.pricer.tables(
             shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage
         )
-        if self.robust_quantile != 0.5:
-            tables = tables.scaled(1.0 + normal_quantile(100.0 * self.robust_quantile) * tables.sigma)
-        curve = self._curve(shape, tables, limits)
-        if curve is None:
-            return None
-        return Replica(
-            shape=shape,
-            layers_per_stage=layers_per_stage,
-            stages=stages,
-            limits=limits,
-            tables=tables,
-            curve=curve,
-            cache_lanes=self._cache_lanes(shape),
-        )
+        if self.robust_quantile == 0.5:
+            return tables
+        return tables.scaled(1.0 + normal_quantile(100.0 * self.robust_quantile) * tables.sigma)
 
     def stage_bytes(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[StageBytes, ...]:
         """Return the bytes of every stage."""
@@ -215,11 +238,14 @@ class ReplicaBuilder:
         """
         if self.costs.workers is not None:
             return True
-        whole = self.stage_bytes(
-            replace(shape, strategy=replace(shape.strategy, pp=1)), (self.model.num_layers,)
-        )
-        weights = dict(whole[0].parts)["weights"]
-        return weights / shape.strategy.pp <= whole[0].usable_bytes
+        key = (shape.strategy, shape.weight_fmt, shape.kv_fmt)
+        if key not in self._rough:
+            whole = self.stage_bytes(
+                replace(shape, strategy=replace(shape.strategy, pp=1)), (self.model.num_layers,)
+            )
+            weights = dict(whole[0].parts)["weights"]
+            self._rough[key] = weights / shape.strategy.pp <= whole[0].usable_bytes
+        return self._rough[key]
 
     def fits(self, shape: ReplicaShape) -> bool:
         """Return whether the memory of every stage holds the shape and one request of the longest length."""
@@ -281,10 +307,22 @@ class ReplicaBuilder:
             closed_loop=self.problem.workload.concurrency is not None,
         )
 
-    def _curve(self, shape: ReplicaShape, tables: TimeTables, limits: BatchLimits) -> LoadCurve | None:
+    def _curves(self, drafts: Sequence[_Draft]) -> list[LoadCurve | None]:
+        """Return the curves of drafts in their order; those of one role are worked out together."""
         percentile = self.problem.workload.slo.percentile
-        if shape.role == "prefill":
-            return prefill_curve(tables, self.requests, float(shape.token_budget))
-        if shape.role == "decode":
-            return decode_curve(tables, self.requests, limits, percentile)
-        return aggregated_curve(tables, self.requests, limits, percentile)
+        found: list[LoadCurve | None] = [None] * len(drafts)
+        for role in dict.fromkeys(draft.shape.role for draft in drafts):
+            rows = [row for row, draft in enumerate(drafts) if draft.shape.role == role]
+            own = [drafts[row] for row in rows]
+            cases = [(draft.tables, draft.limits) for draft in own]
+            curves: Sequence[LoadCurve | None]
+            if role == "prefill":
+                budgets = [(draft.tables, float(draft.shape.token_budget)) for draft in own]
+                curves = prefill_curves(budgets, self.requests)
+            elif role == "decode":
+                curves = decode_curves(cases, self.requests, percentile)
+            else:
+                curves = aggregated_curves(cases, self.requests, percentile)
+            for row, curve in zip(rows, curves, strict=True):
+                found[row] = curve
+        return found
