@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
 from cost_models.serving.iteration import step_time
@@ -22,10 +21,12 @@ from cost_models.serving.tables import TimeTables, stacked
 OVERFLOW_PERCENTILE = 99.0
 """Running sequences may exceed the batch or cache limit at most this rarely (percent of the time)."""
 _POINTS_PER_OCTAVE = 5
+_OCTAVES_BELOW = 9
+_NUM_BELOW = _OCTAVES_BELOW * _POINTS_PER_OCTAVE + 2
+"""Loads below the highest: these octaves and one load close to none."""
 _SATURATION = 0.999
 _MOST_CELLS = 200_000
 """Loads times samples that are worked out at once."""
-IntArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,9 @@ def _swept(
         points = _load_points(tables, requests, limits, percentile, prefills=prefills)
         if points is not None:
             known.append((index, points))
-    each = max(1, _MOST_CELLS // (max((p.per_slot.size for _, p in known), default=1) * requests.weights.size))
+    each = max(
+        1, _MOST_CELLS // (max((p.per_slot.size for _, p in known), default=1) * requests.weights.size)
+    )
     for start in range(0, len(known), each):
         part = known[start : start + each]
         batch = _Batch.of([cases[i] for i, _ in part], [points for _, points in part])
@@ -259,16 +262,15 @@ class _Points:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Replicas side by side: tables with a second axis of replicas, loads [replicas, points], the rest [.., 1].
+    """Replicas side by side: tables with a second axis of replicas, loads [replicas, points], else [.., 1].
 
-    Shorter lists of loads repeat their last one. `last` is the first load at or beyond `top`.
+    Shorter lists of loads repeat their last one.
     """
 
     tables: TimeTables
     per_slot: FloatArray
     sizes: tuple[int, ...]
     top: FloatArray
-    last: IntArray
     token_budget: FloatArray
     max_sequences: FloatArray
     itself: FloatArray
@@ -287,7 +289,6 @@ class _Batch:
             per_slot=np.array(every),
             sizes=tuple(one.per_slot.size for one in points),
             top=_column([one.top for one in points]),
-            last=np.array([np.searchsorted(one.per_slot, one.top) for one in points], dtype=np.intp),
             token_budget=_column([limits.token_budget for _, limits in cases]),
             max_sequences=_column([limits.max_sequences for _, limits in cases]),
             itself=_column(
@@ -311,18 +312,13 @@ class _Batch:
     def cut(self, values: FloatArray) -> FloatArray:
         """Return values [replicas, points, ...] up to the top, the last between the loads around it.
 
-        All loads begin as far below the top, so that what is left is equally long.
+        All lists of loads have as many below their top, so that what is left is equally long.
         """
-        rows = np.arange(self.last.size)
-        low, high = self.per_slot[rows, self.last - 1], self.per_slot[rows, self.last]
+        low, high = self.per_slot[:, _NUM_BELOW - 1], self.per_slot[:, _NUM_BELOW]
         share = (self.top[:, 0] - low) / (high - low)
-        before = values[rows, self.last - 1]
-        share = share.reshape(-1, *(1,) * (before.ndim - 1))
-        end = before + share * (values[rows, self.last] - before)
-        kept = int(self.last.min())
-        if (self.last != kept).any():
-            raise ValueError("loads of one batch differ in how many lie below their top")
-        return np.concatenate((values[:, :kept], end[:, None]), axis=1)
+        before, after = values[:, _NUM_BELOW - 1], values[:, _NUM_BELOW]
+        end = before + np.expand_dims(share, tuple(range(1, before.ndim))) * (after - before)
+        return np.concatenate((values[:, :_NUM_BELOW], end[:, None]), axis=1)
 
 
 def _column(values: Sequence[float]) -> FloatArray:
@@ -412,7 +408,7 @@ def _load_points(
         return None
     last = int(np.floor(np.log2(top) * _POINTS_PER_OCTAVE - 1e-9))
     beyond = int(np.ceil(np.log2(max(reach, top)) * _POINTS_PER_OCTAVE)) + 1
-    grid = 2.0 ** (np.arange(last - 9 * _POINTS_PER_OCTAVE, beyond + 1) / _POINTS_PER_OCTAVE)
+    grid = 2.0 ** (np.arange(last - _OCTAVES_BELOW * _POINTS_PER_OCTAVE, beyond + 1) / _POINTS_PER_OCTAVE)
     grid = np.concatenate(([grid[0] * 1e-3], grid[grid < stable]))
     return _Points(per_slot=grid if np.isinf(stable) else np.append(grid, stable), top=top)
 
@@ -426,7 +422,7 @@ def _met(sequences: FloatArray, percentile: float) -> FloatArray:
 def _backlog_service_s(
     tables: TimeTables, requests: Requests, decode: FloatArray, budget: FloatArray
 ) -> FloatArray:
-    """Return by how much a prompt lengthens a backlog, [replicas, points, samples]: its share of full chunks."""
+    """Return how much a prompt adds to a backlog, [replicas, points, samples]: its share of full chunks."""
     full = step_time(tables, decode, budget).slot_s[..., None]
     attention = tables.prompt_attention_s.max(axis=0)[..., None, :]
     return full * requests.new_tokens / budget[..., None] + attention

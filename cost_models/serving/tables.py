@@ -115,8 +115,10 @@ def interpolate(grid: FloatArray, rows: FloatArray, at: FloatArray) -> FloatArra
     if rows.ndim == 3:
         left = np.minimum(np.searchsorted(grid, at, side="right") - 1, grid.size - 2)
         share = np.minimum((at - grid[left]) / (grid[left + 1] - grid[left]), 1.0)
-        own = np.arange(at.shape[0]).reshape(-1, *(1,) * (at.ndim - 1))
+        own = np.expand_dims(np.arange(at.shape[0], dtype=np.intp), tuple(range(1, at.ndim)))
         low = rows[:, own, left]
         return low + share * (rows[:, own, left + 1] - low)
     flat = at.ravel()
-    return np.array([np.interp(flat, grid, row) for row in rows]).reshape(rows.shape[0], *at.shape)
+    return np.array([np.interp(flat, grid, row) for row in rows], dtype=np.float64).reshape(
+        rows.shape[:1] + at.shape
+    )

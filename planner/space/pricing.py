@@ -121,7 +121,9 @@ class Pricer:
     max_sequences: float
     num_priced: int = 0
     _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
-    _tables: dict[tuple[object, ...], TimeTables] = field(default_factory=dict[tuple[object, ...], TimeTables])
+    _tables: dict[tuple[object, ...], TimeTables] = field(
+        default_factory=dict[tuple[object, ...], TimeTables]
+    )
     _prompt_rows: dict[tuple[object, ...], FloatArray] = field(
         default_factory=dict[tuple[object, ...], FloatArray]
     )
@@ -336,12 +338,20 @@ class Pricer:
                 steps = self._price(key, token_budget, prompts=False)
                 self._parts[key] = steps
                 self.num_priced += 1
-            prompts = steps if isinstance(part, str) else self._price(key, token_budget, prompts=True)
+            prompts = steps if isinstance(part, str) else self._attention(key, token_budget)
             whole = replace(
                 steps, prompts_s=prompts.prompts_s, provenance=max(steps.provenance, prompts.provenance)
             )
             self._parts[(*key, token_budget)] = whole
         return whole
+
+    def _attention(self, key: tuple[str | int, ServingStrategy, str, str], token_budget: float) -> Priced:
+        """Return the price of the work of prompts, which knows nothing of the format of weights."""
+        part, strategy, weight_fmt, kv_fmt = key
+        asked = (part, strategy, kv_fmt, token_budget)
+        if asked not in self._parts:
+            self._parts[asked] = self._price((part, strategy, weight_fmt, kv_fmt), token_budget, prompts=True)
+        return self._parts[asked]
 
     def _price(
         self, key: tuple[str | int, ServingStrategy, str, str], token_budget: float, *, prompts: bool

@@ -21,7 +21,15 @@ from cost_models.serving.iteration import step_time
 from cost_models.serving.queueing import Arrivals
 from cost_models.serving.requests import Requests
 from cost_models.serving.static_batch import static_batch
-from cost_models.serving.steady_state import BatchLimits, aggregated_curve, decode_curve, prefill_curve
+from cost_models.serving.steady_state import (
+    BatchLimits,
+    aggregated_curve,
+    aggregated_curves,
+    decode_curve,
+    decode_curves,
+    prefill_curve,
+    prefill_curves,
+)
 from cost_models.serving.tables import TimeTables, interpolate
 from hardware_profiles.provenance import Provenance
 
@@ -190,3 +198,33 @@ def test_a_static_batch_prefills_then_decodes() -> None:
     assert times.ttft_s == pytest.approx(BASE_S + TOKEN_S * 4000)
     assert times.tpot_s == pytest.approx(BASE_S + (TOKEN_S + SEQUENCE_S) * 8)
     assert times.e2e_s == pytest.approx(times.ttft_s + 100 * times.tpot_s)
+
+
+def test_curves_of_many_replicas_are_those_of_each_alone() -> None:
+    of = requests((200.0, 51.0, 0.7), (3000.0, 151.0, 0.3))
+    small = replace(LIMITS, cache_sequences=5.0, token_budget=512.0)
+    cases = [
+        (tables(of), LIMITS),
+        (tables(of, stages=2), small),
+        (tables(of), replace(LIMITS, cache_sequences=0.5)),
+        (tables(of), replace(small, closed_loop=True)),
+    ]
+    for together, alone in ((aggregated_curves, aggregated_curve), (decode_curves, decode_curve)):
+        for curve, (priced, limits) in zip(together(cases, of, 90.0), cases, strict=True):
+            single = alone(priced, of, limits, 90.0)
+            assert (curve is None) == (single is None)
+            if curve is not None and single is not None:
+                for name in (
+                    "rate_rps",
+                    "tpot_high_s",
+                    "service_s",
+                    "service_scv",
+                    "own_ttft_s",
+                    "sequences",
+                ):
+                    assert getattr(curve, name) == pytest.approx(getattr(single, name), rel=1e-12)
+    budgets = [(tables(of), 512.0), (tables(of, stages=2), 2048.0)]
+    for curve, (priced, budget) in zip(prefill_curves(budgets, of), budgets, strict=True):
+        single = prefill_curve(priced, of, budget)
+        assert curve.rate_rps == pytest.approx(single.rate_rps, rel=1e-12)
+        assert curve.own_ttft_s == pytest.approx(single.own_ttft_s, rel=1e-12)
