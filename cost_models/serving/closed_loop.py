@@ -154,13 +154,13 @@ def _pattern(lengths: tuple[tuple[float, float, float, float], ...], loop: Loop,
         prompt=[max(1, round(x)) for x in samples[drawn, 1]],
         held=[float(x) for x in samples[drawn, 0] + how.reserved_share * samples[drawn, 2]],
         steps=[int(x) for x in np.ceil(samples[drawn, 2])],
-        admitted_per_step=_admitted(loop.num_clients, float(samples[:, 2] @ weights)),
+        admitted_per_step=admitted_per_step(loop.num_clients, float(samples[:, 2] @ weights)),
     )
     run.run()
     return run.pattern(drawn)
 
 
-def _admitted(num_clients: int, mean_steps: float) -> int:
+def admitted_per_step(num_clients: int, mean_steps: float) -> int:
     """Return how many requests reach a scheduler between two steps: twice the mean, and at least two.
 
     Requests that end together are not sent again together: front ends take them one by one. Without this,

@@ -29,7 +29,8 @@ class Rank:
     """One attention rank: who waits, whose prompt is computed, and per micro-batch a heap of who decodes.
 
     An entry of a heap is (last cycle, number, request). `cached_tokens` are those that requests hold
-    for themselves, `prefixes` those that they may share.
+    for themselves, `prefixes` those that they may share, `promised_tokens` what those that run were let in
+    for, and `context_tokens` what those that decode look back on.
     """
 
     num_lanes: int
@@ -39,6 +40,9 @@ class Rank:
     lanes: list[list[_Entry]] = field(default_factory=list[list[_Entry]])
     running: int = 0
     cached_tokens: float = 0.0
+    promised_tokens: float = 0.0
+    context_tokens: int = 0
+    decoding: int = 0
     waiting_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -54,6 +58,10 @@ class Rank:
     def held_tokens(self) -> float:
         """Tokens that cannot be given up: private ones and pinned prefixes."""
         return self.cached_tokens + (self.prefixes.pinned_tokens if self.prefixes else 0)
+
+    def more_context(self, than_tokens: float) -> float:
+        """Return how much longer than so many tokens the decoding requests are in the mean."""
+        return self.context_tokens / self.decoding - than_tokens if self.decoding else 0.0
 
     def admit(self, request: Request) -> None:
         """Let a request wait."""
@@ -83,6 +91,7 @@ class Engine:
     """One replica. `prefills` and `decodes` say which halves of a request it does.
 
     `slowdown` stretches every step (a straggler). While it is down, from `fail` on, it takes nothing.
+    `ended` collects the requests that it is done with; whoever looks at it empties it.
     """
 
     model: ReplicaModel
@@ -94,6 +103,7 @@ class Engine:
     down_until_s: float = 0.0
     tally: Tally = field(default_factory=Tally)
     ranks: list[Rank] = field(default_factory=list[Rank])
+    ended: list[Request] = field(default_factory=list[Request])
     _cycles: list[int] = field(default_factory=list[int])
     _lane: int = 0
     _serial: int = 0
@@ -139,7 +149,8 @@ class Engine:
                     request.interrupt(request.steps - (end - self._cycles[lane]))
                     lost.append(request)
                 batch.clear()
-            rank.running, rank.cached_tokens = 0, 0.0
+            rank.running, rank.cached_tokens, rank.promised_tokens = 0, 0.0, 0.0
+            rank.context_tokens, rank.decoding = 0, 0
             if rank.prefixes:
                 rank.prefixes.drop()
         self.now_s = self.down_until_s = max(until_s, self.now_s)
@@ -150,8 +161,14 @@ class Engine:
             return True
         if not len(rank.queue):
             return False
-        room = rank.held_tokens + rank.queue.head().context <= self.model.cache_tokens or not rank.running
-        return room and rank.running < self.model.max_sequences
+        if not rank.running:
+            return True
+        needed = max(rank.held_tokens, rank.promised_tokens) + self._promise(rank.queue.head())
+        return needed <= self.model.cache_tokens and rank.running < self.model.max_sequences
+
+    def _promise(self, request: Request) -> float:
+        """Return the tokens for which there must be room before a request starts."""
+        return request.context + self.model.reserved_share * request.steps * self.decodes
 
     def _start(self, rank: Rank) -> Request:
         """Take the next request: find its prefix, and hold its tokens."""
@@ -163,6 +180,8 @@ class Engine:
         if rank.prefixes is not None and request.blocks:
             self._match(rank, rank.prefixes, request)
         rank.cached_tokens += request.private_tokens
+        request.promised_tokens = self._promise(request) - request.context + request.private_tokens
+        rank.promised_tokens += request.promised_tokens
         rank.current = request
         return request
 
@@ -188,19 +207,26 @@ class Engine:
             finished += [(rank, request) for request in ended]
             tokens = sum(end - start for start, end in pieces)
             prompts += tokens
-            slot = max(slot, self.model.times.slot_s(decode, tokens, pieces))
+            more = rank.more_context(self.model.times.context_tokens)
+            slot = max(slot, self.model.times.slot_s(decode, tokens, pieces, more))
         slot *= self.slowdown
         self._pass(self.now_s - begin + slot, 1, with_prompts=prompts > 0)
         self.now_s += slot
         self._cycles[lane] += 1
         for rank in self.ranks:
-            rank.cached_tokens += len(rank.lanes[lane])
+            self._grow(rank, len(rank.lanes[lane]))
             self._retire(rank, lane)
         for rank, request in finished:
             self._begin(rank, request, slot)
         for rank in self.ranks:
             self._make_room(rank)
         self._lane = (lane + 1) % len(self._cycles)
+
+    @staticmethod
+    def _grow(rank: Rank, tokens: int) -> None:
+        """Note that the requests of a rank have produced so many tokens."""
+        rank.cached_tokens += tokens
+        rank.context_tokens += tokens
 
     def _pass(self, time_s: float, slots: int, *, with_prompts: bool) -> None:
         if with_prompts:
@@ -240,14 +266,23 @@ class Engine:
         if request.steps == 0 or not self.decodes:
             request.finish_s = max(request.first_s, self.now_s) if request.produced else request.first_s
             self._leave(rank, request, request.private_tokens)
+            self.ended.append(request)
             return
         lane = min(range(len(rank.lanes)), key=lambda k: len(rank.lanes[k]))
         self._serial += 1
         heappush(rank.lanes[lane], (self._cycles[lane] + request.steps, self._serial, request))
+        rank.decoding += 1
+        rank.context_tokens += request.context
+
+    def _stop_decoding(self, rank: Rank, request: Request, produced: int) -> None:
+        rank.decoding -= 1
+        rank.context_tokens -= request.context + produced
+        self._leave(rank, request, request.private_tokens + produced)
 
     def _leave(self, rank: Rank, request: Request, tokens: int) -> None:
         rank.running -= 1
         rank.cached_tokens -= tokens
+        rank.promised_tokens -= request.promised_tokens
         if rank.prefixes is not None and request.blocks:
             rank.prefixes.unpin(request.blocks)
 
@@ -257,7 +292,8 @@ class Engine:
             _, _, request = heappop(batch)
             request.finish_s = self.now_s
             rank.queue.served(request, request.steps)
-            self._leave(rank, request, request.private_tokens + request.steps)
+            self._stop_decoding(rank, request, request.steps)
+            self.ended.append(request)
 
     def _make_room(self, rank: Rank) -> None:
         """Throw back the requests that started last until the caches fit; the only one always stays."""
@@ -271,31 +307,62 @@ class Engine:
             request = entry[2]
             produced = request.steps - (entry[0] - self._cycles[lane])
             rank.queue.served(request, produced)
-            self._leave(rank, request, request.private_tokens + produced)
+            self._stop_decoding(rank, request, produced)
             request.interrupt(produced)
             rank.admit(request)
             self.tally.interruptions += 1
 
+    def _cycle_s(self, growth: float = 0.0) -> float:
+        """Return seconds of one step of every micro-batch, once each sequence is `growth` tokens longer."""
+        times = self.model.times
+        more = [rank.more_context(times.context_tokens) + growth for rank in self.ranks]
+        cycle = sum(
+            max(times.decode_s(len(rank.lanes[k]), m) for rank, m in zip(self.ranks, more, strict=True))
+            for k in range(len(self._cycles))
+        )
+        return cycle * self.slowdown
+
+    def _cycles_left(self) -> int:
+        """Return how many cycles nothing but decoding happens: until one ends, or the caches are full."""
+        left = min(
+            rank.lanes[k][0][0] - self._cycles[k]
+            for rank in self.ranks
+            for k in range(len(self._cycles))
+            if rank.lanes[k]
+        )
+        for rank in self.ranks:
+            if rank.decoding > 1:
+                left = min(left, int((self.model.cache_tokens - rank.held_tokens) // rank.decoding) + 1)
+        return max(1, left)
+
+    def next_end_s(self) -> float:
+        """Return a time before which nothing ends here unless something arrives; inf if nothing runs."""
+        if any(self._can_start(rank) for rank in self.ranks):
+            return self.now_s
+        if not any(rank.running for rank in self.ranks):
+            return inf
+        return self.now_s + self._cycles_left() * self._cycle_s()
+
+    def step(self) -> None:
+        """Run to the next moment at which something may end."""
+        if any(self._can_start(rank) for rank in self.ranks):
+            self._slot()
+        elif any(rank.running for rank in self.ranks):
+            self._stride(inf)
+
     def _stride(self, until_s: float) -> None:
         """Run whole cycles of all micro-batches up to the next end of a request or to `until_s`."""
-        table, lanes = self.model.times.decode_only, range(len(self._cycles))
-        cycle_s = sum(table[max(len(rank.lanes[k]) for rank in self.ranks)] for k in lanes) * self.slowdown
-        left = min(
-            rank.lanes[k][0][0] - self._cycles[k] for rank in self.ranks for k in lanes if rank.lanes[k]
-        )
+        lanes = range(len(self._cycles))
+        count = self._cycles_left()
         if until_s < inf:
-            left = min(left, ceil((until_s - self.now_s) / cycle_s))
-        for rank in self.ranks:
-            decoding = sum(len(lane) for lane in rank.lanes)
-            if decoding > 1:
-                left = min(left, int((self.model.cache_tokens - rank.held_tokens) // decoding) + 1)
-        count = max(1, left)
+            count = max(1, min(count, ceil((until_s - self.now_s) / self._cycle_s())))
+        cycle_s = self._cycle_s(0.5 * (count - 1))
         self._pass(count * cycle_s, count * len(self._cycles), with_prompts=False)
         self.now_s += count * cycle_s
         for k in lanes:
             self._cycles[k] += count
         for rank in self.ranks:
-            rank.cached_tokens += count * sum(len(lane) for lane in rank.lanes)
+            self._grow(rank, count * rank.decoding)
             for k in lanes:
                 self._retire(rank, k)
             self._make_room(rank)

@@ -32,6 +32,7 @@ class Request:
     finish_s: float = inf
     place: int = -1
     private_tokens: int = 0
+    promised_tokens: float = 0.0
     interruptions: int = 0
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cost_models.serving.tables import TimeTables, interpolate
+from hardware_profiles.schema import SoftwareProfile
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
 from planner.ir.cost_sources import step_source
@@ -20,6 +21,7 @@ from planner.space.engine import costs_from
 from planner.space.replica import ReplicaBuilder
 
 _NUM_PROMPT_POINTS = 24
+_THROWS_BACK = ("vllm",)
 _ROLES: dict[str, Role] = {"aggregated": "aggregated", "prefill": "prefill", "decode": "decode"}
 
 
@@ -28,7 +30,9 @@ class StepTimes:
     """Seconds on each distinct stage, which occurs `counts` times.
 
     `tokens[row][m]` for m tokens in a step, `sequences[row][d]` for d of them decoding, `prompt[row][n]`
-    for the attention of the first n tokens of a prompt (a piece of it costs the difference).
+    for the attention of the first n tokens of a prompt (a piece of it costs the difference). `sequences`
+    holds for sequences of `context_tokens` cached tokens in the mean; `per_context[row][d]` is what each
+    token more costs.
     """
 
     counts: tuple[int, ...]
@@ -38,21 +42,42 @@ class StepTimes:
     decode_only: list[float]
     per_request_s: float
     prompt_step_s: tuple[float, ...]
+    context_tokens: float = 0.0
+    per_context: tuple[list[float], ...] = ()
 
     @property
     def num_stages(self) -> int:
         """Pipeline stages."""
         return sum(self.counts)
 
-    def slot_s(self, decode: int, prompt: int, pieces: list[tuple[int, int]]) -> float:
-        """Return seconds of a step on the slowest stage; `pieces` are (first, last) tokens of prompts."""
+    def slot_s(
+        self, decode: int, prompt: int, pieces: list[tuple[int, int]], more_context: float = 0.0
+    ) -> float:
+        """Return seconds of a step on the slowest stage; `pieces` are (first, last) tokens of prompts.
+
+        `more_context` is by how many tokens the decoding sequences are longer than `context_tokens`.
+        """
+        if not prompt:
+            return self.decode_s(decode, more_context)
         return max(
-            tokens[decode + prompt]
-            + sequences[decode]
+            self.tokens[row][decode + prompt]
+            + self.sequences[row][decode]
+            + self.prompt_step_s[row]
             + sum(reach[end] - reach[start] for start, end in pieces)
-            + (launches if prompt else 0.0)
-            for tokens, sequences, reach, launches in zip(
-                self.tokens, self.sequences, self.prompt, self.prompt_step_s, strict=True
+            + (self.per_context[row][decode] * more_context if self.per_context else 0.0)
+            for row, reach in enumerate(self.prompt)
+        )
+
+    def decode_s(self, decode: int, more_context: float = 0.0) -> float:
+        """Return seconds of a step without prompts on the slowest stage."""
+        if not self.per_context:
+            return self.decode_only[decode]
+        if len(self.counts) == 1:
+            return self.decode_only[decode] + self.per_context[0][decode] * more_context
+        return max(
+            tokens[decode] + sequences[decode] + per_context[decode] * more_context
+            for tokens, sequences, per_context in zip(
+                self.tokens, self.sequences, self.per_context, strict=True
             )
         )
 
@@ -63,13 +88,17 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaModel:
-    """A replica as the simulation sees it; limits count per attention rank, the cache in tokens."""
+    """A replica as the simulation sees it; limits count per attention rank, the cache in tokens.
+
+    `reserved_share` is the share of a request's output whose cache must be free before it starts.
+    """
 
     times: StepTimes
     num_ranks: int
     token_budget: int
     max_sequences: int
     cache_tokens: float
+    reserved_share: float = 0.0
     block_tokens: int = 0
     tiers: tuple[Tier, ...] = ()
 
@@ -118,30 +147,75 @@ def replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longest
 
 
 def _replica_model(payload: ServingProblem, pool: Pool, group: NodeGroup, longest: int) -> ReplicaModel:
-    shape, layers = _shape(pool, group), tuple(pool.layers_per_stage)
-    own = _builder(payload, pool, group).build_with(shape, layers)
-    if own is None:
+    source = costs_from(step_source(payload.choices.costs))
+    builder = ReplicaBuilder(problem=payload, group=group, costs=source(group, pool.engine))
+    found = built_model(builder, _shape(pool, group), tuple(pool.layers_per_stage), longest)
+    if found is None:
         raise InputError(f"pool {pool.name!r} does not fit its devices", key="pools", value=pool.name)
-    grid = np.unique(np.geomspace(1, max(2, longest), _NUM_PROMPT_POINTS).astype(int))
-    samples = tuple((int(n), 1, 1.0 / grid.size) for n in grid)
-    workload = replace(payload.workload, lengths=Lengths(samples=samples), prefix_hit_share=0.0)
-    pricer = _builder(replace(payload, workload=workload), pool, group).pricer
-    prompts = pricer.tables(shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers)
-    first = own.limits.cache_sequences
-    context = payload.workload.lengths.mean_input + payload.workload.lengths.mean_output / 2.0
+    return found
+
+
+def built_model(
+    builder: ReplicaBuilder, shape: ReplicaShape, layers: tuple[int, ...], longest: int
+) -> ReplicaModel | None:
+    """Return the model of replicas that a builder prices, for contexts of up to `longest` tokens.
+
+    None if the shape does not fit.
+    """
+    own = builder.build_with(shape, layers)
+    if own is None:
+        return None
+    context = builder.requests.context_moments()[0]
     budget = int(own.limits.token_budget)
     return ReplicaModel(
-        times=_lists(own.tables, prompts, grid, budget),
+        times=_lists(own.tables, _prompts(builder, shape, layers, longest), budget, context),
         num_ranks=own.tables.num_attention_ranks,
         token_budget=budget,
         max_sequences=int(own.limits.max_sequences),
-        cache_tokens=first * context,
+        cache_tokens=own.limits.cache_sequences * context,
+        reserved_share=_reserved_share(builder.costs.software),
     )
 
 
-def _builder(payload: ServingProblem, pool: Pool, group: NodeGroup) -> ReplicaBuilder:
-    source = costs_from(step_source(payload.choices.costs))
-    return ReplicaBuilder(problem=payload, group=group, costs=source(group, pool.engine))
+def _reserved_share(software: SoftwareProfile) -> float:
+    """Return the share of outputs that admission keeps room for.
+
+    Source: vLLM's scheduler admits by the prompt alone and throws requests back when room runs out; what
+    its profile states stands in for that where nothing is thrown back.
+    """
+    fact = software.reserved_output_share
+    return fact.value if fact is not None and software.engine not in _THROWS_BACK else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompts:
+    """Tables for prompts of the lengths `grid`; their sequences decode with `context_tokens` cached."""
+
+    grid: np.ndarray[tuple[int], np.dtype[np.int_]]
+    tables: TimeTables
+    context_tokens: float
+
+
+def _prompts(builder: ReplicaBuilder, shape: ReplicaShape, layers: tuple[int, ...], longest: int) -> _Prompts:
+    """Return tables for a range of prompts, decoding far from the mean context of the builder's requests.
+
+    Where contexts make a difference to decoding, the two tables tell how much.
+    """
+    grid = np.unique(np.geomspace(1, max(2, longest), _NUM_PROMPT_POINTS).astype(int))
+    context = builder.requests.context_moments()[0]
+    heavy = -1 if context < 0.5 * longest else 0
+    weights = np.full(grid.size, 1e-6)
+    weights[heavy] = 1.0
+    samples = tuple(zip(grid.tolist(), [2] * grid.size, (weights / weights.sum()).tolist(), strict=True))
+    problem = builder.problem
+    workload = replace(problem.workload, lengths=Lengths(samples=samples), prefix_hit_share=0.0)
+    other = ReplicaBuilder(
+        problem=replace(problem, workload=workload), group=builder.group, costs=builder.costs
+    )
+    tables = other.pricer.tables(
+        shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers
+    )
+    return _Prompts(grid=grid, tables=tables, context_tokens=other.requests.context_moments()[0])
 
 
 def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:
@@ -175,16 +249,19 @@ def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:
     )
 
 
-def _lists(
-    own: TimeTables, prompts: TimeTables, grid: np.ndarray[tuple[int], np.dtype[np.int_]], budget: int
-) -> StepTimes:
+def _lists(own: TimeTables, prompts: _Prompts, budget: int, context_tokens: float) -> StepTimes:
     top = min(int(own.token_grid[-1]), budget + int(own.sequence_grid[-1]))
     tokens = interpolate(own.token_grid, own.token_time_s, np.arange(top + 1, dtype=np.float64))
     most = int(own.sequence_grid[-1])
-    sequences = interpolate(own.sequence_grid, own.sequence_time_s, np.arange(most + 1, dtype=np.float64))
-    reach = np.arange(int(grid[-1]) + 1, dtype=np.float64)
-    points = np.concatenate(([0.0], grid.astype(np.float64)))
-    prompt = [np.interp(reach, points, np.concatenate(([0.0], row))) for row in prompts.prompt_attention_s]
+    every = np.arange(most + 1, dtype=np.float64)
+    sequences = interpolate(own.sequence_grid, own.sequence_time_s, every)
+    elsewhere = interpolate(prompts.tables.sequence_grid, prompts.tables.sequence_time_s, every)
+    apart = prompts.context_tokens - context_tokens
+    per_context = (elsewhere - sequences) / apart if abs(apart) >= 1.0 else np.zeros_like(sequences)
+    reach = np.arange(int(prompts.grid[-1]) + 1, dtype=np.float64)
+    points = np.concatenate(([0.0], prompts.grid.astype(np.float64)))
+    attention = prompts.tables.prompt_attention_s
+    prompt = [np.interp(reach, points, np.concatenate(([0.0], row))) for row in attention]
     both = (tokens[:, : min(most, top) + 1] + sequences[:, : min(most, top) + 1]).max(axis=0)
     return StepTimes(
         counts=tuple(round(float(c)) for c in own.stage_counts),
@@ -194,4 +271,6 @@ def _lists(
         decode_only=both.tolist(),
         per_request_s=own.per_request_s,
         prompt_step_s=tuple(np.broadcast_to(own.prompt_step_s, len(tokens)).tolist()),
+        context_tokens=context_tokens,
+        per_context=tuple(row.tolist() for row in per_context),
     )
