@@ -28,6 +28,9 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
         Path | None,
         typer.Option("--serving", help="CSV of measured serving runs: latencies and throughput."),
     ] = None,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Simulate the runs of --serving too, and compare.")
+    ] = False,
     training: Annotated[
         Path | None,
         typer.Option("--training", help="CSV of measured training runs: step times, throughput, memory."),
@@ -52,6 +55,9 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     Rows that cannot be priced are counted as refusals with their reasons. Beside the model stand the naive
     roofline and the best constant: the roofline times the one factor that fits these very rows best.
     """
+    if simulate:
+        _simulate_runs(serving, as_json=as_json)
+        return
     if scoreboard is not None:
         _write_scoreboard(scoreboard, serving)
         return
@@ -70,6 +76,16 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
             "nothing to score", key="--kernels", hint="Give a CSV, e.g. newel accuracy --kernels gemm.csv"
         )
     _score_kernels(kernels, calibration, as_json=as_json)
+
+
+def _simulate_runs(serving: Path | None, *, as_json: bool) -> None:
+    if serving is None:
+        raise InputError(
+            "nothing to simulate", key="--simulate", hint="Give a CSV: newel accuracy --serving runs.csv"
+        )
+    from planner.cli._accuracy_simulated import show_simulated, simulated_table
+
+    show_simulated(simulated_table(serving), as_json=as_json)
 
 
 def _write_scoreboard(folder: Path, serving: Path | None) -> None:

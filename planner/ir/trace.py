@@ -13,7 +13,8 @@ class RequestTrace:
     `prefix_share` is the share of prompt tokens that an unbounded prefix cache would have held
     (None where the trace does not say). `blocks` are per request the hashes of its prompt's blocks of
     `block_tokens` tokens, each standing for its block and all before it; `session`, `tenant` and
-    `priority` say whose request it is. What the trace does not say is empty.
+    `priority` say whose request it is. `ttft_s` and `e2e_s` are what was measured: seconds from a request's
+    arrival to its first and its last token. What the trace does not say is empty.
     """
 
     source: str
@@ -26,6 +27,8 @@ class RequestTrace:
     session: tuple[int, ...] = ()
     tenant: tuple[int, ...] = ()
     priority: tuple[int, ...] = ()
+    ttft_s: tuple[float, ...] = ()
+    e2e_s: tuple[float, ...] = ()
 
     @property
     def num_requests(self) -> int:

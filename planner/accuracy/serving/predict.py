@@ -70,6 +70,10 @@ class RunPredictor:
             values = _said(prediction, setup)
         return _spread(values, prediction.sigma, prediction.first_token_sigma)
 
+    def evaluator(self, setup: Setup) -> Evaluator:
+        """Return the evaluator that predicts a run, set to its load."""
+        return self._evaluator(setup, setup.group)
+
     def use(self, software: SoftwareProfile) -> None:
         """Predict from now on with other facts on the engine."""
         for evaluator in self._evaluators.values():
@@ -175,12 +179,12 @@ def roofline_values(setup: Setup) -> dict[str, float]:
 
 
 def _workload(lengths: Lengths, setup: Setup) -> ServingWorkload:
-    closed = setup.kind in ("closed", "disaggregated")
+    closed = setup.kind in ("closed", "disaggregated") and setup.log is None
     return ServingWorkload(
         lengths=lengths,
         slo=Slo(),
         concurrency=max(1, round(setup.load)) if closed else None,
-        rate_rps=setup.load if setup.kind == "open" else None,
+        rate_rps=setup.load if setup.kind == "open" or setup.log is not None else None,
     )
 
 
@@ -192,8 +196,7 @@ def _spread(values: dict[str, float], sigma: float, first_token_sigma: float) ->
 
 def _said(prediction: Prediction, setup: Setup) -> dict[str, float]:
     """Return the statistic that was measured; where a file does not say which, the mean."""
-    stat = setup.row.text("stat").lower()
-    at = _PERCENTILES.get(stat)
+    at = percentile_of(setup)
     values = {
         "ttft": prediction.ttft_s,
         "tpot": prediction.tpot_s,
@@ -203,4 +206,11 @@ def _said(prediction: Prediction, setup: Setup) -> dict[str, float]:
     if at is not None:
         values["ttft"] = dict(prediction.ttft_percentiles_s)[at]
         values["e2e"] = dict(prediction.e2e_percentiles_s)[at]
+    if setup.log is not None:
+        values["ttft_p90"] = dict(prediction.ttft_percentiles_s)[90.0]
     return values
+
+
+def percentile_of(setup: Setup) -> float | None:
+    """Return the percentile that the figures of a run are; None for the mean, or where nothing is said."""
+    return _PERCENTILES.get(setup.row.text("stat").lower()) if setup.log is None else None

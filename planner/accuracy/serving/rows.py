@@ -11,7 +11,8 @@ from pathlib import Path
 from planner.accuracy.table import Table, read_table
 from planner.errors import InputError
 
-REQUIRED = ("gpu", "framework", "model", "isl", "osl")
+REQUIRED = ("gpu", "framework", "model")
+_LENGTHS = ("isl", "osl")
 _NUMBERS = (
     "tp",
     "pp",
@@ -30,6 +31,8 @@ _NUMBERS = (
     "concurrency",
     "rate",
     "batch",
+    "max_num_seqs",
+    "token_budget",
     "isl",
     "osl",
     "out_tok_s_total",
@@ -50,6 +53,7 @@ _TEXTS = (
     "source",
     "note",
     "suspect",
+    "log",
 )
 _SPREAD = re.compile(r"len~U\[(\d*\.?\d+),\s*(\d*\.?\d+)\]x nominal")
 
@@ -58,12 +62,15 @@ _SPREAD = re.compile(r"len~U\[(\d*\.?\d+),\s*(\d*\.?\d+)\]x nominal")
 class ServingRow:
     """One run. Numbers are None where the cell is blank; `line` is its line in the file.
 
+    `log` is the file of its requests, where the row names one.
+
     `texts` holds the words of a row and `numbers` its figures, by column name.
     """
 
     line: int
     texts: Mapping[str, str]
     numbers: Mapping[str, float]
+    log: Path | None = None
 
     def text(self, name: str) -> str:
         """Return the words of a column, "" where blank."""
@@ -81,7 +88,7 @@ class ServingRow:
     @property
     def mode(self) -> str:
         """What kind of run it was; a run with workers of its own for prefill is disaggregated."""
-        return self.texts["mode"].lower() or "agg"
+        return self.texts["mode"].lower() or ("agg" if self.log is None else "trace")
 
     @property
     def length_spread(self) -> tuple[float, float]:
@@ -102,7 +109,8 @@ def read_rows(path: Path) -> list[ServingRow]:
         If the file is no CSV with the columns of a serving table, or a cell that holds a figure does not.
     """
     table = read_table(path)
-    missing = [name for name in REQUIRED if name not in table.columns]
+    needed = REQUIRED if "log" in table.columns else (*REQUIRED, *_LENGTHS)
+    missing = [name for name in needed if name not in table.columns]
     if missing:
         raise InputError(
             "not a table of serving runs: columns are missing",
@@ -120,6 +128,7 @@ def read_rows(path: Path) -> list[ServingRow]:
             numbers={
                 name: column[index] for name, column in figures.items() if not math.isnan(column[index])
             },
+            log=path.parent / texts["log"][index].strip() if texts["log"][index].strip() else None,
         )
         for index in range(table.num_rows)
     ]

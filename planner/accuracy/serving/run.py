@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from planner.accuracy.kernel_work import CannotPriceError
 from planner.accuracy.serving.predict import Costs, RunPredictor
@@ -12,7 +14,21 @@ from planner.accuracy.serving.score import ScoredRun
 from planner.accuracy.serving.setup import Setup, SetupReader
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import ModelGraph
+from planner.ir.trace import RequestTrace
 from planner.space.engine import EngineCosts, installed_costs
+from planner.space.evaluate import Evaluator
+
+
+class SecondOpinion(Protocol):
+    """Simulates runs, and reads the logs of requests that some rows name."""
+
+    def read_log(self, path: Path) -> RequestTrace:
+        """Return the requests in a log; raise InputError if they cannot be read."""
+        ...
+
+    def simulate(self, evaluator: Evaluator, setup: Setup) -> Mapping[str, float]:
+        """Return what a simulation says of a run, by metric; nothing for what is not simulated."""
+        ...
 
 
 def score_serving(
@@ -20,20 +36,25 @@ def score_serving(
     find_model: Callable[[str], ModelGraph],
     find_group: Callable[[str, int], NodeGroup],
     costs: Costs | None = None,
+    second: SecondOpinion | None = None,
 ) -> list[ScoredRun]:
     """Return every row of a table of serving runs with its prediction or the reason why it has none.
 
     `find_model` and `find_group` (device, number of devices) look names up; `costs` prices an engine, by
-    default as the shipped profiles do.
+    default as the shipped profiles do. A second opinion is asked about every run that is predicted.
     """
-    reader = SetupReader(find_model=find_model, find_group=find_group)
+    read_log = second.read_log if second is not None else None
+    reader = SetupReader(find_model=find_model, find_group=find_group, read_log=read_log)
     predictor = RunPredictor(costs=costs or _installed)
     runs: list[ScoredRun] = []
     for row in read_rows(path):
         setup: Setup | None = None
         try:
             setup = reader.read(row)
-            runs.append(ScoredRun(row=row, setup=setup, prediction=predictor.predict(setup)))
+            run = ScoredRun(row=row, setup=setup, prediction=predictor.predict(setup))
+            if second is not None:
+                run = replace(run, simulated=second.simulate(predictor.evaluator(setup), setup))
+            runs.append(run)
         except CannotPriceError as error:
             runs.append(ScoredRun(row=row, setup=setup, prediction=None, refusal=str(error)))
     return runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -20,12 +20,16 @@ _MIN_ALTERNATIVES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredRun:
-    """A row with its prediction and what was measured, or with the reason why it was refused."""
+    """A row with its prediction and what was measured, or with the reason why it was refused.
+
+    `simulated` is what a simulation says of the run, by metric, where one was asked for.
+    """
 
     row: ServingRow
     setup: Setup | None
     prediction: RunPrediction | None
     refusal: str = ""
+    simulated: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

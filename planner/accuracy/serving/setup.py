@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import ceil
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Experts, Layer, Linear, ModelGraph
 from planner.ir.strategy import ServingStrategy
+from planner.ir.trace import RequestTrace
 from planner.ir.workload import Lengths
 from planner.space.evaluate import FixedReplica
 
@@ -41,6 +43,8 @@ _MODES: dict[str, LoadKind] = {
 _MAX_SEQUENCES = {"vllm": 1024, "trtllm": 2048, "sglang": 4096}
 """Sequences that run at once by default on large devices (engine argument references, 2026)."""
 _SPREAD_POINTS = 64
+_MAX_LOGGED = 1000
+_MAX_DEGREE = 65536
 _GOLDEN = 0.6180339887498949
 _UNCLEAR = "UNCLEAR"
 _FP8_CACHE_ENGINES = ("trtllm", "vllm")
@@ -53,6 +57,7 @@ class Setup:
     """A run as we evaluate it. `load` is the concurrency, the rate or the batch over all replicas.
 
     `halves` is one configuration, or those of prefill and decode; `num_devices` what all of them have.
+    `log` holds the requests of the run, where they were recorded.
     """
 
     row: ServingRow
@@ -66,17 +71,19 @@ class Setup:
     halves: tuple[FixedReplica, ...]
     load: float
     num_devices: int
+    log: RequestTrace | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class SetupReader:
     """Reads runs; `find_model` and `find_group` (device, devices) look up what the names mean.
 
-    Both raise InputError for what they do not know.
+    `read_log` reads the requests of a run that were recorded. All raise InputError for what they do not know.
     """
 
     find_model: Callable[[str], ModelGraph]
     find_group: Callable[[str, int], NodeGroup]
+    read_log: Callable[[Path], RequestTrace] | None = None
     _models: dict[str, tuple[str, ModelGraph] | None] = field(
         default_factory=dict[str, tuple[str, ModelGraph] | None]
     )
@@ -105,10 +112,8 @@ class SetupReader:
             weight_fmt = "mxfp4_mxfp8"
         if weight_fmt == "nvfp4" and has_experts(model):
             model = self._sparse(model_name, model)
-        halves = tuple(
-            _limited(half, engine, row.number("concurrency") or 0.0)
-            for half in _halves(row, kind, model, weight_fmt, kv_fmt)
-        )
+        halves = tuple(_limited(half, engine, row) for half in _halves(row, kind, model, weight_fmt, kv_fmt))
+        log = self._log(row)
         num_devices = sum(half.strategy.num_devices * half.replicas for half in halves)
         return Setup(
             row=row,
@@ -118,11 +123,22 @@ class SetupReader:
             engine=engine,
             device=device.name,
             group=self._group(device.name, max(half.strategy.num_devices for half in halves)),
-            lengths=lengths_of(_need(row, "isl"), _need(row, "osl"), row.length_spread),
+            lengths=_lengths(row, log),
             halves=halves,
-            load=_load(row, kind),
+            load=_load(row, kind) if log is None else _log_rate_rps(log),
             num_devices=num_devices,
+            log=log,
         )
+
+    def _log(self, row: ServingRow) -> RequestTrace | None:
+        if row.log is None:
+            return None
+        if self.read_log is None:
+            raise CannotPriceError("logs of requests are not read here")
+        log = self.read_log(row.log)
+        if not (log.arrival_s and log.ttft_s and log.e2e_s):
+            raise CannotPriceError("the log does not say when requests came and when their tokens did")
+        return log
 
     def _sparse(self, name: str, model: ModelGraph) -> ModelGraph:
         if name not in self._sparse_models:
@@ -227,7 +243,7 @@ def _refuse_unusable(row: ServingRow) -> None:
         raise CannotPriceError("the note says that the layout of devices is unclear")
     if row.text("suspect"):
         raise CannotPriceError(f"marked as suspect: {row.text('suspect'):.60}")
-    if not any(
+    if row.log is None and not any(
         row.number(n) for n in ("ttft_ms", "tpot_ms", "e2e_ms", "out_tok_s_total", "out_tok_s_per_gpu")
     ):
         raise CannotPriceError("nothing was measured")
@@ -247,10 +263,32 @@ def _need(row: ServingRow, name: str) -> float:
     return value
 
 
-def _limited(half: FixedReplica, engine: str, concurrency: float) -> FixedReplica:
-    """Return the configuration with the engine's limit on sequences; a benchmark's own load is let in."""
-    per_rank = ceil(concurrency / (half.replicas * half.strategy.attention_dp))
-    return replace(half, max_num_seqs=max(_MAX_SEQUENCES[engine], per_rank))
+def _limited(half: FixedReplica, engine: str, row: ServingRow) -> FixedReplica:
+    """Return the configuration with the limits of the row, or the engine's own.
+
+    A benchmark's own load is let in, unless the row states the limit.
+    """
+    per_rank = ceil((row.number("concurrency") or 0.0) / (half.replicas * half.strategy.attention_dp))
+    return replace(
+        half,
+        max_num_seqs=_degree(row, "max_num_seqs", max(_MAX_SEQUENCES[engine], per_rank)),
+        token_budget=_degree(row, "token_budget", half.token_budget),
+    )
+
+
+def _lengths(row: ServingRow, log: RequestTrace | None) -> Lengths:
+    if log is None:
+        return lengths_of(_need(row, "isl"), _need(row, "osl"), row.length_spread)
+    pairs = sorted(zip(log.input_tokens, log.output_tokens, strict=True))
+    kept = pairs[:: -(-len(pairs) // _MAX_LOGGED)]
+    return Lengths(samples=tuple((i, o, 1.0 / len(kept)) for i, o in kept), source="log")
+
+
+def _log_rate_rps(log: RequestTrace) -> float:
+    span = log.arrival_s[-1] - log.arrival_s[0]
+    if span <= 0.0:
+        raise CannotPriceError("the requests of the log all came at once")
+    return (log.num_requests - 1) / span
 
 
 def _degree(row: ServingRow, name: str, default: int = 1) -> int:
@@ -258,7 +296,7 @@ def _degree(row: ServingRow, name: str, default: int = 1) -> int:
     value = row.number(name)
     if not value:
         return default
-    if value != int(value) or value > 4096:
+    if value != int(value) or value > _MAX_DEGREE:
         raise CannotPriceError(f"{name} is no degree: {value:g}")
     return int(value)
 

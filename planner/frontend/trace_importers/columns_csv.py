@@ -1,7 +1,8 @@
 """CSV traces with a header: one request per row, columns under any of their usual names.
 
 Known spellings include those of the Azure LLM inference traces (TIMESTAMP, ContextTokens,
-GeneratedTokens) and of BurstGPT (Timestamp, Request tokens, Response tokens).
+GeneratedTokens) and of BurstGPT (Timestamp, Request tokens, Response tokens). A log of served requests
+also says when their tokens came: durations (ttft_s, e2e_ms) or times on the clock of the arrivals.
 """
 
 from __future__ import annotations
@@ -28,7 +29,31 @@ _OUTPUT = (
 _SESSION = ("session", "session_id", "conversation_id", "program", "program_id")
 _TENANT = ("tenant", "tenant_id", "user", "user_id", "client_id")
 _PRIORITY = ("priority",)
+_FIRST = ("first_token_s", "first_token_time")
+_FINISH = ("finish_s", "last_token_s", "finish_time", "completion_time")
+_TTFT = {"ttft_s": 1.0, "ttft_ms": 1e-3, "time_to_first_token_s": 1.0, "time_to_first_token_ms": 1e-3}
+_E2E = {"e2e_s": 1.0, "e2e_ms": 1e-3, "latency_s": 1.0, "latency_ms": 1e-3}
 _MAX_TOKENS = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moment:
+    """A column that says when something came: a duration in units of `scale_s`, or a time if that is None."""
+
+    column: int
+    scale_s: float | None
+
+    def after_s(self, row: _Row, arrival_s: float | None) -> float:
+        """Return the seconds from the arrival of a row's request."""
+        name = "measured time"
+        if self.scale_s is not None:
+            return row.seconds(self.column, name) * self.scale_s
+        if arrival_s is None:
+            raise row.error("a time needs an arrival to count from", name, row.cells[self.column])
+        after = row.time_s(self.column, name) - arrival_s
+        if after < 0.0:
+            raise row.error("lies before the arrival", name, row.cells[self.column].strip())
+        return after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +66,13 @@ class _Columns:
     session: int | None
     tenant: int | None
     priority: int | None
+    first: _Moment | None
+    last: _Moment | None
 
     @property
     def num_needed(self) -> int:
-        optional = (self.arrival, self.session, self.tenant, self.priority)
+        moments = (moment.column for moment in (self.first, self.last) if moment is not None)
+        optional = (self.arrival, self.session, self.tenant, self.priority, *moments)
         return max(self.input, self.output, *(c for c in optional if c is not None)) + 1
 
 
@@ -67,6 +95,23 @@ class _Owners:
             self.priority.append(row.whole(columns.priority, "priority"))
 
 
+@dataclass(slots=True, kw_only=True)
+class _Measured:
+    """When the first and the last tokens came, seconds after the arrivals."""
+
+    ttft_s: list[float] = field(default_factory=list[float])
+    e2e_s: list[float] = field(default_factory=list[float])
+
+    def add(self, columns: _Columns, row: _Row, arrival_s: float | None) -> None:
+        """Note what was measured of a row's request."""
+        if columns.first is not None:
+            self.ttft_s.append(columns.first.after_s(row, arrival_s))
+        if columns.last is not None:
+            self.e2e_s.append(columns.last.after_s(row, arrival_s))
+            if self.ttft_s and self.e2e_s[-1] < self.ttft_s[-1]:
+                raise row.error("ends before its first token", "measured time", self.e2e_s[-1])
+
+
 class ColumnsCsv:
     """Reads comma-separated traces by the names in their header."""
 
@@ -82,7 +127,7 @@ class ColumnsCsv:
         times: list[float] = []
         inputs: list[int] = []
         outputs: list[int] = []
-        owners = _Owners()
+        owners, measured = _Owners(), _Measured()
         num_empty = 0
         try:
             for row in reader:
@@ -105,6 +150,7 @@ class ColumnsCsv:
                 inputs.append(num_in)
                 outputs.append(num_out)
                 owners.add(columns, where)
+                measured.add(columns, where, times[-1] if times else None)
         except csv.Error as error:
             raise InputError(f"not valid CSV: {error}", file=file, line=reader.line_num) from None
         if num_empty:
@@ -121,6 +167,8 @@ class ColumnsCsv:
             session=tuple(owners.session),
             tenant=tuple(owners.tenant),
             priority=tuple(owners.priority),
+            ttft_s=tuple(measured.ttft_s),
+            e2e_s=tuple(measured.e2e_s),
         )
 
 
@@ -151,7 +199,18 @@ class _Row:
         except ValueError:
             raise self.error("not a whole number", what, self.cells[column].strip()) from None
 
-    def time_s(self, column: int) -> float:
+    def seconds(self, column: int, what: str) -> float:
+        """Return a duration in the unit of its column."""
+        text = self.cells[column].strip()
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.error("not a duration", what, text) from None
+        if not isfinite(value) or value < 0:
+            raise self.error("not a duration", what, text, "a number, zero or more")
+        return value
+
+    def time_s(self, column: int, what: str = "arrival") -> float:
         """Return a time in seconds; dates count from 1970 and are taken as UTC."""
         text = self.cells[column].strip()
         try:
@@ -160,10 +219,12 @@ class _Row:
             try:
                 stamp = datetime.fromisoformat(text)
             except ValueError:
-                raise self.error("neither seconds nor a date with time", "arrival", text) from None
+                raise self.error("neither seconds nor a date with time", what, text) from None
             return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
-        if not isfinite(value) or value < 0:
-            raise self.error("arrival must not be negative", "arrival", text)
+        if not isfinite(value):
+            raise self.error(f"{what} must be a finite number", what, text)
+        if value < 0:
+            raise self.error(f"{what} must not be negative", what, text)
         return value
 
 
@@ -186,7 +247,17 @@ def _columns(header: list[str]) -> _Columns:
         session=_find(names, _SESSION),
         tenant=_find(names, _TENANT),
         priority=_find(names, _PRIORITY),
+        first=_moment(names, _TTFT, _FIRST),
+        last=_moment(names, _E2E, _FINISH),
     )
+
+
+def _moment(names: list[str], durations: dict[str, float], times: tuple[str, ...]) -> _Moment | None:
+    for name, scale in durations.items():
+        if name in names:
+            return _Moment(column=names.index(name), scale_s=scale)
+    column = _find(names, times)
+    return None if column is None else _Moment(column=column, scale_s=None)
 
 
 def _normalised(header: list[str]) -> list[str]:
