@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from planner.accuracy.serving.score import ScoredRun
 from planner.accuracy.serving.second import measured_run, second_scores
 from planner.cli._accuracy_simulated import simulated_table
 from planner.cli.main import main
