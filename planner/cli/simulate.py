@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli._simulate_fleet import simulate_fleet
 from planner.cli._simulate_options import failure, straggler
 from planner.cli._simulate_options import tier as tier_of
+from planner.cli._simulate_shown import show_report
 from planner.cli.terminal import emit_json, new_diagnostics, say, show_diagnostics
+from planner.errors import InputError
 
 if TYPE_CHECKING:
     from planner.plan.schema import Plan
-    from planner.simulate.serving import Simulation, SimulationReport
+    from planner.simulate.serving import Simulation
     from planner.simulate.serving_options import SimulationOptions
 
 _MAX_AGENT_RUNS = 500
@@ -28,11 +32,16 @@ def register(app: typer.Typer) -> None:
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
     trace: Annotated[
-        Path | None, typer.Option("--trace", help="Requests to replay, a CSV of times and lengths.")
+        list[str] | None,
+        typer.Option("--trace", help="Requests to replay, a CSV; for a fleet MODEL=FILE, once per model."),
     ] = None,
-    requests: Annotated[int, typer.Option("--requests", min=10, max=10_000_000, help="How many.")] = 5000,
+    requests: Annotated[
+        int | None,
+        typer.Option("--requests", min=10, max=10_000_000, help="How many (all of a trace, else 5000)."),
+    ] = None,
     rate: Annotated[
-        float | None, typer.Option("--rate", min=1e-9, help="Requests per second, instead of the plan's.")
+        float | None,
+        typer.Option("--rate", min=1e-9, max=1e9, help="Requests per second, instead of the plan's."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of arrivals and lengths.")] = 0,
     policy: Annotated[
@@ -63,7 +72,9 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
 
     loaded = read_plan(plan)
     if loaded.kind == "agents":
-        _simulate_agents(loaded, str(plan), (min(requests, _MAX_AGENT_RUNS), seed), as_json=as_json)
+        _simulate_agents(
+            loaded, str(plan), (min(requests or _MAX_AGENT_RUNS, _MAX_AGENT_RUNS), seed), as_json=as_json
+        )
         return
     if loaded.kind == "training":
         _simulate_training(loaded, str(plan), as_json=as_json)
@@ -74,12 +85,31 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
     plain = SimulationOptions(num_requests=requests, rate_rps=rate, seed=seed, policy=policy, routing=routing)
     options = _with_events(plain, events)
     if loaded.kind == "fleet":
-        _simulate_fleet(loaded, str(plan), options, as_json=as_json)
-        return
-    simulation = _simulate_serving(loaded, str(plan), options, trace)
+        simulations = simulate_fleet(loaded, str(plan), options, trace or [])
+    else:
+        simulations = {"": _simulate_serving(loaded, str(plan), options, _only(trace))}
     if out is not None:
-        _record(simulation, out, force=force)
-    emit_json(simulation.report.as_dict()) if as_json else _show(simulation.report)
+        _record(simulations, out, force=force)
+    if as_json:
+        told = {name: simulation.report.as_dict() for name, simulation in simulations.items()}
+        emit_json(told if loaded.kind == "fleet" else told[""])
+        return
+    for name, simulation in simulations.items():
+        if name:
+            say(f"{name}:")
+        show_report(simulation.report)
+
+
+def _only(traces: list[str] | None) -> Path | None:
+    """Return the trace of a plan that serves one model."""
+    if traces and len(traces) > 1:
+        raise InputError(
+            "a plan of one model replays one trace",
+            key="--trace",
+            value=", ".join(traces),
+            allowed="one file",
+        )
+    return Path(traces[0]) if traces else None
 
 
 def _with_events(
@@ -108,12 +138,16 @@ def _simulate_serving(loaded: Plan, file: str, options: SimulationOptions, trace
     return simulation
 
 
-def _record(simulation: Simulation, folder: Path, *, force: bool) -> None:
-    """Write the record of a simulation, the whole folder or nothing."""
+def _record(simulations: Mapping[str, Simulation], folder: Path, *, force: bool) -> None:
+    """Write the record of simulations, the whole folder or nothing; those of a fleet's models in folders."""
     from planner.backends import ExportedFile, write_folder
     from planner.simulate.serving_record import record_files
 
-    texts = record_files(simulation)
+    texts = {
+        f"{name}/{path}" if name else path: text
+        for name, simulation in simulations.items()
+        for path, text in record_files(simulation).items()
+    }
     write_folder(folder, tuple(ExportedFile(path=p, text=t) for p, t in texts.items()), force=force)
     say(f"wrote {', '.join(texts)} to {folder}; open trace.json in https://ui.perfetto.dev")
 
@@ -133,22 +167,6 @@ def _simulate_agents(loaded: Plan, file: str, draws: tuple[int, int], *, as_json
         say(f"{name:12}" + "".join(f"  {key} {value:.4g}" for key, value in figures.items()))
 
 
-def _simulate_fleet(loaded: Plan, file: str, options: SimulationOptions, *, as_json: bool) -> None:
-    """Show every priced model of a fleet at the rate it serves, each in a simulation of its own."""
-    from planner.plan.parts import model_parts
-    from planner.simulate.serving import run_simulation
-    from planner.verify import problem_of
-
-    parts = model_parts(loaded, problem_of(loaded, file=file))
-    reports = {part.name: run_simulation(part.plan, part.problem, options).report for part in parts}
-    if as_json:
-        emit_json({name: report.as_dict() for name, report in reports.items()})
-        return
-    for name, report in reports.items():
-        say(f"{name}:")
-        _show(report)
-
-
 def _simulate_training(loaded: Plan, file: str, *, as_json: bool) -> None:
     """Show the replayed step of a training plan beside its prediction."""
     from planner.simulate.training import TOLERANCE, replay_plan
@@ -162,20 +180,3 @@ def _simulate_training(loaded: Plan, file: str, *, as_json: bool) -> None:
     within = "within" if abs(report.apart) <= TOLERANCE else "outside"
     say(f"apart {report.apart:+.2%}, {within} the tolerance of {TOLERANCE:.0%}")
     say(f"the pipeline takes {report.pipeline_s:.4g} s and idles {report.bubble:.1%} of the devices' time")
-
-
-def _show(report: SimulationReport) -> None:
-    say(f"{report.num_requests} requests at {report.rate_rps:.3g} per second, {report.duration_s:.0f} s")
-    say(f"{'figure':14}{'simulated':>14}{'predicted':>14}{'apart':>10}")
-    for name, seen, claimed in report.figures:
-        known = f"{claimed:14.4g}{seen / claimed - 1:10.1%}" if claimed else f"{'-':>14}{'-':>10}"
-        say(f"{name:14}{seen:14.4g}{known}")
-    say(f"{report.output_tokens_per_s:.4g} output tokens/s, {report.energy_j / 3.6e6:.4g} kWh")
-    for name, hits in report.prefix_hits:
-        say(f"{hits:.1%} of the prompt tokens were found in {name}")
-    if report.interruptions:
-        say(f"{report.interruptions} times a request was thrown back and computed again")
-    say(f"{'replica':20}{'busy':>8}{'cache':>8}{'peak':>8}")
-    for place in report.places:
-        shares = (place.busy_share, place.cache_share, place.cache_peak_share)
-        say(f"{place.name:20}" + "".join(f"{value:8.1%}" for value in shares))

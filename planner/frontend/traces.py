@@ -18,6 +18,7 @@ MAX_TRACE_BYTES = 512 * 1024 * 1024
 
 # Arrivals are called slotted when at least this share of the requests repeat the time of the one before.
 _SLOTTED_SHARE = 0.5
+_LONGEST_SPAN_S = 1e9
 
 
 class TraceImporter(Protocol):
@@ -57,7 +58,8 @@ def read_trace(path: Path, diagnostics: Diagnostics) -> RequestTrace:
         if importer.recognises(first_line):
             trace = importer.read(text, str(path), diagnostics)
             if trace.num_requests == 0:
-                raise InputError("the trace holds no requests", file=str(path))
+                raise InputError("the trace holds no requests with a prompt and an output", file=str(path))
+            _check_span(trace, str(path))
             return trace
     raise InputError(
         "not a trace in a known format",
@@ -66,6 +68,18 @@ def read_trace(path: Path, diagnostics: Diagnostics) -> RequestTrace:
         value=first_line[:80],
         allowed="a CSV with a header such as arrival,input_tokens,output_tokens, or Mooncake JSON lines",
     )
+
+
+def _check_span(trace: RequestTrace, file: str) -> None:
+    span = trace.arrival_s[-1] - trace.arrival_s[0] if trace.arrival_s else 0.0
+    if span > _LONGEST_SPAN_S:
+        raise InputError(
+            "the trace spans more than thirty years",
+            file=file,
+            key="arrival",
+            value=f"{span:.3g} s",
+            hint="Arrivals count in seconds (in Mooncake's format in milliseconds).",
+        )
 
 
 def arrival_rate_rps(trace: RequestTrace) -> float:

@@ -26,6 +26,7 @@ _MAX_REQUESTS = 4000
 _MIN_WAVES = 3
 _NUM_OPEN = 2000
 _SEED = 20260821
+_MAX_MODELS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class SimulatedRun:
 
 @dataclass(slots=True, kw_only=True)
 class FixedSimulator:
-    """Simulates configurations of evaluators; what was priced once is kept."""
+    """Simulates configurations of evaluators; what was priced last is kept."""
 
     _models: dict[tuple[int, FixedReplica, int], ReplicaModel | None] = field(
         default_factory=dict[tuple[int, FixedReplica, int], ReplicaModel | None]
@@ -100,6 +101,8 @@ class FixedSimulator:
             found = None
             if replica is not None:
                 found = built_model(evaluator.builder, replica.shape, replica.layers_per_stage, longest)
+            if len(self._models) == _MAX_MODELS:
+                del self._models[next(iter(self._models))]
             self._models[key] = found
         return self._models[key]
 

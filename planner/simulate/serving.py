@@ -26,6 +26,9 @@ from planner.simulate.serving_request import Request
 from planner.simulate.serving_requests import make_requests
 from planner.simulate.serving_times import ReplicaModel, replica_cache_bytes_per_token, replica_model
 
+_MOST_TOKENS = 4_194_304
+"""Longest request that is simulated where a plan does not say what its engines take."""
+
 __all__ = ["SimulationOptions", "SimulationReport", "simulate_plan"]
 
 
@@ -63,7 +66,8 @@ def run_simulation(
         raise InputError("this plan has nothing to simulate", key="status", value=plan.status)
     payload = cast("ServingProblem", problem.payload)
     _check_replicas(plan, options)
-    requests = make_requests(plan, payload, options, trace)
+    asked = make_requests(plan, payload, options, trace)
+    requests = _accepted(plan, asked)
     longest = max(r.context + r.steps for r in requests)
     groups = {group.name: group for group in problem.cluster.groups}
     blocks = trace.block_tokens if trace is not None and trace.blocks else 0
@@ -78,7 +82,24 @@ def run_simulation(
         half.serve(requests)
         places += half.places(groups)
     report = make_report(plan, requests, places, warms_up=not options.failures)
-    return Simulation(requests=requests, places=places, report=report)
+    refused = len(asked) - len(requests)
+    return Simulation(requests=requests, places=places, report=replace(report, refused=refused))
+
+
+def _accepted(plan: Plan, requests: list[Request]) -> list[Request]:
+    """Return the requests that are not longer than the engines are set to take; those refuse the others."""
+    limits = (pool.limits.get("max_model_len") for pool in plan.pools)
+    most = min((int(limit) for limit in limits if limit), default=_MOST_TOKENS)
+    kept = [request for request in requests if request.context + request.steps + 1 <= most]
+    if not kept:
+        raise InputError(
+            "every request is longer than the plan's engines take",
+            key="max_model_len",
+            value=min(request.context + request.steps + 1 for request in requests),
+            allowed=f"prompt and output of at most {most} tokens together",
+            hint="Plan with these lengths.",
+        )
+    return kept
 
 
 def _check_replicas(plan: Plan, options: SimulationOptions) -> None:

@@ -37,11 +37,12 @@ class HostCache:
 class SimulationOptions:
     """How much to simulate, and under which policies, failures and tiers.
 
-    `rate_rps` is None for what the plan serves or the trace says. `guess_sigma` is the error of predicted
+    `num_requests` is None for all of a trace, or 5000 without one; `rate_rps` for what the plan serves or the
+    trace says. `guess_sigma` is the error of predicted
     output lengths (standard deviation of their logarithm), for policies that predict.
     """
 
-    num_requests: int = 5000
+    num_requests: int | None = None
     rate_rps: float | None = None
     seed: int = 0
     policy: str = "fcfs"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from planner.plan.schema import Plan
 from planner.simulate.serving_cache import PrefixCache
 from planner.simulate.serving_engine import Tally
 from planner.simulate.serving_request import Request
+
+FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 PERCENTILES = (50.0, 90.0, 99.0)
 _WARM_UP_SHARE = 0.1
@@ -48,18 +50,22 @@ class SimulationReport:
     """What was seen: (name, simulated, predicted or None) per figure, after the warm-up.
 
     `interruptions` counts requests that were thrown back because the caches outgrew the memory or their
-    replica failed. `prefix_hits` are shares of prompt tokens by the tier that had them.
+    replica failed, `refused` those that were longer than the engines take. `prefix_hits` are shares of prompt
+    tokens by the tier that had them. Requests that all came at once have no rate. `measured` are the figures
+    of a trace that says when its tokens came.
     """
 
     num_requests: int
     duration_s: float
-    rate_rps: float
+    rate_rps: float | None
     figures: tuple[tuple[str, float, float | None], ...]
     places: tuple[PlaceReport, ...]
     interruptions: int
     energy_j: float
     output_tokens_per_s: float
     prefix_hits: tuple[tuple[str, float], ...] = ()
+    refused: int = 0
+    measured: tuple[tuple[str, float], ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as plain values."""
@@ -69,6 +75,8 @@ class SimulationReport:
             "rate_rps": self.rate_rps,
             "output_tokens_per_s": self.output_tokens_per_s,
             "interruptions": self.interruptions,
+            "refused": self.refused,
+            "measured": dict(self.measured),
             "energy_j": self.energy_j,
             "prefix_hits": dict(self.prefix_hits),
             "figures": {name: {"simulated": s, "predicted": p} for name, s, p in self.figures},
@@ -101,28 +109,51 @@ def make_report(
         "e2e": finish - arrival,
     }
     figures: list[tuple[str, float, float | None]] = []
-    for name, seen in values.items():
-        if not seen.size:
-            continue
-        keys = [(f"{name}_s", float(seen.mean()))]
-        keys += [(f"{name}_p{p:g}_s", float(np.percentile(seen, p))) for p in PERCENTILES]
-        for key, value in keys:
-            claimed = plan.predicted.get(key)
-            figures.append((key, value, claimed.value if claimed is not None else None))
+    for key, value in _statistics(values):
+        claimed = plan.predicted.get(key)
+        figures.append((key, value, claimed.value if claimed is not None else None))
     start = min(r.arrival_s for r in requests)
     duration = max(max(r.finish_s for r in requests) - start, 1e-9)
     reports = tuple(_place_report(place, duration) for place in places)
     return SimulationReport(
         num_requests=len(requests),
         duration_s=duration,
-        rate_rps=len(kept) / max(float(arrival.max() - arrival.min()), 1e-9),
+        rate_rps=_rate_rps(arrival),
         figures=tuple(figures),
         places=reports,
         interruptions=sum(r.interruptions for r in requests),
         energy_j=sum(report.energy_j for report in reports),
         output_tokens_per_s=sum(r.steps + r.produced + 1 for r in requests) / duration,
         prefix_hits=_prefix_hits(requests, places),
+        measured=_measured(kept, steps),
     )
+
+
+def _statistics(values: Mapping[str, FloatArray]) -> list[tuple[str, float]]:
+    """Return the mean and the percentiles of each kind of time, under the names that plans use."""
+    return [
+        told
+        for name, seen in values.items()
+        if seen.size
+        for told in (
+            (f"{name}_s", float(seen.mean())),
+            *((f"{name}_p{p:g}_s", float(np.percentile(seen, p))) for p in PERCENTILES),
+        )
+    ]
+
+
+def _measured(requests: Sequence[Request], steps: FloatArray) -> tuple[tuple[str, float], ...]:
+    """Return what a log says of its requests, where it says it of all of them."""
+    first = np.array([r.measured_ttft_s for r in requests])
+    last = np.array([r.measured_e2e_s for r in requests])
+    decoded = steps > 0
+    values = {"ttft": first, "tpot": ((last - first)[decoded] / steps[decoded]), "e2e": last}
+    return tuple(_statistics({name: v for name, v in values.items() if np.isfinite(v).all()}))
+
+
+def _rate_rps(arrival_s: FloatArray) -> float | None:
+    span = float(arrival_s.max() - arrival_s.min())
+    return (len(arrival_s) - 1) / span if span > 0.0 else None
 
 
 def _place_report(place: Place, duration_s: float) -> PlaceReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, nan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -12,7 +12,7 @@ class Request:
 
     `blocks` are the hashes of its leading whole prompt blocks (each stands for all before it). `guess` is
     how many steps a predictor expects. `done` counts computed prompt tokens, `produced` decode steps
-    that an interruption has thrown back into the prompt.
+    that an interruption has thrown back into the prompt. What was measured of it is NaN where nobody says.
     """
 
     arrival_s: float
@@ -34,6 +34,8 @@ class Request:
     private_tokens: int = 0
     promised_tokens: float = 0.0
     interruptions: int = 0
+    measured_ttft_s: float = nan
+    measured_e2e_s: float = nan
 
     @property
     def context(self) -> int:

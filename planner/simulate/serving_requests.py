@@ -11,6 +11,9 @@ from planner.plan.schema import Plan
 from planner.simulate.serving_options import SimulationOptions
 from planner.simulate.serving_request import Request
 
+_NUM_REQUESTS = 5000
+"""Requests that are drawn where nothing says how many."""
+
 Times = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
@@ -31,15 +34,16 @@ def make_requests(
     rng = np.random.default_rng(options.seed)
     if trace is not None:
         inputs, outputs = np.array(trace.input_tokens), np.array(trace.output_tokens)
-        count = len(inputs)
+        count = min(len(inputs), options.num_requests or len(inputs))
+        inputs, outputs = inputs[:count], outputs[:count]
     else:
         samples = np.array([(i, o) for i, o, _ in workload.lengths.samples])
         weights = np.array([w for _, _, w in workload.lengths.samples])
-        count = options.num_requests
+        count = options.num_requests or _NUM_REQUESTS
         picks = rng.choice(len(samples), size=count, p=weights / weights.sum())
         inputs, outputs = samples[picks, 0], samples[picks, 1]
     if trace is not None and trace.arrival_s and options.rate_rps is None:
-        arrivals = np.array(trace.arrival_s)
+        arrivals = np.array(trace.arrival_s[:count])
     else:
         arrivals = _arrivals(rng, count, _rate(plan, payload, options), workload.burstiness)
     guesses = outputs * np.exp(np.random.default_rng(options.seed + 2).normal(0, options.guess_sigma, count))
@@ -65,7 +69,7 @@ def make_requests(
 
 
 def _identify(request: Request, trace: RequestTrace, index: int) -> None:
-    """Note who sent a request and what its prompt begins with, where the trace says so."""
+    """Note who sent a request, what its prompt begins with and what was measured, where the trace says so."""
     if trace.blocks:
         whole = request.context // trace.block_tokens
         request.blocks = trace.blocks[index][:whole]
@@ -75,6 +79,10 @@ def _identify(request: Request, trace: RequestTrace, index: int) -> None:
         request.tenant = trace.tenant[index]
     if trace.priority:
         request.priority = trace.priority[index]
+    if trace.ttft_s:
+        request.measured_ttft_s = trace.ttft_s[index]
+    if trace.e2e_s:
+        request.measured_e2e_s = trace.e2e_s[index]
 
 
 def _rate(plan: Plan, payload: ServingProblem, options: SimulationOptions) -> float:

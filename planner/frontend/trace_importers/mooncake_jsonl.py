@@ -16,6 +16,7 @@ from planner.ir.trace import RequestTrace
 
 _BLOCK_TOKENS = 512
 _MAX_NUMBER = 10**15
+_MAX_TOKENS = 10**9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,9 +60,7 @@ class MooncakeJsonl:
                 continue
             row = _row(line, file, number)
             time_s = _number(row, "timestamp", file, number) / 1000.0
-            num_in, num_out = (
-                int(_number(row, key, file, number)) for key in ("input_length", "output_length")
-            )
+            num_in, num_out = (_tokens(row, key, file, number) for key in ("input_length", "output_length"))
             if times and time_s < times[-1]:
                 raise InputError(
                     "arrives before the row above it", file=file, line=number, key="timestamp", value=time_s
@@ -107,6 +106,20 @@ def _number(row: dict[str, object], key: str, file: str, number: int) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_NUMBER:
         raise InputError("must be a number, zero or more", file=file, line=number, key=key, value=value)
     return value
+
+
+def _tokens(row: dict[str, object], key: str, file: str, number: int) -> int:
+    value = _number(row, key, file, number)
+    if value != int(value) or value > _MAX_TOKENS:
+        raise InputError(
+            "not a number of tokens",
+            file=file,
+            line=number,
+            key=key,
+            value=value,
+            allowed=f"a whole number from 0 to {_MAX_TOKENS}",
+        )
+    return int(value)
 
 
 def _blocks(value: object, file: str, number: int) -> tuple[int, ...]:
