@@ -15,7 +15,6 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.spec_tree import Override
 from planner.pipeline import Run, make_plan
 from planner.plan.serialize import write_plan
-
 from tests.fleet_cases import CHAT, spec, stage
 
 HEADER = "arrival_s,input_tokens,output_tokens\n"
