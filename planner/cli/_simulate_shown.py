@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from planner.cli.terminal import say
+from planner.cli.terminal import emit_json, say
 
 if TYPE_CHECKING:
     from planner.simulate.serving import SimulationReport
 
 
-def show_report(report: SimulationReport) -> None:
+def show_reports(reports: Mapping[str, SimulationReport], *, as_json: bool) -> None:
+    """Print reports by model, the name being empty where a plan has only one."""
+    if as_json:
+        told = {name: report.as_dict() for name, report in reports.items()}
+        emit_json(told.get("", told))
+        return
+    for name, report in reports.items():
+        if name:
+            say(f"{name}:")
+        _show_report(report)
+
+
+def _show_report(report: SimulationReport) -> None:
     """Print figures beside predictions, and beside what was measured where the trace is a log."""
     rate = "all at once" if report.rate_rps is None else f"at {report.rate_rps:.3g} per second"
     say(f"{report.num_requests} requests {rate}, {report.duration_s:.0f} s")

@@ -12,7 +12,7 @@ import typer
 from planner.cli._simulate_fleet import simulate_fleet
 from planner.cli._simulate_options import failure, straggler
 from planner.cli._simulate_options import tier as tier_of
-from planner.cli._simulate_shown import show_report
+from planner.cli._simulate_shown import show_reports
 from planner.cli.terminal import emit_json, new_diagnostics, say, show_diagnostics
 from planner.errors import InputError
 
@@ -72,9 +72,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
 
     loaded = read_plan(plan)
     if loaded.kind == "agents":
-        _simulate_agents(
-            loaded, str(plan), (min(requests or _MAX_AGENT_RUNS, _MAX_AGENT_RUNS), seed), as_json=as_json
-        )
+        _simulate_agents(loaded, str(plan), (requests, seed), as_json=as_json)
         return
     if loaded.kind == "training":
         _simulate_training(loaded, str(plan), as_json=as_json)
@@ -90,14 +88,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         simulations = {"": _simulate_serving(loaded, str(plan), options, _only(trace))}
     if out is not None:
         _record(simulations, out, force=force)
-    if as_json:
-        told = {name: simulation.report.as_dict() for name, simulation in simulations.items()}
-        emit_json(told if loaded.kind == "fleet" else told[""])
-        return
-    for name, simulation in simulations.items():
-        if name:
-            say(f"{name}:")
-        show_report(simulation.report)
+    show_reports({name: one.report for name, one in simulations.items()}, as_json=as_json)
 
 
 def _only(traces: list[str] | None) -> Path | None:
@@ -152,14 +143,15 @@ def _record(simulations: Mapping[str, Simulation], folder: Path, *, force: bool)
     say(f"wrote {', '.join(texts)} to {folder}; open trace.json in https://ui.perfetto.dev")
 
 
-def _simulate_agents(loaded: Plan, file: str, draws: tuple[int, int], *, as_json: bool) -> None:
+def _simulate_agents(loaded: Plan, file: str, draws: tuple[int | None, int], *, as_json: bool) -> None:
     """Show the expected run of an agent plan beside its predictions, and the spread of drawn runs."""
     from planner.simulate.agent_plan import agent_report
     from planner.verify import problem_of
 
     payload = problem_of(loaded, file=file).payload
     predicted = {name: q.value for name, q in loaded.predicted.items()}
-    report = agent_report(payload.graph, loaded.details, predicted, num_runs=draws[0], seed=draws[1])
+    num_runs = min(draws[0] or _MAX_AGENT_RUNS, _MAX_AGENT_RUNS)
+    report = agent_report(payload.graph, loaded.details, predicted, num_runs=num_runs, seed=draws[1])
     if as_json:
         emit_json(report)
         return
