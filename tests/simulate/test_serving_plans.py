@@ -135,8 +135,14 @@ def test_the_record_of_a_run_is_whole_and_opens_as_a_trace(tmp_path: Path) -> No
     assert main([*arguments, "--force"]) == 0
 
 
+def taking(plan: Plan, tokens: int) -> Plan:
+    """Return a plan whose engines take longer requests than it was made for."""
+    pools = [p.model_copy(update={"limits": {**p.limits, "max_model_len": tokens}}) for p in plan.pools]
+    return plan.model_copy(update={"pools": pools})
+
+
 def test_sessions_of_prompts_profit_from_their_prefixes(tmp_path: Path) -> None:
-    plan = found("aggregated")
+    plan = taking(found("aggregated"), 4096)
     lines = [
         {"timestamp": 400 * i, "input_length": 2100, "output_length": 20, "hash_ids": [7, 8, 9, 10]}
         for i in range(80)
