@@ -210,7 +210,7 @@ def _format(text: str) -> str:
     lower = text.lower()
     if "fp4" in lower:
         return "nvfp4"
-    if "rowwise" in lower or "block" in lower:
+    if "block" in lower and "rowwise" not in lower:
         return "fp8_block"
     if "fp8" in lower or "float8" in lower:
         return "fp8"

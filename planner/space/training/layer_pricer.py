@@ -24,6 +24,8 @@ from planner.space.training.software import TrainingSoftware
 
 _SCAN_BACKWARD = 2.0
 _HALF = ("bf16", "fp16")
+_GATHERS = 0.5
+"""Share of the gathers in the tensor communication of a forward pass, the rest being reductions."""
 
 
 def _gemm_key(op: Op) -> object:
@@ -66,6 +68,8 @@ class LayerPricer:
         forward = np.maximum(acc.forward, host)
         backward = np.maximum(acc.backward + acc.weight_grad, 2.0 * host) - acc.weight_grad
         again = self.software.selective_products if self.software.flash_attention else 0.0
+        # A stack that saves single operators gathers the inputs of the others once more.
+        gathers = _GATHERS * forward_comm if again > 0.0 else 0.0
         kept = acc.kept + acc.products_kept
         exposed = acc.expert_comm * (1.0 - self.software.ep_overlap) + acc.context_comm
         exposed = exposed + acc.exchange_comm
@@ -75,7 +79,7 @@ class LayerPricer:
             weight_grad_s=acc.weight_grad,
             forward_comm_s=forward_comm + exposed,
             backward_comm_s=backward_comm + exposed + acc.context_comm,
-            recompute_selective_s=acc.core + again * acc.products,
+            recompute_selective_s=acc.core + again * acc.products + gathers,
             recompute_full_s=forward + forward_comm + exposed,
             kept_none_bytes=kept + acc.core_kept,
             kept_selective_bytes=kept - again * acc.products_kept,
@@ -219,5 +223,7 @@ class LayerPricer:
             return once, once
         gather = visible * self.collective("all_gather", num_bytes, span)
         scatter = visible * self.collective("reduce_scatter", num_bytes, span)
-        again = gather * (1.0 - self.software.regather_overlap)
-        return gather + scatter, gather + scatter + again
+        # Inputs of quantised products are cast before they are gathered; gradients travel in 16 bit.
+        cast = visible * self.collective("all_gather", num_bytes * self.input_bytes / ACT_BYTES, span)
+        again = cast * (1.0 - self.software.regather_overlap)
+        return cast + scatter, gather + scatter + again
