@@ -3,7 +3,7 @@
 Step times are those that the sources print. Korthikanti et al. 2022 (arXiv 2205.05198), table 5, as validated
 against in calculon-ai/calculon; SC21 (Narayanan et al. 2021), table 1; MegaScale (NSDI 2024), table 2;
 Llama 3 (arXiv 2407.21783), table 4, which prints TFLOP/s per device (turned into a step with our count of
-model FLOPs). Frontier (Dash et al. 2023, arXiv 2312.12705): 36.14 and 31.96 % of the peak of a die, recomputed
+model FLOPs). Frontier (Dash et al. 2023, arXiv 2312.12705): 36.14 and 31.96 % of a die's peak, recomputed
 FLOPs counted as Megatron-LM does; shapes, degrees and batches per replica (640 and 1600) as recalled from
 the paper.
 """
