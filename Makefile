@@ -2,6 +2,7 @@
 # make test    install what the tests need into a virtual environment, then run every check
 # make test-engines    run agent plans on real engines on loopback, without a GPU (1.3 GB once)
 # make bench   time the planner
+# make test-aiconfigurator   hold the costs taken from AIConfigurator against its packages (700 MB once)
 # make test-backends   hold exports against the frameworks' own parsers and schemas (4 GB once, Python 3.11)
 #
 # PYTHON picks the interpreter (3.11 or newer), VENV the folder of the virtual environment, JOBS the
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-torch test-backends test-engines lint bench clean
+.PHONY: demo test test-torch test-backends test-engines test-aiconfigurator lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -38,6 +39,9 @@ test-engines: $(VENV)/.installed-dev
 
 test-backends:
 	tests/backends_lane/run.sh .venv-vllm
+
+test-aiconfigurator:
+	tests/aiconfigurator_lane/run.sh .venv-aiconfigurator
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

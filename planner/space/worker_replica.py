@@ -43,7 +43,8 @@ CHUNKS = (512, 1024, 2048, 4096)
 _NORMAL_PROMPT_TOKENS = 8192
 """Prompt tokens per step up to which every multiple of the step is tried; beyond, one and two prompts."""
 _MOST_REASONS = 3
-_POINTS = 2 * len(LADDER) + 6
+_POINTS = 2 * (len(LADDER) + 1)
+"""Points of a curve: two for every batch asked on the ladder, and for the largest one within the limits."""
 _PART_NAMES = {"nccl": "communication", "others": "context"}
 
 
@@ -213,8 +214,8 @@ class WorkerShapes:
         fine = [size for size, point in points.items() if point.within(slo, steps)]
         if fine:
             low, beyond = max(fine), min([s for s in sizes if s > max(fine)], default=shape.max_num_seqs + 1)
-            for size in _between(low, beyond, lambda size: _accepted(ask(size), slo, steps)):
-                points[size] = ask(size)[1]
+            size = _largest(low, beyond, lambda size: _accepted(ask(size), slo, steps))
+            points[size] = ask(size)[1]
         best = max(
             (point for point in points.values() if point.within(slo, steps)),
             key=lambda point: point.rate_rps,
@@ -270,15 +271,12 @@ def _accepted(asked: tuple[WorkerEstimate, _Point], slo: Slo, steps: float) -> b
     return found.fits and point.within(slo, steps)
 
 
-def _between(low: int, high: int, fine: Callable[[int], bool]) -> Iterator[int]:
-    """Yield the batches between `low`, which is fine, and `high`, which is not, that halving finds fine."""
+def _largest(low: int, high: int, fine: Callable[[int], bool]) -> int:
+    """Return the largest fine batch from `low`, which is, to below `high`, by halving."""
     while high - low > 1:
         middle = (low + high) // 2
-        if fine(middle):
-            yield middle
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fine(middle) else (low, middle)
+    return low
 
 
 def _cache(found: WorkerEstimate) -> float:

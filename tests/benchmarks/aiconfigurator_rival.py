@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.aiconfigurator_rival [--only WORDS] [--json FILE]
 
-Needs the packages ``aiconfigurator`` and ``newel[aiconfigurator]``. AIConfigurator's plan is the best one of its
-default run; Newel's is the optimum of `costs: aiconfigurator-workers`. Under AIConfigurator's costs its own
-plan has the rate that it states; Newel's pools are estimated again, one by one, by its own `cli_estimate` (one
-pair of pools as a whole, with its rate matching; several unequal pools by adding its rates per worker, matched
-by its own factors). Under Newel's own costs both are capacities within the same limits on means, with queues.
+Needs the packages ``aiconfigurator`` and ``newel[aiconfigurator]``. AIConfigurator's plan is the best one of
+its default run; Newel's is the optimum of `costs: aiconfigurator-workers`. Under AIConfigurator's costs its
+own plan has the rate that it states; Newel's pools are estimated again by its own `cli_estimate`: one pair of
+pools as a whole, with its rate matching; several unequal pools by adding its rates per worker, matched by its
+own factors. Under Newel's own costs both are capacities within the same limits on means, with queues.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _DEGREES = ("tp", "pp", "dp", "moe_tp", "moe_ep")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolOf:
-    """Equal workers of a plan, in AIConfigurator's terms: batch per rank and stage, prompt tokens per step."""
+    """Equal workers of a plan in AIConfigurator's terms: batch per rank and stage, prompt tokens a step."""
 
     role: str
     replicas: int
@@ -334,8 +334,8 @@ def _system(case: Case) -> str:
 def table(records: list[Record]) -> str:
     """Return the outcome as a Markdown table."""
     lines = [
-        "| case (ISL/OSL, TTFT/TPOT ms) | AIConfigurator's default | req/s | Newel's plan | req/s | TTFT / TPOT ms "
-        "| gain | under Newel's costs: AIC / Newel | CPU s: AIC / Newel |",
+        "| case (ISL/OSL, TTFT/TPOT ms) | AIConfigurator's default | req/s | Newel's plan | req/s "
+        "| TTFT / TPOT ms | gain | under Newel's costs: AIC / Newel | CPU s: AIC / Newel |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
@@ -343,9 +343,9 @@ def table(records: list[Record]) -> str:
         own = " / ".join("-" if o.newel_rps is None else f"{o.newel_rps:.2f}" for o in (rival, ours))
         gain = "-" if record.gain is None else f"{100 * (record.gain - 1):+.1f} %"
         lines.append(
-            f"| {record.case.name} | {rival.words()} | {rival.aic_rps:.2f} | {ours.words()} | {ours.aic_rps:.2f} "
-            f"| {ours.aic_ttft_ms:.0f} / {ours.aic_tpot_ms:.1f} | {gain} | {own} "
-            f"| {rival.cpu_s:.0f} / {ours.cpu_s:.0f} |"
+            f"| {record.case.name} | {rival.words()} | {rival.aic_rps:.2f} "
+            f"| {ours.words()} | {ours.aic_rps:.2f} | {ours.aic_ttft_ms:.0f} / {ours.aic_tpot_ms:.1f} "
+            f"| {gain} | {own} | {rival.cpu_s:.0f} / {ours.cpu_s:.0f} |"
         )
     return "\n".join(lines)
 
@@ -364,7 +364,9 @@ def main() -> None:
         sys.stderr.write(table(records[-1:]).splitlines()[-1] + "\n")
         text = json.dumps(
             {
-                "versions": {name: version(name) for name in ("aiconfigurator", "aiconfigurator-core", "newel")},
+                "versions": {
+                    name: version(name) for name in ("aiconfigurator", "aiconfigurator-core", "newel")
+                },
                 "cases": [asdict(record) for record in records],
             },
             indent=1,
