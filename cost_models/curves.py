@@ -1,4 +1,4 @@
-"""Which fitted curve prices an operation: own device first, then its family, then the generic one."""
+"""Which fitted curve prices an operation: the engine's own first, and of equals that of the own device."""
 
 from __future__ import annotations
 
@@ -79,20 +79,25 @@ class CurveSet:
         return any(c.operation == operation and c.fmt == wanted for curves in everything for c in curves)
 
     def _search(self, operation: str, fmt: str) -> Chosen:
+        """Take the engine's own kernel: on this device, else on its family; else what is nearest."""
         levels = [(self.own, Provenance.CALIBRATED)]
         levels += [(curves, Provenance.ANALYTICAL) for curves in self.shared]
-        for curves, provenance in levels:
-            for wanted in (fmt, "any"):
-                matching = [c for c in curves if c.operation == operation and c.fmt == wanted]
-                if matching:
-                    best = min(matching, key=self._rank)
-                    return Chosen(
-                        constants=best.constants,
-                        sigma_log=self._sigma_log(best),
-                        provenance=Provenance.ASSUMED if best.num_rows == 0 else provenance,
-                        origin=f"{best.operation}/{best.fmt}/{best.software}: {best.source}",
-                    )
+        for worst_rank in (0, 1, math.inf):
+            for curves, provenance in levels:
+                for wanted in (fmt, "any"):
+                    matching = [c for c in curves if c.operation == operation and c.fmt == wanted]
+                    matching = [c for c in matching if self._rank(c)[0] <= worst_rank]
+                    if matching:
+                        return self._chosen(min(matching, key=self._rank), provenance)
         raise NoCurveError(f"no curve for {operation} in {fmt!r}")
+
+    def _chosen(self, best: FittedCurve, provenance: Provenance) -> Chosen:
+        return Chosen(
+            constants=best.constants,
+            sigma_log=self._sigma_log(best),
+            provenance=Provenance.ASSUMED if best.num_rows == 0 else provenance,
+            origin=f"{best.operation}/{best.fmt}/{best.software}: {best.source}",
+        )
 
     def _sigma_log(self, curve: FittedCurve) -> float:
         rank = self._rank(curve)[0]

@@ -97,7 +97,8 @@ def loop_times(pattern: Pattern, tables: TimeTables, requests: Requests) -> Loop
     stages = float(tables.num_stages)
     attention = _attention_s(pattern, tables)
     decode = pattern.decode / stages
-    slot = step_time(tables, decode, pattern.prompt_tokens, attention)
+    mean_tokens = decode + pattern.mean_prompt_tokens
+    slot = step_time(tables, decode, pattern.prompt_tokens, attention, mean_tokens=mean_tokens)
     once = slot.slot_s
     if stages > 1.0:
         once = once + (stages - 1.0) * step_time(tables, decode, np.zeros_like(decode)).slot_s

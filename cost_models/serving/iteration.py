@@ -28,12 +28,16 @@ def step_time(
     num_decode: FloatArray,
     num_prompt_tokens: FloatArray,
     prompt_attention_s: FloatArray | float = 0.0,
+    *,
+    mean_tokens: FloatArray | None = None,
 ) -> StepTime:
     """Return the time of a step with `num_decode` decode sequences and `num_prompt_tokens` prompt tokens.
 
     Prefill, decode, chunked prefill and mixed batches all go through here. `prompt_attention_s` has
     the leading axis of the tables' rows: the attention of just these prompt tokens. With several
     stages a step occupies each stage in turn and the next micro-batch follows one `slot_s` later.
+    Counts are those of the fullest attention rank, for which the others wait; `mean_tokens` per rank, where
+    given, are what the experts get, which compute the tokens of all ranks together.
 
     Source: iteration-level scheduling of Orca (OSDI 2022) and chunked prefill of Sarathi-Serve (OSDI 2024).
     """
@@ -45,6 +49,9 @@ def step_time(
         + interpolate(tables.sequence_grid, tables.sequence_time_s, decode)
         + prompt_attention_s
     )
+    if mean_tokens is not None and tables.shared_time_s is not None:
+        full = interpolate(tables.token_grid, tables.shared_time_s, decode + prompt)
+        per_stage = per_stage + interpolate(tables.token_grid, tables.shared_time_s, mean_tokens) - full
     by_row = (1,) * (per_stage.ndim - tables.stage_counts.ndim)
     launches = tables.prompt_step_s.reshape(*tables.prompt_step_s.shape, *by_row)
     per_stage = per_stage + launches * (prompt > 0.0)

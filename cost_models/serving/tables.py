@@ -35,6 +35,9 @@ class TimeTables:
         Standard deviation of the relative error of a step.
     first_token_sigma
         The same of a time to first token.
+    shared_time_s
+        The part of `token_time_s` that follows the tokens of all ranks together, [rows, grid]: experts and
+        the exchange around them, at as many tokens per rank.
     prompt_step_s
         What a step takes longer as soon as it holds prompt tokens, [rows]: kernels launched one by one.
     """
@@ -51,6 +54,7 @@ class TimeTables:
     provenance: Provenance
     first_token_sigma: float = 0.0
     prompt_step_s: FloatArray = field(default_factory=lambda: np.zeros(1))
+    shared_time_s: FloatArray | None = None
 
     @property
     def num_stages(self) -> int:
@@ -72,6 +76,7 @@ class TimeTables:
             provenance=self.provenance,
             first_token_sigma=self.first_token_sigma,
             prompt_step_s=self.prompt_step_s * factor,
+            shared_time_s=None if self.shared_time_s is None else self.shared_time_s * factor,
         )
 
 

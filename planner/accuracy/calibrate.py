@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from cost_models.curves import POOLED
 from cost_models.facts import DeviceFacts
 from hardware_profiles.calibration import CalibrationFile, read_calibration
 from hardware_profiles.schema import DeviceProfile, FittedCurve, Source
 from planner.accuracy.devices import device_links, find_device
-from planner.accuracy.fitting import Sample, Target, fit_curves, fit_family, samples_of
+from planner.accuracy.fitting import Sample, Target, fit_curves, fit_family, samples_of, version_of
 from planner.accuracy.kernels import KernelTable
 from planner.accuracy.table import FloatArray
 from planner.errors import InputError
@@ -58,11 +59,18 @@ def device_samples(tables: Sequence[KernelTable], device: DeviceProfile) -> list
     return samples_of(groups, _target(device))
 
 
-def fit_shared(by_device: dict[str, list[Sample]], name: str, source: Source) -> CalibrationFile:
-    """Return the calibration that devices share, judged on each device while fitted on the others."""
+def fit_shared(
+    by_device: dict[str, list[Sample]], name: str, source: Source, *, engines: bool = False
+) -> CalibrationFile:
+    """Return the calibration that devices share, judged on each device while fitted on the others.
+
+    With `engines` every engine has curves of its own beside the pooled ones.
+    """
     thinned = {device: [_thinned(sample) for sample in found] for device, found in by_device.items()}
-    curves = fit_family(thinned, "measured")
-    curves += [c.model_copy(update={"fmt": ANYTHING}) for c in curves if c.fmt == "bf16"]
+    curves = fit_family(thinned, "measured", engines=engines)
+    curves += [
+        c.model_copy(update={"fmt": ANYTHING}) for c in curves if c.fmt == "bf16" and c.software == POOLED
+    ]
     return CalibrationFile(device=name, sources={"measured": source}, curves=tuple(curves))
 
 
@@ -124,14 +132,9 @@ def shipped_curves(curves: Sequence[FittedCurve]) -> tuple[FittedCurve, ...]:
         engine = name.split("-")[0]
         key = (curve.operation, curve.fmt, engine, kernel)
         held = newest.get(key)
-        if held is None or _version(name) > _version(held.software.partition(":")[0]):
+        if held is None or version_of(name) > version_of(held.software.partition(":")[0]):
             newest[key] = curve
     return tuple(newest.values())
-
-
-def _version(software: str) -> tuple[int, ...]:
-    digits = "".join(c if c.isdigit() else " " for c in software.partition("-")[2])
-    return tuple(int(part) for part in digits.split())
 
 
 def _is_device(name: str, device: DeviceProfile) -> bool:

@@ -8,7 +8,7 @@ and its interval are those of a source that was not fitted.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,12 @@ _HELD_OUT_SHARE = 0.3
 _MIN_ROWS = 8
 _NORMAL_90 = 1.6449
 _MIN_SIGMA = 0.03
+_LINK_FORMS = ("alpha_beta_mid", "exchange")
+"""Forms whose constants belong to a node's links rather than to a device family."""
+
+
+Kernel = tuple[str, str, str, str]
+"""Operation, format, engine and the engine's name of a kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +87,11 @@ def samples_of(groups: Iterable[KernelGroup], target: Target) -> list[Sample]:
     return found
 
 
-def fit_curves(samples: Sequence[Sample], source: str) -> list[FittedCurve]:
+def fit_curves(samples: Sequence[Sample], source: str, outdone: Collection[Kernel] = ()) -> list[FittedCurve]:
     """Return curves for every operation and format: one per software, and one pooled over engines.
 
-    Collectives are pooled over group sizes instead: the constants of each size sit side by side.
+    Collectives are pooled over group sizes instead: the constants of each size sit side by side. `outdone`
+    kernels (see `outdone_kernels`) get curves under their own names, not under their engines'.
     """
     curves: list[FittedCurve] = []
     by_key: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -94,31 +101,74 @@ def fit_curves(samples: Sequence[Sample], source: str) -> list[FittedCurve]:
         if members[0].form.name == "alpha_beta_mid":
             curves.extend(_collective_curves(members, source))
         else:
-            curves.extend(_kernel_curves(members, source))
+            curves.extend(_kernel_curves(members, source, outdone))
     return curves
 
 
-def fit_family(by_device: Mapping[str, Sequence[Sample]], source: str) -> list[FittedCurve]:
-    """Return curves shared by devices, judged on each device in turn while fitted on the others."""
+def fit_family(
+    by_device: Mapping[str, Sequence[Sample]], source: str, *, engines: bool = False
+) -> list[FittedCurve]:
+    """Return curves shared by devices, judged on each device in turn while fitted on the others.
+
+    One is pooled over engines; with `engines` each engine has its own beside it, of its newest version and
+    of the kernel that most devices run there: what one device of a family runs, the others can run too.
+    """
     by_key: dict[tuple[str, str], dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    by_engine: dict[tuple[str, str, str], dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for device, samples in by_device.items():
         for sample in main_samples(samples):
             by_key[sample.key][device].append(sample)
+            by_engine[(*sample.key, sample.engine)][device].append(sample)
     curves: list[FittedCurve] = []
     for _, found in sorted(by_key.items()):
-        everything = [sample for samples in found.values() for sample in samples]
-        if _num_rows(everything) < _MIN_ROWS:
-            continue
-        constants = fit_samples(everything, shared=True)
-        parts: list[FloatArray] = []
-        for device, samples in found.items():
-            others = [s for other, group in found.items() if other != device for s in group]
-            if others and _num_rows(others) >= _MIN_ROWS:
-                parts.append(residuals(samples, fit_samples(others, constants, shared=True)))
-        told = (source, "each device in turn, fitted on the others" if parts else "nothing")
-        error = np.concatenate(parts) if parts else residuals(everything, constants)
-        curves.append(_curve(everything, POOLED, constants, error, told))
+        curves.extend(_shared_curve(found, POOLED, source))
+    for _, found in sorted(by_engine.items() if engines else ()):
+        same = _same_kernel(found)
+        if len(same) > 1 and next(iter(same.values()))[0].form.name not in _LINK_FORMS:
+            software = next(iter(same.values()))[0].software
+            curves.extend(_shared_curve(same, software, source))
     return curves
+
+
+def _shared_curve(found: Mapping[str, Sequence[Sample]], software: str, source: str) -> list[FittedCurve]:
+    everything = [sample for samples in found.values() for sample in samples]
+    if _num_rows(everything) < _MIN_ROWS:
+        return []
+    shared = software == POOLED
+    constants = fit_samples(everything, shared=shared)
+    parts: list[FloatArray] = []
+    for device, samples in found.items():
+        others = [s for other, group in found.items() if other != device for s in group]
+        if others and _num_rows(others) >= _MIN_ROWS:
+            parts.append(residuals(samples, fit_samples(others, constants, shared=shared)))
+    told = (source, "each device in turn, fitted on the others" if parts else "nothing")
+    error = np.concatenate(parts) if parts else residuals(everything, constants)
+    return [_curve(everything, software, constants, error, told)]
+
+
+def _same_kernel(found: Mapping[str, Sequence[Sample]]) -> dict[str, list[Sample]]:
+    """Return the samples of one engine at its newest version, of the kernel that most devices run.
+
+    Of kernels that equally many devices run it is the quicker one: where it is missing it was not timed.
+    """
+    newest = max((s.software for samples in found.values() for s in samples), key=version_of)
+    kernels: dict[str, dict[str, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for device, samples in found.items():
+        for sample in samples:
+            if sample.software == newest:
+                kernels[sample.kernel][device].append(sample)
+
+    def rank(devices: Mapping[str, Sequence[Sample]]) -> tuple[int, float]:
+        times = [s.measured_s for samples in devices.values() for s in samples]
+        return -len(devices), float(np.median(np.concatenate(times)))
+
+    return dict(min(kernels.values(), key=rank))
+
+
+def version_of(software: str) -> tuple[int, ...]:
+    """Return the numbers in the version of an engine's name, to compare versions by."""
+    digits = "".join(c if c.isdigit() else " " for c in software.partition("-")[2])
+    return tuple(int(part) for part in digits.split())
 
 
 def main_samples(samples: Sequence[Sample]) -> list[Sample]:
@@ -172,7 +222,35 @@ def fit_samples(
     return fit(spec, predict, measured)
 
 
-def _kernel_curves(members: Sequence[Sample], source: str) -> list[FittedCurve]:
+def outdone_kernels(by_device: Mapping[str, Sequence[Sample]]) -> dict[str, frozenset[Kernel]]:
+    """Return, per device, the main kernels that a sibling device runs slower than another one of its own.
+
+    An engine picks its quickest kernel. Where a table of one device lacks the kernel that its siblings
+    prefer to the one in the table, it was not timed there; the sibling's is what will run.
+    """
+    main: dict[str, dict[tuple[str, str, str], str]] = {}
+    beaten: dict[str, set[Kernel]] = defaultdict(set)
+    for device, samples in by_device.items():
+        main[device] = {(*s.key, s.engine): s.kernel for s in main_samples(samples)}
+        for sample in samples:
+            best = main[device].get((*sample.key, sample.engine))
+            usual = "nongated" not in sample.kernel and sample.kernel != EAGER
+            if best is not None and best != sample.kernel and usual:
+                beaten[device].add((*sample.key, sample.engine, sample.kernel))
+    return {
+        device: frozenset(
+            (*key, kernel)
+            for key, kernel in found.items()
+            if any((*key, kernel) in beaten[other] for other in by_device if other != device)
+            and (*key, kernel) not in beaten[device]
+        )
+        for device, found in main.items()
+    }
+
+
+def _kernel_curves(
+    members: Sequence[Sample], source: str, outdone: Collection[Kernel] = ()
+) -> list[FittedCurve]:
     """Return a curve per engine on its main kernel, one per further kernel, and one pooled over engines."""
     kernels: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in members:
@@ -192,7 +270,8 @@ def _kernel_curves(members: Sequence[Sample], source: str) -> list[FittedCurve]:
         constants = fit_samples(found, pooled)
         transfer = residuals(others, constants)
         software = found[0].software
-        name = software if kernel == main[engine] and kernel != EAGER else f"{software}:{kernel}"
+        own = kernel == main[engine] and kernel != EAGER and (*members[0].key, engine, kernel) not in outdone
+        name = software if own else f"{software}:{kernel}"
         if error.size:
             told = (source, f"30 % of the shapes of {engine}")
         else:

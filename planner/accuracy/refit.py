@@ -17,7 +17,7 @@ from planner.accuracy.calibrate import (
     write_text,
 )
 from planner.accuracy.fallback import judged
-from planner.accuracy.fitting import Sample, fit_curves
+from planner.accuracy.fitting import Kernel, Sample, fit_curves, outdone_kernels
 from planner.accuracy.kernels import KernelTable, read_kernels
 from planner.errors import InputError
 
@@ -52,15 +52,19 @@ def refit_all(folder: Path, output: Path | None, *, on_progress: Callable[[str],
     samples: dict[str, list[Sample]] = {}
     written: list[Path] = []
     for name, device in devices.items():
-        on_progress(f"fitting {name}")
         samples[name] = device_samples(tables, device)
-        curves = shipped_curves(fit_curves(samples[name], "measured"))
+    outdone: dict[str, frozenset[Kernel]] = {}
+    for members in families(devices.values()).values():
+        outdone |= outdone_kernels({name: samples[name] for name in members})
+    for name in devices:
+        on_progress(f"fitting {name}")
+        curves = shipped_curves(fit_curves(samples[name], "measured", outdone[name]))
         if curves:
             found = CalibrationFile(device=name, sources={"measured": SOURCE}, curves=curves)
             written.append(_write(target / f"{name}.yaml", found))
     for family, members in families(devices.values()).items():
         on_progress(f"fitting the family {family}")
-        shared = fit_shared({name: samples[name] for name in members}, family, SOURCE)
+        shared = fit_shared({name: samples[name] for name in members}, family, SOURCE, engines=True)
         if shared.curves:
             written.append(_write(target / "families" / f"{family}.yaml", shared))
     on_progress("fitting the generic defaults")

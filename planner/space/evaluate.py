@@ -20,6 +20,7 @@ from cost_models.serving.capacity import (
     ttft_percentiles,
 )
 from cost_models.serving.closed_loop import Discipline, Loop, LoopTimes, closed_loop_pattern, loop_times
+from cost_models.serving.closed_pair import DecodePool, PrefillPool, pair_times
 from cost_models.serving.queueing import Arrivals
 from cost_models.serving.static_batch import BatchTimes, static_batch
 from cost_models.work import KvTransfer, LinkSpec
@@ -304,8 +305,8 @@ def evaluate_pair(
 ) -> Prediction | None:
     """Return what a prefill pool and a decode pool do together; None if one does not fit.
 
-    Both evaluators share a workload. The cache crosses `link` on as many lanes as both sides have; in a
-    closed loop the rate is the one at which the requests inside match (Little's law).
+    Both evaluators share a workload. The cache crosses `link` on as many lanes as both sides have; a closed
+    loop is followed request by request.
     """
     first, second = prefill.replica(halves[0]), decode.replica(halves[1])
     if first is None or second is None:
@@ -313,6 +314,8 @@ def evaluate_pair(
     lanes = float(min(first.cache_lanes, second.cache_lanes))
     num_bytes = prefill.builder.prompt_cache_bytes(first.shape)
     transfer = prefill.costs.model.price(KvTransfer(num_bytes=num_bytes, link=link, num_lanes=lanes)).time_s
+    if prefill.workload.concurrency is not None:
+        return _closed_pair(prefill, halves, (first, second), transfer)
     before = Pools.stack(
         [first.curve], prefill.builder.requests, Arrivals(scv=prefill.workload.burstiness), transfer[None, :]
     )
@@ -320,6 +323,51 @@ def evaluate_pair(
     return _Pair(
         prefill=prefill, decode=decode, halves=halves, replicas=(first, second), pools=(before, after)
     ).prediction()
+
+
+def _closed_pair(
+    prefill: Evaluator,
+    halves: tuple[FixedReplica, FixedReplica],
+    replicas: tuple[Replica, Replica],
+    transfer_s: FloatArray,
+) -> Prediction:
+    """Return what the pools do when a fixed number of clients wait for their answers."""
+    (before, after), (first, second), requests = halves, replicas, prefill.builder.requests
+    concurrency = prefill.workload.concurrency or 1
+    times = pair_times(
+        concurrency,
+        requests,
+        PrefillPool(tables=first.tables, num_workers=before.replicas, token_budget=before.token_budget),
+        DecodePool(
+            tables=second.tables,
+            num_workers=after.replicas,
+            max_sequences=second.limits.max_sequences,
+            cache_tokens=second.limits.cache_sequences * requests.context_moments()[0],
+        ),
+        transfer_s,
+    )
+    rate = concurrency / times.mean(times.e2e_s)
+    tables = (first.tables, second.tables)
+    high = np.array([prefill.workload.slo.percentile or 50.0])
+    places = _capacity(second) * second.curve.num_ranks * after.replicas
+    return Prediction(
+        ttft_s=times.mean(times.ttft_s),
+        tpot_s=times.mean(times.tpot_s),
+        e2e_s=times.mean(times.e2e_s),
+        ttft_percentiles_s=_paired(times.percentile(times.ttft_s, PERCENTILES)),
+        tpot_high_s=float(times.percentile(times.tpot_s, high)[0]),
+        e2e_percentiles_s=_paired(times.percentile(times.e2e_s, PERCENTILES)),
+        rate_rps=rate,
+        output_tokens_per_s=rate * requests.mean_output_tokens,
+        running_sequences=times.sequences,
+        utilisation=times.prefill_busy,
+        saturated=concurrency > places,
+        num_devices=sum(r.num_devices * h.replicas for r, h in zip(replicas, halves, strict=True)),
+        sigma=max(t.sigma for t in tables),
+        first_token_sigma=max(t.first_token_sigma for t in tables),
+        provenance=max(t.provenance for t in tables),
+        memory=(*first.memory_report(), *second.memory_report()),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,12 +408,8 @@ class _Pair:
         states = self.states(rate)
         if states is None:
             return False
-        steps = self.prefill.builder.requests.mean_steps
         ttft, tpot = float(states[0].ttft_s[0]), float(states[1].tpot_s[0])
-        workload = self.prefill.workload
-        if workload.concurrency is not None:
-            return rate * (ttft + tpot * steps) <= workload.concurrency
-        slo = workload.slo
+        slo = self.prefill.workload.slo
         return ttft <= (slo.ttft_s or np.inf) and tpot <= (slo.tpot_s or np.inf)
 
     def prediction(self) -> Prediction | None:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from cost_models.cost import FloatArray
+from cost_models.formats import number_format
 from cost_models.serving.requests import Requests
 from cost_models.work import (
     Attention,
@@ -24,6 +25,7 @@ from cost_models.work import (
     Span,
     StateScan,
     Stream,
+    TokenExchange,
     Work,
 )
 from planner.ir.model_graph import (
@@ -69,16 +71,20 @@ class Lowering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One piece of work and how often it is done per step (or per prompt)."""
+    """One piece of work and how often it is done per step (or per prompt).
+
+    `is_shared` work follows the tokens of all attention ranks together, not those of the fullest one.
+    """
 
     family: Family
     work: Work
     count: float | FloatArray = 1.0
+    is_shared: bool = False
 
     @property
     def is_communication(self) -> bool:
         """Whether other work may hide it."""
-        return isinstance(self.work, Collective)
+        return isinstance(self.work, Collective | TokenExchange)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,40 +274,65 @@ def _lower_experts(op: Experts, how: Lowering, grid: StepGrid) -> Iterator[Piece
     """Yield the routed experts and the exchange of tokens around them.
 
     Tokens of all attention ranks meet. Without attention data parallelism every rank already holds all
-    tokens and one all-reduce over the stage collects the parts. With it, dispatch and combine are two
-    all-to-alls of the tokens' copies, or an all-gather and a reduce-scatter where that moves less.
+    tokens and one all-reduce over the stage collects the parts. With it, tokens are dispatched to their
+    experts and combined again, or gathered and scattered where that moves less.
     """
     strategy = how.strategy
     num_ranks = strategy.attention_dp * strategy.prefill_cp
     tokens = grid.tokens * num_ranks
-    yield Piece(
-        family="tokens",
-        work=ExpertGemm(
-            num_tokens=tokens,
-            hidden=float(op.hidden),
-            inter=float(op.inter),
-            top_k=float(op.top_k),
-            num_experts=float(op.num_experts),
-            tp=float(strategy.moe_tp),
-            ep=float(strategy.ep),
-            skew=how.routing_skew if strategy.ep > 1 else 1.0,
-            gated=op.gated,
-            fmt=how.fmt(op),
-        ),
+    experts = ExpertGemm(
+        num_tokens=tokens,
+        hidden=float(op.hidden),
+        inter=float(op.inter),
+        top_k=float(op.top_k),
+        num_experts=float(op.num_experts),
+        tp=float(strategy.moe_tp),
+        ep=float(strategy.ep),
+        skew=how.routing_skew if strategy.ep > 1 else 1.0,
+        gated=op.gated,
+        fmt=how.fmt(op),
     )
+    yield Piece(family="tokens", work=experts, is_shared=num_ranks > 1)
     row_bytes = op.hidden * HALF_BYTES
     if num_ranks == 1:
         yield _collective("all_reduce", grid.tokens * row_bytes, how.stage_span)
         return
-    copies = min(op.top_k, strategy.ep) * strategy.moe_tp
-    if copies < num_ranks * strategy.tp:
-        for _ in range(2):
-            yield _collective("all_to_all", grid.tokens / strategy.tp * copies * row_bytes, how.stage_span)
-        return
-    yield _collective("all_gather", tokens * row_bytes, how.rank_span)
-    yield _collective("reduce_scatter", tokens * row_bytes, how.rank_span)
-    if strategy.tp > 1:
+    for work in _exchange(op, how, grid.tokens):
+        yield Piece(family="tokens", work=work, is_shared=True)
+    if strategy.tp > 1 and not exchanges_copies(op, strategy):
         yield _collective("all_reduce", grid.tokens * row_bytes, how.tensor_span)
+
+
+def exchanges_copies(op: Experts, strategy: ServingStrategy) -> bool:
+    """Return whether sending tokens to their experts moves less than gathering all tokens everywhere."""
+    copies = min(op.top_k, strategy.ep) * strategy.moe_tp
+    return copies < strategy.attention_dp * strategy.prefill_cp * strategy.tp
+
+
+def _exchange(op: Experts, how: Lowering, tokens: FloatArray) -> Iterator[Work]:
+    """Yield what carries tokens to their experts and back."""
+    strategy, row_bytes = how.strategy, op.hidden * HALF_BYTES
+    if exchanges_copies(op, strategy):
+        for half in ("dispatch", "combine"):
+            yield TokenExchange(
+                half=half,
+                num_tokens=tokens / strategy.tp,
+                top_k=float(min(op.top_k * strategy.moe_tp, op.num_experts)),
+                row_bytes=row_bytes if half == "combine" else dispatched_bytes(op.hidden, how.fmt(op)),
+                span=how.stage_span,
+            )
+        return
+    everything = tokens * (strategy.attention_dp * strategy.prefill_cp) * row_bytes
+    yield Collective(op="all_gather", num_bytes=everything, span=how.rank_span)
+    yield Collective(op="reduce_scatter", num_bytes=everything, span=how.rank_span)
+
+
+def dispatched_bytes(hidden: int, fmt: str) -> float:
+    """Return bytes of a token on its way to experts that compute in `fmt`: at least one per element.
+
+    Source: dispatch formats of DeepEP and of the NVLink all-to-all, 8 bit where experts take 8 bit or less.
+    """
+    return hidden * (HALF_BYTES if number_format(fmt).activation_bits >= 16 else 1.0)
 
 
 def _lower_norms(layer: Layer, how: Lowering, tokens: FloatArray) -> Iterator[Piece]:

@@ -62,9 +62,13 @@ def spread_out(tokens: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
-    """Time of one part of the model by family, with its variance at the reference step."""
+    """Time of one part of the model by family, with its variance at the reference step.
+
+    `shared_s` is the part of `tokens_s` that all attention ranks do together.
+    """
 
     tokens_s: FloatArray
+    shared_s: FloatArray
     sequences_s: FloatArray
     prompts_s: FloatArray
     variance_s2: float
@@ -74,6 +78,7 @@ class Priced:
         """Return `count` equal parts; their errors are fully correlated."""
         return Priced(
             tokens_s=self.tokens_s * count,
+            shared_s=self.shared_s * count,
             sequences_s=self.sequences_s * count,
             prompts_s=self.prompts_s * count,
             variance_s2=self.variance_s2 * count * count,
@@ -84,6 +89,7 @@ class Priced:
         """Return both, one after the other."""
         return Priced(
             tokens_s=self.tokens_s + other.tokens_s,
+            shared_s=self.shared_s + other.shared_s,
             sequences_s=self.sequences_s + other.sequences_s,
             prompts_s=self.prompts_s + other.prompts_s,
             variance_s2=self.variance_s2 + other.variance_s2,
@@ -254,6 +260,7 @@ class Pricer:
             first_token_sigma=first_token_sigma(sigma, sparse=sparse),
             provenance=max(row.provenance for row in rows),
             prompt_step_s=np.array([self.prompt_step_s(shape) for shape in shapes]),
+            shared_time_s=np.array([row.shared_s for row in rows]) if strategy.attention_dp > 1 else None,
         )
 
     def layer_weights(
@@ -315,6 +322,7 @@ class Pricer:
         per_sequence = software.per_sequence_s.value if shape.last else 0.0
         return Priced(
             tokens_s=np.full(self._tokens.size, fixed),
+            shared_s=np.zeros(self._tokens.size),
             sequences_s=self._sequences * per_sequence,
             prompts_s=np.zeros(self.requests.weights.size),
             variance_s2=0.0,
@@ -378,6 +386,7 @@ class Pricer:
         """Price pieces and add them by family; a stated share of communication hides behind compute."""
         sizes = {
             "tokens": self._tokens.size,
+            "shared": self._tokens.size,
             "sequences": self._sequences.size,
             "prompts": self.requests.weights.size,
         }
@@ -394,11 +403,15 @@ class Pricer:
             if piece.family != "tokens":
                 totals[piece.family] += cost.time_s * piece.count * share
                 continue
-            totals["tokens"] += self._mean(cost.time_s * piece.count) * share
+            seconds = self._mean(cost.time_s * piece.count) * share
+            totals["tokens"] += seconds
+            if piece.is_shared:
+                totals["shared"] += seconds
             variances = self._mean(cost.variance_s2)
             variance += float(variances[min(reference, self._tokens.size - 1)])
         return Priced(
             tokens_s=totals["tokens"],
+            shared_s=totals["shared"],
             sequences_s=totals["sequences"],
             prompts_s=totals["prompts"],
             variance_s2=variance,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from planner.accuracy.kernel_work import CannotPriceError
+from planner.accuracy.serving.places import with_places
 from planner.accuracy.serving.predict import Costs, RunPredictor
 from planner.accuracy.serving.rows import read_rows
 from planner.accuracy.serving.score import ScoredRun
@@ -46,18 +47,34 @@ def score_serving(
     read_log = second.read_log if second is not None else None
     reader = SetupReader(find_model=find_model, find_group=find_group, read_log=read_log)
     predictor = RunPredictor(costs=costs or _installed)
-    runs: list[ScoredRun] = []
-    for row in read_rows(path):
-        setup: Setup | None = None
+    rows = read_rows(path)
+    setups: dict[int, Setup] = {}
+    refusals: dict[int, str] = {}
+    for index, row in enumerate(rows):
         try:
-            setup = reader.read(row)
-            run = ScoredRun(row=row, setup=setup, prediction=predictor.predict(setup))
-            if second is not None:
-                run = replace(run, simulated=second.simulate(predictor.evaluator(setup), setup))
-            runs.append(run)
+            setups[index] = reader.read(row)
         except CannotPriceError as error:
-            runs.append(ScoredRun(row=row, setup=setup, prediction=None, refusal=str(error)))
+            refusals[index] = str(error)
+    setups = dict(zip(setups, with_places(list(setups.values())), strict=True))
+    runs: list[ScoredRun] = []
+    for index, row in enumerate(rows):
+        setup = setups.get(index)
+        run = ScoredRun(row=row, setup=setup, prediction=None, refusal=refusals.get(index, ""))
+        if setup is not None:
+            run = _scored(run, setup, predictor, second)
+        runs.append(run)
     return runs
+
+
+def _scored(run: ScoredRun, setup: Setup, predictor: RunPredictor, second: SecondOpinion | None) -> ScoredRun:
+    """Return the run with its prediction, or with the reason why it has none."""
+    try:
+        run = replace(run, prediction=predictor.predict(setup))
+        if second is None:
+            return run
+        return replace(run, simulated=second.simulate(predictor.evaluator(setup), setup))
+    except CannotPriceError as error:
+        return replace(run, prediction=None, refusal=str(error))
 
 
 def _installed(setup: Setup, group: NodeGroup) -> EngineCosts:

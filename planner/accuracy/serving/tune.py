@@ -18,6 +18,7 @@ from hardware_profiles.loader import load_software
 from hardware_profiles.schema import Fact, SoftwareProfile, Source
 from planner.accuracy.kernel_work import CannotPriceError
 from planner.accuracy.serving.names import engine_name
+from planner.accuracy.serving.places import with_places
 from planner.accuracy.serving.predict import RunPredictor, measured_values
 from planner.accuracy.serving.rows import read_rows
 from planner.accuracy.serving.setup import Setup, SetupReader
@@ -156,6 +157,7 @@ def _setups(path: Path, base: SoftwareProfile, reader: SetupReader) -> tuple[lis
             setups.append(setup)
         except CannotPriceError as error:
             refused.append(f"line {row.line}: {error}")
+    setups = with_places(setups)
     if not setups:
         raise InputError("no run can be priced", file=str(path), value="; ".join(refused)[:300])
     return setups, tuple(refused)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from statistics import NormalDist
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.formats import executed_format
+from cost_models.formats import executed_format, number_format
 from cost_models.work import (
     Attention,
     Collective,
@@ -27,6 +27,7 @@ from cost_models.work import (
     Span,
     StateScan,
     Stream,
+    TokenExchange,
     Work,
 )
 from hardware_profiles.schema import SoftwareProfile
@@ -150,7 +151,7 @@ class StepPricer:
             seconds = float(np.mean(self.costs.price(work).time_s))
             if isinstance(work, Gemm | Attention | ExpertGemm):
                 seconds *= self.software.kernel_scale
-            total += seconds * (exposed if isinstance(work, Collective) else 1.0)
+            total += seconds * (exposed if isinstance(work, Collective | TokenExchange) else 1.0)
         return total
 
     def _fmt(self, op: Linear | Experts) -> str:
@@ -267,10 +268,16 @@ class StepPricer:
         if others == 1:
             yield Collective(op="all_reduce", num_bytes=tokens * row, span=self.spans.stage)
         elif copies < others * s.tp:
-            for _ in range(2):
-                yield Collective(
-                    op="all_to_all", num_bytes=tokens / s.tp * copies * row, span=self.spans.stage
-                )
+            sent = op.hidden * (_HALF if number_format(self._fmt(op)).activation_bits >= 16 else 1.0)
+            to = TokenExchange(
+                half="dispatch",
+                num_tokens=tokens / s.tp,
+                top_k=float(min(op.top_k * s.moe_tp, op.num_experts)),
+                row_bytes=sent,
+                span=self.spans.stage,
+            )
+            yield to
+            yield replace(to, half="combine", row_bytes=row)
         else:
             yield Collective(op="all_gather", num_bytes=tokens * others * row, span=self.spans.ranks)
             yield Collective(op="reduce_scatter", num_bytes=tokens * others * row, span=self.spans.ranks)
