@@ -30,15 +30,18 @@ from planner.search.fleet_shapes import supply_from
 from planner.space.engine import cached, installed_costs
 from planner.verify import problem_of, verify_plan
 
-METHOD = "integer program over the plan's own shapes: best value, then fewest starts (HiGHS)"
+METHOD = "integer program over the plan's own shapes: fewest starts and best value (HiGHS)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What was lost: names of nodes; `tolerance` is the share of the objective given up to move less."""
+    """What was lost: names of nodes; `tolerance` is the share of the objective given up to move less.
+
+    Without one, fleets that minimise start as few replicas as can be and then look for the best objective.
+    """
 
     nodes: tuple[str, ...]
-    tolerance: float = 0.0
+    tolerance: float | None = None
 
 
 def replan(plan: Plan, loss: Loss, run: Run) -> Plan:
@@ -52,7 +55,7 @@ def replan(plan: Plan, loss: Loss, run: Run) -> Plan:
         If the new plan does not pass the checker, which is a bug of ours.
     """
     problem = problem_of(plan)
-    _check_nodes(problem.cluster, loss.nodes)
+    loss = replace(loss, nodes=lost_nodes(problem.cluster, loss.nodes))
     if plan.status == "infeasible":
         raise InputError("this plan has nothing that could be lost", key="status", value=plan.status)
     with run.phase("replan"):
@@ -78,18 +81,36 @@ def plan_anew(plan: Plan, loss: Loss, run: Run) -> Plan:
         If a node is not in the inventory.
     """
     problem = problem_of(plan)
-    _check_nodes(problem.cluster, loss.nodes)
+    loss = replace(loss, nodes=lost_nodes(problem.cluster, loss.nodes))
     if problem.kind == "fleet":
         lost = tuple(sorted({*problem.payload.lost_nodes, *loss.nodes}))
         return solve(replace(problem, payload=replace(problem.payload, lost_nodes=lost)), run)
     return solve(replace(problem, cluster=_without(problem.cluster, frozenset(loss.nodes))), run)
 
 
-def _check_nodes(cluster: Cluster, nodes: Sequence[str]) -> None:
-    known = [_node(group, number) for group in cluster.groups for number in range(group.num_nodes)]
-    for node in nodes:
-        if node not in known:
-            raise UnknownNameError("node", node, known)
+def lost_nodes(cluster: Cluster, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the nodes that names stand for: nodes, groups, or parts such as ``h100/rack-2`` (from 0).
+
+    Raises
+    ------
+    InputError
+        If there is nothing of such a name; the names that are alike are listed.
+    """
+    known: dict[str, tuple[str, ...]] = {}
+    for group in cluster.groups:
+        nodes = [_node(group, number) for number in range(group.num_nodes)]
+        known |= {node: (node,) for node in nodes}
+        for level in group.levels:
+            each = max(1, level.num_devices // group.devices_per_node)
+            if 1 < each < group.num_nodes:
+                for part in range(-(-group.num_nodes // each)):
+                    own = tuple(nodes[part * each : (part + 1) * each])
+                    known[f"{group.name}/{level.name}-{part}"] = own
+        known.setdefault(group.name, tuple(nodes))
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("node", name, sorted(known))
+    return tuple(dict.fromkeys(node for name in names for node in known[name]))
 
 
 def _node(group: NodeGroup, number: int) -> str:

@@ -110,3 +110,22 @@ def test_a_fleet_is_exported_with_one_launch_per_model(tmp_path: Path) -> None:
     names = {path.relative_to(tmp_path / "launch").as_posix() for path in files}
     assert "chat/hosts.env" in names
     assert "embed" in (tmp_path / "launch" / "README.md").read_text(encoding="utf-8")
+
+
+def test_racks_and_groups_are_lost_by_name() -> None:
+    from planner.replanning import lost_nodes
+    from tests.fleet_cases import fleet
+
+    cluster = fleet(stage("embed", 1, l40s=1)).cluster
+    assert lost_nodes(cluster, ["big/rack-1"]) == ("big-2", "big-3")
+    assert lost_nodes(cluster, ["cheap", "big-0", "cheap-1"]) == ("cheap-0", "cheap-1", "big-0")
+    with pytest.raises(UnknownNameError, match="node"):
+        lost_nodes(cluster, ["big/rack-2"])
+
+
+def test_a_tolerance_puts_the_objective_first() -> None:
+    before = fleet_plan()
+    loss = Loss(nodes=(node_with(before, "chat"),), tolerance=0.0)
+    after = replan(before, loss, Run())
+    assert after.objective.value == pytest.approx(before.objective.value)
+    assert after.details["replanned"]["least"] <= after.details["replanned"]["started"]

@@ -18,7 +18,12 @@ def register(app: typer.Typer) -> None:
 
 def replan(
     plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
-    lost: Annotated[list[str], typer.Option("--lost", help="Name of a node that is lost; repeatable.")],
+    lost: Annotated[
+        list[str],
+        typer.Option(
+            "--lost", help="What is lost: a node, a group, or a part such as h100/rack-2; repeatable."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Plan file to write.", show_default=False)
     ] = None,
@@ -26,12 +31,17 @@ def replan(
         bool, typer.Option("--minimise-moves/--plan-anew", help="Keep what stands, or plan from scratch.")
     ] = True,
     tolerance: Annotated[
-        float,
-        typer.Option("--tolerance", min=0.0, max=1.0, help="Share of the objective given up to move less."),
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            "--tolerance",
+            min=0.0,
+            max=1.0,
+            help="Look for the best objective first, and give up this share of it to move less.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON on stdout.")] = False,
 ) -> None:
-    """Plan again after the loss of nodes: best objective first, then the fewest replicas moved."""
+    """Plan again after the loss of nodes: the fewest replicas started, then the best objective."""
     from planner.pipeline import Run
     from planner.plan.diff import diff_plans
     from planner.plan.serialize import plan_text, read_plan, write_plan

@@ -1,8 +1,9 @@
-"""Re-planning a fleet after a loss: first what must be served at the best value, then the fewest starts.
+"""Re-planning a fleet after a loss: all traffic with the fewest starts, then the best value at these.
 
-Models that lost nothing stay as they are. For the others an integer program over the plan's own shapes
-looks for the best value on what is free, then for the fewest replicas that have to be started at (almost)
-that value. What stays keeps its devices. If there is no room, every model takes part.
+An integer program over the plan's own shapes finds both. Where a share of the value is named that may be
+given up, and for goals that maximise (whose demand is no more than a wish), the value comes first and the
+starts second; models that lost nothing then stay as they are unless there is no room without them. What
+stays keeps its devices.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from ortools.math_opt.python import mathopt
 
@@ -19,7 +21,7 @@ from planner.ir.problem import Problem
 from planner.search.fleet_answer import ModelAnswer, answer_of, items_of
 from planner.search.fleet_columns import Column, ModelSupply
 from planner.search.fleet_master import Chosen, Master
-from planner.search.fleet_milp import ShapeKey, add_level, choices_of, shape_key
+from planner.search.fleet_milp import ProgramLevel, ShapeKey, add_level, choices_of, shape_key
 from planner.search.fleet_place import Grounds, Item, device_name, place_on
 from planner.search.fleet_question import master_of
 from planner.search.fleet_room import Room, rooms_of
@@ -27,6 +29,8 @@ from planner.search.mip import Expression, at_least, at_most, solve_with_highs, 
 
 _SECONDS = 20.0
 _EXACT = 1e-7
+_GAP = 2e-3
+"""How close to the best value an answer of fewest starts is."""
 Seats = tuple[str, ...]
 
 
@@ -58,34 +62,56 @@ def replan_fleet(
     supplies: Sequence[ModelSupply],
     standing: Sequence[Standing],
     hit: frozenset[int],
-    tolerance: float,
+    tolerance: float | None,
 ) -> Replanned | None:
     """Return the re-planned fleet, None if what is left cannot carry the traffic.
 
     `hit` are the models that lost replicas; `tolerance` is the share of the value that may be given up to
-    start less.
+    start less, None all of it.
     """
     rooms = rooms_of(problem.cluster.groups, problem.payload)
     everyone = frozenset(range(len(problem.payload.models)))
+    factor = max((level.factor for level in problem.payload.levels), default=1.0)
+    master = master_of(problem, supplies, rooms, factor=factor)
     for affected in dict.fromkeys((hit, everyone)):
-        found = _attempt(problem, supplies, (rooms, standing), affected, tolerance)
+        change = _Change(
+            master=master,
+            kept=Counter(one.key for one in standing),
+            affected=affected,
+            everyone=everyone,
+            tolerance=tolerance,
+        )
+        found = _attempt(problem, supplies, (rooms, standing), change)
         if found is not None:
             return replace(found, whole_fleet=affected == everyone)
     return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """What a re-plan may change: the models `affected`, beside the replicas that are `kept`."""
+
+    master: Master
+    kept: Mapping[ShapeKey, int]
+    affected: frozenset[int]
+    everyone: frozenset[int]
+    tolerance: float | None
+
+    @property
+    def starts_first(self) -> bool:
+        """Whether the fewest starts count before the value."""
+        return self.tolerance is None and self.master.minimises
 
 
 def _attempt(
     problem: Problem[FleetProblem],
     supplies: Sequence[ModelSupply],
     ground: tuple[tuple[Room, ...], Sequence[Standing]],
-    affected: frozenset[int],
-    tolerance: float,
+    change: _Change,
 ) -> Replanned | None:
     rooms, standing = ground
-    kept = Counter(one.key for one in standing)
-    factor = max((level.factor for level in problem.payload.levels), default=1.0)
-    master = master_of(problem, supplies, rooms, factor=factor)
-    solved = _fewest_starts(master, kept, affected, tolerance)
+    master = change.master
+    solved = _by_starts(change) if change.starts_first else _by_value(change)
     if solved is None:
         return None
     choices, least = solved
@@ -128,43 +154,100 @@ def _value(problem: Problem[FleetProblem], master: Master, answers: Sequence[Mod
     )
 
 
-def _fewest_starts(
-    master: Master, kept: Mapping[ShapeKey, int], affected: frozenset[int], tolerance: float
-) -> tuple[tuple[Chosen | None, ...], int] | None:
+@dataclass(slots=True, kw_only=True)
+class _Program:
+    """The integer program of a change: all models, with what each would have to start."""
+
+    model: mathopt.Model
+    level: ProgramLevel
+    starts: mathopt.LinearExpression
+
+    @staticmethod
+    def of(change: _Change, affected: frozenset[int]) -> _Program:
+        """Fix the models that are not affected to what they run, and count the starts of the others."""
+        model = mathopt.Model()
+        level = add_level(model, change.master)
+        starts: list[mathopt.Variable] = []
+        shapes: dict[ShapeKey, list[tuple[Column, mathopt.Variable]]] = {}
+        for column, count in level.used():
+            shapes.setdefault(shape_key(column), []).append((column, count))
+        for key, pairs in shapes.items():
+            kept = float(change.kept.get(key, 0))
+            running: list[Expression] = [float(c.replicas) * x for c, x in pairs]
+            if key[0] not in affected:
+                at_least(model, running, kept)
+                at_most(model, running, kept)
+                continue
+            started = model.add_variable(lb=0.0)
+            at_least(model, [started, *(-1.0 * term for term in running)], -kept)
+            starts.append(started)
+        return _Program(model=model, level=level, starts=total(starts))
+
+
+Solved = tuple[tuple[Chosen | None, ...], int]
+
+
+def _by_starts(change: _Change) -> Solved | None:
+    """Return the choices of fewest starts and, at these, of best value; and how many starts it takes.
+
+    The fewest starts of all models together bound those of the affected ones. Where these alone need
+    more, the models that change in that answer take part as well.
+    """
+    found = _least_starts(change)
+    if found is None:
+        return None
+    least, changing = found
+    for affected in dict.fromkeys((change.affected, change.affected | changing)):
+        program = _Program.of(change, affected)
+        at_most(program.model, [program.starts], least + _EXACT)
+        program.model.minimize(program.level.cost)
+        result = solve_with_highs(program.model, _SECONDS, _GAP)
+        if result.has_primal_feasible_solution():
+            return choices_of(program.level, result, None), least
+    return None
+
+
+def _least_starts(change: _Change) -> tuple[int, frozenset[int]] | None:
+    """Return the fewest starts that all models together need, and the models that such an answer changes."""
+    program = _Program.of(change, change.everyone)
+    program.model.minimize(program.starts)
+    result = solve_with_highs(program.model, _SECONDS, 1e-6, 1.0)
+    if not result.has_primal_feasible_solution():
+        return None
+    now: Counter[ShapeKey] = Counter()
+    for column, count in program.level.used():
+        now[shape_key(column)] += column.replicas * round(result.variable_values(count))
+    changing = {key[0] for key in {*now, *change.kept} if now[key] != change.kept.get(key, 0)}
+    return round(result.objective_value()), frozenset(changing)
+
+
+def _by_value(change: _Change) -> Solved | None:
     """Return the choices of best value and, within the tolerance, of fewest starts; and a bound on these."""
-    model = mathopt.Model()
-    level = add_level(model, master)
-    starts: list[mathopt.Variable] = []
-    shapes: dict[ShapeKey, list[tuple[Column, mathopt.Variable]]] = {}
-    for column, count in level.used():
-        shapes.setdefault(shape_key(column), []).append((column, count))
-    for key, pairs in shapes.items():
-        running: list[Expression] = [float(c.replicas) * x for c, x in pairs]
-        if key[0] not in affected:
-            at_least(model, running, float(kept.get(key, 0)))
-            at_most(model, running, float(kept.get(key, 0)))
-            continue
-        started = model.add_variable(lb=0.0)
-        at_least(model, [started, *(-1.0 * term for term in running)], -float(kept.get(key, 0)))
-        starts.append(started)
-    goal = level.cost if master.minimises else level.gain
-    if master.minimises:
-        model.minimize(goal)
+    program = _Program.of(change, change.affected)
+    minimises = change.master.minimises
+    goal = program.level.cost if minimises else program.level.gain
+    if minimises:
+        program.model.minimize(goal)
     else:
-        model.maximize(goal)
-    first = solve_with_highs(model, _SECONDS, 1e-6)
+        program.model.maximize(goal)
+    first = solve_with_highs(program.model, _SECONDS, 1e-6)
     if not first.has_primal_feasible_solution():
         return None
     best = first.objective_value()
-    slack = (tolerance + _EXACT) * abs(best)
-    if master.minimises:
-        at_most(model, [goal], best + slack)
+    slack = ((change.tolerance or 0.0) + _EXACT) * abs(best)
+    if minimises:
+        at_most(program.model, [goal], best + slack)
     else:
-        at_least(model, [goal], best - slack)
-    model.minimize(total(starts))
-    second = solve_with_highs(model, _SECONDS, 1e-6, 1.0)
+        at_least(program.model, [goal], best - slack)
+    program.model.minimize(program.starts)
+    second = solve_with_highs(program.model, _SECONDS, 1e-6, 1.0)
     result = second if second.has_primal_feasible_solution() else first
-    return choices_of(level, result, None), max(0, round(second.dual_bound() - 1e-6 + 0.4999))
+    return choices_of(program.level, result, None), _whole(second.dual_bound())
+
+
+def _whole(bound: float) -> int:
+    """Return the least whole number of starts that a bound allows."""
+    return max(0, ceil(bound - 1e-6))
 
 
 def _placed(

@@ -69,21 +69,24 @@ def supply_from(
         builders={},
     )
     groups = {group.name: at for at, group in enumerate(case.cluster.groups)}
-    for stored in facts:
-        shape, layers = _read(stored, list(groups))
-        at = groups[shape.group]
-        key = (at, shape.engine)
-        if key not in catalogue.builders:
-            catalogue.builders[key] = ReplicaBuilder(
-                problem=case.payload,
-                group=case.cluster.groups[at],
-                costs=costs(case.cluster.groups[at], shape.engine),
-                robust_quantile=case.objective.robust,
-            )
-        replica = catalogue.builders[key].build_with(shape, layers)
-        if replica is None:
-            raise InputError("a stored shape no longer fits", key="details.shapes", value=dict(stored))
-        catalogue.offers.append(Offer(replica=replica, group=at))
+    read = [_read(stored, list(groups)) for stored in facts]
+    found: dict[int, Offer] = {}
+    for key in dict.fromkeys((groups[shape.group], shape.engine) for shape, _ in read):
+        group = case.cluster.groups[key[0]]
+        builder = ReplicaBuilder(
+            problem=case.payload,
+            group=group,
+            costs=costs(group, key[1]),
+            robust_quantile=case.objective.robust,
+        )
+        catalogue.builders[key] = builder
+        own = [at for at, (shape, _) in enumerate(read) if (groups[shape.group], shape.engine) == key]
+        replicas = builder.build_exactly([read[at] for at in own])
+        for at, replica in zip(own, replicas, strict=True):
+            if replica is None:
+                raise InputError("a stored shape no longer fits", key="details.shapes", value=dict(facts[at]))
+            found[at] = Offer(replica=replica, group=key[0])
+    catalogue.offers.extend(found[at] for at in range(len(read)))
     return catalogue_supply(problem, index, case, catalogue)
 
 

@@ -79,8 +79,9 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
-    """A replica whose curve is still to be worked out."""
+    """A replica whose curve is still to be worked out, and its place among the cases asked for."""
 
+    at: int
     shape: ReplicaShape
     layers: tuple[int, ...]
     stages: tuple[StageBytes, ...]
@@ -153,7 +154,8 @@ class ReplicaBuilder:
         """Return the priced replicas of shapes, in order, one per distinct partition that fits memory."""
         if self.costs.workers is not None:
             return [replica for shape in shapes for replica in self._estimated(shape)]
-        return self._priced([(shape, layers) for shape in shapes for layers in self._partitions(shape)])
+        cases = [(shape, layers) for shape in shapes for layers in self._partitions(shape)]
+        return [replica for replica in self.build_exactly(cases) if replica is not None]
 
     def _estimated(self, shape: ReplicaShape) -> list[Replica]:
         """Return the replicas of a shape as whole workers are estimated."""
@@ -178,30 +180,32 @@ class ReplicaBuilder:
 
     def build_with(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Replica | None:
         """Return the priced replica with these stages, or None if it does not fit."""
-        found = self._priced([(shape, layers_per_stage)])
-        return found[0] if found else None
+        return self.build_exactly([(shape, layers_per_stage)])[0]
 
-    def _priced(self, cases: Sequence[tuple[ReplicaShape, tuple[int, ...]]]) -> list[Replica]:
+    def build_exactly(self, cases: Sequence[tuple[ReplicaShape, tuple[int, ...]]]) -> list[Replica | None]:
+        """Return the priced replica of every shape with these stages, None where it does not fit."""
+        found: list[Replica | None] = [None] * len(cases)
         drafts: list[_Draft] = []
-        for shape, layers in cases:
+        for at, (shape, layers) in enumerate(cases):
             stages = self.stage_bytes(shape, layers)
             limits = self._limits(shape, stages)
             if limits is not None:
                 tables = self._tables(shape, layers)
-                drafts.append(_Draft(shape=shape, layers=layers, stages=stages, limits=limits, tables=tables))
-        return [
-            Replica(
-                shape=draft.shape,
-                layers_per_stage=draft.layers,
-                stages=draft.stages,
-                limits=draft.limits,
-                tables=draft.tables,
-                curve=curve,
-                cache_lanes=self._cache_lanes(draft.shape),
-            )
-            for draft, curve in zip(drafts, self._curves(drafts), strict=True)
-            if curve is not None
-        ]
+                drafts.append(
+                    _Draft(at=at, shape=shape, layers=layers, stages=stages, limits=limits, tables=tables)
+                )
+        for draft, curve in zip(drafts, self._curves(drafts), strict=True):
+            if curve is not None:
+                found[draft.at] = Replica(
+                    shape=draft.shape,
+                    layers_per_stage=draft.layers,
+                    stages=draft.stages,
+                    limits=draft.limits,
+                    tables=draft.tables,
+                    curve=curve,
+                    cache_lanes=self._cache_lanes(draft.shape),
+                )
+        return found
 
     def _tables(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> TimeTables:
         tables = self.pricer.tables(

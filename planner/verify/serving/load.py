@@ -18,8 +18,8 @@ from planner.verify.serving.steps import Batch, StepPricer
 
 MAX_BINS = 5
 _BISECTIONS = 30
-_SCAN = 24
-"""Batch sizes looked at for the first that keeps up, from the finest share of the largest up."""
+_SCAN = 1.4
+"""Ratio of the batch sizes looked at for the first that keeps up."""
 _FINEST = 1e-4
 
 
@@ -164,19 +164,17 @@ class PoolLoad:
         """Return the pool at a rate of the whole pool, None if it cannot keep up.
 
         Steps can get abruptly longer at some batch sizes, so the rate need not rise all the way: the least
-        batch that keeps up is the one where the pool settles.
+        batch that keeps up is the one where the pool settles. It is at least what arrives in a step with
+        hardly anything in it.
         """
         per_rank = rate_rps / self.num_queues
         if self.facts.role == "prefill":
             return self._prefilling(per_rank)
-        low, high = 0.0, 0.0
-        for point in range(_SCAN + 1):
-            high = self._most() * _FINEST ** (1.0 - point / _SCAN)
-            if self._per_second(high) >= per_rank:
-                break
-            low = high
-        else:
-            return None
+        low = high = min(per_rank * self._step(self._most() * _FINEST)[0], self._most())
+        while self._per_second(high) < per_rank:
+            if high >= self._most():
+                return None
+            low, high = high, min(high * _SCAN, self._most())
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             low, high = (middle, high) if self._per_second(middle) < per_rank else (low, middle)
