@@ -11,13 +11,15 @@ from planner.errors import InputError, UnknownNameError
 from planner.ir.cluster import NodeGroup
 from planner.ir.fleet import FleetModel, FleetProblem
 from planner.ir.problem import Problem
+from planner.ir.serving import ServingProblem
 from planner.plan.parts import model_parts
 from planner.plan.schema import Plan
-from planner.report.explanation import Bottleneck, Variation
+from planner.report.explanation import EXPLAINERS, Bottleneck, Variation
 from planner.report.figures import figure, percent
 from planner.report.serving_steps import pool_bottlenecks
 
 FleetCase = Problem[FleetProblem]
+_MODES = ("aggregated", "disaggregated")
 
 
 class FleetExplainer:
@@ -43,27 +45,61 @@ class FleetExplainer:
         return [*_more_nodes(problem), *_lifted(problem)]
 
     def fixed(self, problem: FleetCase, choices: Mapping[str, object]) -> FleetCase:
-        """Return the problem with a model kept to a group: ``chat=h200``.
+        """Return the problem with a choice made: a group (``chat=h200``), a mode or a degree (``chat.tp=4``).
 
         Raises
         ------
         InputError
-            If there is no such model or group.
+            If there is no such model, group or choice.
         """
         models = {model.name: model for model in problem.payload.models}
-        groups = problem.cluster.groups
-        for name, value in choices.items():
-            if name not in models:
-                raise UnknownNameError("model of the fleet", name, list(models))
-            own = tuple(g.name for g in groups if value in (g.name, g.device.name))
-            if not own:
-                known = sorted({n for g in groups for n in (g.name, g.device.name)})
-                raise InputError(
-                    "no such group or device kind", key=name, value=value, allowed=", ".join(known)
-                )
-            places = tuple((role, own) for role in ("aggregated", "prefill", "decode", "stage"))
-            models[name] = replace(models[name], places=places)
+        for key, value in choices.items():
+            name, choice = _split(key, models)
+            if choice or value in _MODES:
+                models[name] = _chosen(problem, models[name], {choice or "mode": value})
+            else:
+                own = _groups(problem, key, value)
+                places = tuple((role, own) for role in ("aggregated", "prefill", "decode", "stage"))
+                models[name] = replace(models[name], places=places)
         return _with_models(problem, tuple(models.values()))
+
+
+def _split(key: str, models: Mapping[str, FleetModel]) -> tuple[str, str]:
+    """Return the model and the choice of a key; names of models may hold dots themselves."""
+    if key in models:
+        return key, ""
+    name, _, choice = key.rpartition(".")
+    if name not in models:
+        raise UnknownNameError("model of the fleet", name or key, list(models))
+    return name, choice
+
+
+def _groups(problem: FleetCase, key: str, value: object) -> tuple[str, ...]:
+    groups = problem.cluster.groups
+    own = tuple(g.name for g in groups if value in (g.name, g.device.name))
+    if not own:
+        known = sorted({n for g in groups for n in (g.name, g.device.name)})
+        raise InputError(
+            "no such group or device kind", key=key, value=value, allowed=", ".join((*known, *_MODES))
+        )
+    return own
+
+
+def _chosen(problem: FleetCase, model: FleetModel, choices: Mapping[str, object]) -> FleetModel:
+    """Return a model with a choice made as a serving plan would make it."""
+    if model.serving is None:
+        raise InputError("a stated stage has nothing to choose", key=model.name, value=dict(choices))
+    alone = Problem(
+        kind="serving",
+        name=model.name,
+        cluster=problem.cluster,
+        objective=problem.objective,
+        budget=problem.budget,
+        options=problem.options,
+        payload=model.serving,
+    )
+    fixed = EXPLAINERS.get("serving").fixed(alone, choices)
+    return replace(model, serving=cast("ServingProblem", fixed.payload))
 
 
 def _with_models(problem: FleetCase, models: tuple[FleetModel, ...]) -> FleetCase:

@@ -7,9 +7,16 @@ from dataclasses import replace
 from time import monotonic
 
 from planner.diagnostics import Diagnostics
-from planner.ir.candidates import InfeasibilityReport, ObjectiveValue, ReplicaPlacement, SearchResult
+from planner.ir.candidates import (
+    AlternativeChoice,
+    InfeasibilityReport,
+    ObjectiveValue,
+    ReplicaPlacement,
+    SearchResult,
+)
 from planner.ir.fleet import FleetProblem, TrafficLevel
 from planner.ir.problem import Problem
+from planner.search.fleet_alternatives import fleet_alternatives
 from planner.search.fleet_answer import ModelAnswer, answer_of, items_of, totals_of
 from planner.search.fleet_columns import ModelSupply, supplies_of
 from planner.search.fleet_details import details_of
@@ -17,7 +24,7 @@ from planner.search.fleet_infeasible import homeless, too_much
 from planner.search.fleet_levels import day_of, solve_day
 from planner.search.fleet_master import GOALS, MasterSolution, Work
 from planner.search.fleet_place import place_fleet
-from planner.search.fleet_question import check_goal
+from planner.search.fleet_question import check_goal, master_of
 from planner.search.fleet_room import Room, rooms_of
 from planner.space.engine import CostSource, cached, installed_costs
 
@@ -93,9 +100,24 @@ def solved(
         if placement is not None:
             solved = replace(first, bound=bound, status=first.status if round_number == 0 else "feasible")
             levels = list(zip(day, answers, strict=True))
-            return _result(problem, supplies, (solved, work), levels, (main, placement))
+            result = _result(problem, supplies, (solved, work), levels, (main, placement))
+            return replace(result, alternatives=_runners_up(problem, supplies, rooms, solved))
         room = [_less(one) for one in room]
     return _without_plan(problem, supplies, "nothing_found", None)
+
+
+def _runners_up(
+    problem: Problem[FleetProblem],
+    supplies: Sequence[ModelSupply],
+    rooms: Sequence[Room],
+    solved: MasterSolution,
+) -> tuple[AlternativeChoice, ...]:
+    """Return runners-up where one level of traffic is to be carried with the least."""
+    day = day_of(problem)
+    master = master_of(problem, supplies, rooms, factor=day[0].factor)
+    if problem.options.num_alternatives < 1 or len(day) > 1 or not master.minimises:
+        return ()
+    return fleet_alternatives(problem, supplies, master, solved.choices, solved.value or 0.0)
 
 
 def _less(room: Room) -> Room:
