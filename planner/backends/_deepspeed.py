@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
+from planner.backends._protocol import ONE_GROUP, SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
 from planner.backends._training import NO_CACHE, ROLE, Job, launch_files, readme
 
 CAPABILITIES = Capabilities(
@@ -41,6 +41,7 @@ CAPABILITIES = Capabilities(
         }
     ),
     refused_settings={
+        **ONE_GROUP,
         "cp_ulysses": "its sequence parallelism is part of the model's code",
         "sequence_parallel": "its automatic tensor parallelism keeps whole activations",
         "recompute_layers": "which layers are recomputed is part of the model's code",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
+from planner.backends._protocol import ONE_GROUP, SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
 from planner.backends._training import (
     NO_CACHE,
     ROLE,
@@ -46,6 +46,7 @@ CAPABILITIES = Capabilities(
             "layers_per_chunk",
         }
     ),
+    refused_settings=ONE_GROUP,
 )
 _RECIPES = {"fp8": "delayed", "fp8_block": "blockwise"}
 

@@ -63,6 +63,14 @@ SERVING_DEGREES: Mapping[str, str] = dict.fromkeys(
 )
 """Degrees that backends of training jobs refuse."""
 
+ONE_GROUP: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("first_stage", "num_stages", "first_layer"), "its processes all run one shape on one kind of device"
+    ),
+    "recompute_stages": "it recomputes the same in every stage",
+}
+"""Settings of jobs over several node groups, which trainers refuse."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:

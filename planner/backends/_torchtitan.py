@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
+from planner.backends._protocol import ONE_GROUP, SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
 from planner.backends._training import NO_CACHE, ROLE, Job, argument_lines, launch_files, readme
 from planner.backends._training_schedule import schedule_text
 from planner.errors import InputError
@@ -40,6 +40,7 @@ CAPABILITIES = Capabilities(
         }
     ),
     refused_settings={
+        **ONE_GROUP,
         "cp_ulysses": "torchtitan passes keys and values round, it does not exchange heads",
         "recompute_layers": "torchtitan recomputes all layers or none",
     },

@@ -5,7 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from planner.backends._protocol import SERVING_DEGREES, Capabilities, ExportedFile, ExportOptions
+from planner.backends._protocol import (
+    ONE_GROUP,
+    SERVING_DEGREES,
+    Capabilities,
+    ExportedFile,
+    ExportOptions,
+)
 from planner.backends._training import NO_CACHE, ROLE, Job, job_of, readme
 from planner.backends._training_schedule import schedule_text
 from planner.plan.schema import Plan, TrainingSettings
@@ -19,7 +25,8 @@ CAPABILITIES = Capabilities(
     weight_dtypes=dict.fromkeys(("bf16", "fp16", "fp8", "fp8_block", "nvfp4"), ""),
     kv_dtypes=NO_CACHE,
     refused_degrees=SERVING_DEGREES,
-    settings=frozenset(TrainingSettings.model_fields),
+    settings=frozenset(TrainingSettings.model_fields) - ONE_GROUP.keys(),
+    refused_settings=ONE_GROUP,
 )
 
 

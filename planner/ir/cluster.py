@@ -71,14 +71,51 @@ class NodeGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLink:
+    """The link between two node groups.
+
+    `capacity_bytes_per_s` is what all devices together get over it, None where each pair of devices has
+    a link of its own.
+    """
+
+    first: str
+    second: str
+    link: Link
+    capacity_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Node groups and the link between them."""
+    """Node groups and the links between them: `group_links` where stated, else `between_groups`."""
 
     name: str
     groups: tuple[NodeGroup, ...]
     between_groups: Link | None = None
+    group_links: tuple[GroupLink, ...] = ()
 
     @property
     def num_devices(self) -> int:
         """Devices in the cluster."""
         return sum(group.num_devices for group in self.groups)
+
+    def is_joined(self, first: str, second: str) -> bool:
+        """Return whether a link joins two groups."""
+        return self._stated(first, second) is not None or self.between_groups is not None
+
+    def between(self, first: str, second: str) -> GroupLink:
+        """Return the link between two groups.
+
+        Raises
+        ------
+        KeyError
+            If nothing joins them.
+        """
+        stated = self._stated(first, second)
+        if stated is not None:
+            return stated
+        if self.between_groups is None:
+            raise KeyError(f"nothing joins {first} and {second}")
+        return GroupLink(first=first, second=second, link=self.between_groups)
+
+    def _stated(self, first: str, second: str) -> GroupLink | None:
+        return next((link for link in self.group_links if {link.first, link.second} == {first, second}), None)

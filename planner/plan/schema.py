@@ -62,6 +62,13 @@ class StrategyModel(_Strict):
     num_chunks: Annotated[int, Field(ge=1)] = 1
 
 
+class StageRecompute(_Strict):
+    """What one stage recomputes; `layers` are its first layers, recomputed in full where it is full."""
+
+    recompute: Literal["none", "selective", "full"] = "none"
+    layers: Annotated[int, Field(ge=0)] = 0
+
+
 class TrainingSettings(_Strict):
     """What a training job decides beside its degrees.
 
@@ -71,6 +78,10 @@ class TrainingSettings(_Strict):
     ranks exchange heads, the others pass keys and values in a ring. `layers_per_chunk` are the layers of
     every model chunk in model order; chunk c sits on stage c mod pp. `recompute_layers` layers of every
     stage are recomputed where `recompute` is full (0: all of them).
+
+    A pipeline over several node groups has a pool on each: this one holds the stages from `first_stage`
+    on, of `num_stages` (0: all stages are here), and the layers from `first_layer` on; `recompute_stages`
+    says of each of its stages what it recomputes (empty: all alike).
     """
 
     global_batch: Annotated[int, Field(ge=1)]
@@ -85,6 +96,10 @@ class TrainingSettings(_Strict):
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     schedule: str = "1f1b"
     layers_per_chunk: list[int] = []
+    first_stage: Annotated[int, Field(ge=0)] = 0
+    num_stages: Annotated[int, Field(ge=0)] = 0
+    first_layer: Annotated[int, Field(ge=0)] = 0
+    recompute_stages: list[StageRecompute] = []
 
 
 class MemoryPart(_Strict):

@@ -71,9 +71,7 @@ def training_words(settings: TrainingSettings) -> str:
         words.append(f"over {settings.dp_shard} ranks")
     if settings.schedule != "none":
         words.append(settings.schedule)
-    words.append(f"recompute {settings.recompute}")
-    if settings.recompute_layers:
-        words.append(f"of {settings.recompute_layers} layers per stage")
+    words.append(_recompute_words(settings))
     if settings.offload != "none":
         words.append(f"offload {settings.offload.replace('_', ' ')}")
     if settings.sequence_parallel:
@@ -81,6 +79,14 @@ def training_words(settings: TrainingSettings) -> str:
     if settings.cp_ulysses > 1:
         words.append(f"ulysses {settings.cp_ulysses}")
     return ", ".join(words)
+
+
+def _recompute_words(settings: TrainingSettings) -> str:
+    if not settings.recompute_stages:
+        count = settings.recompute_layers
+        return f"recompute {settings.recompute}" + (f" of {count} layers per chunk" if count else "")
+    each = [f"{s.recompute} {s.layers}" if s.layers else s.recompute for s in settings.recompute_stages]
+    return f"recompute by stage {', '.join(each)}"
 
 
 def _title(plan: Plan) -> Text:
@@ -198,7 +204,8 @@ def _memory(pools: Iterable[Pool]) -> Table:
         shown = _telling_stages(pool.memory)
         for stage in shown:
             share = stage.used_bytes / stage.capacity_bytes if stage.capacity_bytes else 0.0
-            name = pool.name if len(pool.memory) == 1 else f"{pool.name} stage {stage.stage}"
+            first = pool.training.first_stage if pool.training is not None else 0
+            name = pool.name if len(pool.memory) == 1 else f"{pool.name} stage {first + stage.stage}"
             used, capacity = figure(stage.used_bytes, "B"), figure(stage.capacity_bytes, "B")
             _add(table, name, used, capacity, _bar(share), _parts(stage))
         left_out = len(pool.memory) - len(shown)

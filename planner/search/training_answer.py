@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cost_models.energy import COMPUTE_WEIGHT
-from hardware_profiles.provenance import Provenance
 from planner.ir.candidates import (
     Degrees,
-    Estimate,
     PoolChoice,
-    Predictions,
     ReplicaPlacement,
     StageMemory,
 )
 from planner.ir.cluster import NodeGroup
 from planner.ir.problem import Problem
 from planner.ir.training import TrainingProblem, TrainingStrategy
-from planner.search.training_question import HOUR_S
+from planner.search.training_figures import JobFigures
 from planner.space.training.evaluate import Evaluation, TrainingEvaluator
-from planner.space.training.flops import model_flops_per_token
 from planner.space.training.partition import chunk_sizes, stage_of_chunk
 from planner.space.training.plans import PlanArrays
 
@@ -153,73 +148,39 @@ def _memory(problem: Problem[TrainingProblem], answer: Answer) -> tuple[StageMem
     )
 
 
-def placement_of(answer: Answer) -> ReplicaPlacement:
-    """Return where the job sits: the first devices of its group, tensor ranks next to one another."""
-    group = answer.group
+def device_names(group: NodeGroup, count: int) -> tuple[str, ...]:
+    """Return the first devices of a group, node by node."""
     names = group.node_names or tuple(f"{group.name}-{i}" for i in range(group.num_nodes))
     per_node = group.devices_per_node
-    devices = tuple(f"{names[i // per_node]}/{i % per_node}" for i in range(answer.strategy.num_devices))
+    return tuple(f"{names[i // per_node]}/{i % per_node}" for i in range(count))
+
+
+def placement_of(answer: Answer) -> ReplicaPlacement:
+    """Return where the job sits: the first devices of its group, tensor ranks next to one another."""
+    devices = device_names(answer.group, answer.strategy.num_devices)
     return ReplicaPlacement(pool=POOL, replica=0, devices=devices)
 
 
-def predictions_of(problem: Problem[TrainingProblem], answer: Answer) -> Predictions:
-    """Return the figures of a plan: step, throughput, share of the peak, money, power, the whole run."""
-    return tuple(_figures(problem, answer))
-
-
-def _figures(problem: Problem[TrainingProblem], answer: Answer) -> Iterator[tuple[str, Estimate]]:
-    workload, group, step_s = problem.payload.workload, answer.group, answer.step_s
-    devices = answer.strategy.num_devices
+def figures_of(answer: Answer) -> JobFigures:
+    """Return what the predictions of an answer follow from."""
     low_s, high_s = (float(bound[0]) for bound in answer.evaluation.interval_s())
-    tokens = workload.tokens_per_step
-
-    def rate(value: float, unit: str) -> Estimate:
-        """Return a figure that falls as the step takes longer."""
-        known = Provenance.CALIBRATED
-        low, high = value * step_s / high_s, value * step_s / low_s
-        return Estimate(value=value, unit=unit, low=low, high=high, provenance=known)
-
-    def rising(value: float, unit: str, known: Provenance = Provenance.CALIBRATED) -> Estimate:
-        low, high = value * low_s / step_s, value * high_s / step_s
-        return Estimate(value=value, unit=unit, low=low, high=high, provenance=known)
-
-    flops = model_flops_per_token(problem.payload.model, workload.seq_len) * tokens / step_s / devices
-    yield "step_time_s", rising(step_s, "s")
-    yield "tokens_per_s", rate(tokens / step_s, "token/s")
-    yield "tokens_per_s_per_device", rate(tokens / step_s / devices, "token/s")
-    yield "model_flops_per_s_per_device", rate(flops, "FLOP/s")
-    peak = group.device.peak_flops_per_s.get("bf16")
-    if peak is not None:
-        yield "mfu", rate(flops / peak.value, "1")
-    yield "num_devices", Estimate(value=float(devices), unit="devices", provenance=Provenance.MEASURED)
-    power_w = _power_w(answer)
-    yield "power_w", Estimate(value=power_w, unit="W")
-    yield "energy_per_step_j", rising(power_w * step_s, "J", Provenance.ANALYTICAL)
-    usd = None if group.usd_per_device_hour is None else group.usd_per_device_hour * devices
-    if usd is not None:
-        yield "usd_per_hour", Estimate(value=usd, unit="USD/h", provenance=Provenance.ASSUMED)
-        yield "usd_per_step", rising(usd / HOUR_S * step_s, "USD", Provenance.ASSUMED)
-    if workload.num_tokens is not None:
-        run_s = workload.num_tokens / tokens * step_s
-        yield "run_time_s", rising(run_s, "s")
-        yield "run_energy_j", rising(power_w * run_s, "J", Provenance.ANALYTICAL)
-        if usd is not None:
-            yield "run_usd", rising(usd / HOUR_S * run_s, "USD", Provenance.ASSUMED)
+    return JobFigures(
+        step_s=answer.step_s,
+        low_s=low_s,
+        high_s=high_s,
+        compute_s=float(answer.evaluation.time.compute_s[0]),
+        devices=((answer.group, answer.strategy.num_devices),),
+    )
 
 
-def _power_w(answer: Answer) -> float:
-    """Return the mean power of the job, watts: idle power, and the rest of the rating while it computes."""
-    group, device = answer.group, answer.group.device
-    busy = min(1.0, float(answer.evaluation.time.compute_s[0]) / answer.step_s)
-    above_idle = COMPUTE_WEIGHT * (device.tdp_w.value - device.idle_w.value) * busy
-    each = device.idle_w.value + above_idle + group.node_power_overhead_w / group.devices_per_node
-    return each * answer.strategy.num_devices
-
-
-def details_of(answer: Answer) -> tuple[tuple[str, object], ...]:
-    """Return where the time of a step goes, term by term, and the bubble's share of it."""
+def terms_of(answer: Answer) -> dict[str, float]:
+    """Return where the time of a step goes, seconds."""
     time = answer.evaluation.time
-    terms = {
+    return {
         name: float(getattr(time, name)[0]) for name in type(time).__dataclass_fields__ if name.endswith("_s")
     }
+
+
+def details_of(terms: dict[str, float]) -> tuple[tuple[str, object], ...]:
+    """Return the terms of a step as details of its plan."""
     return (("step_time_terms_s", dict(sorted(terms.items()))),)

@@ -9,7 +9,7 @@ from time import monotonic
 import numpy as np
 
 from planner.diagnostics import Diagnostics
-from planner.ir.candidates import AlternativeChoice, ObjectiveValue, SearchResult
+from planner.ir.candidates import AlternativeChoice, ObjectiveValue, PoolChoice, SearchResult
 from planner.ir.problem import Problem
 from planner.ir.training import TrainingProblem
 from planner.search.training_answer import (
@@ -17,25 +17,40 @@ from planner.search.training_answer import (
     answer_of,
     degrees_of,
     details_of,
+    figures_of,
     placement_of,
     pool_of,
-    predictions_of,
     summary_of,
+    terms_of,
 )
 from planner.search.training_exact import Effort, ExactSearch, Priced
+from planner.search.training_figures import JobFigures, predictions_of
+from planner.search.training_groups import GroupsOutcome, search_groups
 from planner.search.training_infeasible import explain_infeasible
+from planner.search.training_mixed_answer import (
+    MixedAnswer,
+    mixed_figures,
+    mixed_placement,
+    mixed_pools,
+    mixed_summary,
+    mixed_terms,
+)
 from planner.search.training_question import GOALS, limits_of, rates_of
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, points
 from planner.space.training.plans import PlanArrays, concatenate
 from planner.space.training.source import evaluator_of, formats_of
 
-METHOD = "enumeration in order of bounds: all layers alone, then stages, then sharding"
+METHOD = (
+    "enumeration in order of bounds: all layers alone, then stages, then sharding; over several node groups "
+    "a dynamic programme over layers and ordered groups for every point that its bound leaves"
+)
 SPACE = (
     "one job on one node group: every tp that splits heads and widths (with sequence parallelism), cp as "
     "ring, by heads or both, ep with its own tp, pp with uneven ends, chunks and schedules, micro-batch, "
-    "recompute, ZeRO level over every number of ranks, offload and precision that is allowed; the global "
-    "batch exactly"
+    "recompute, ZeRO level over every number of ranks, offload and precision that is allowed; or one 1F1B "
+    "pipeline over up to 8 joined groups in any order, layers cut anywhere, tp of its own for every device "
+    "kind, recompute of its own for every stage (some layers or all); the global batch exactly"
 )
 _NUM_KEPT = 256
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp")
@@ -56,9 +71,20 @@ class _Total:
 
     found: list[_Found] = field(default_factory=list["_Found"])
     efforts: list[Effort] = field(default_factory=list[Effort])
+    groups: GroupsOutcome = field(default_factory=GroupsOutcome)
     best: float = np.inf
     bound: float = np.inf
     interrupted: bool = False
+
+    def winner(self) -> Answer | MixedAnswer | None:
+        """Return the best plan of all, None if there is none; of equal ones the one on one group."""
+        best = min(self.found, key=lambda f: float(f.kept.value[0]), default=None)
+        spread = self.groups.found[0] if self.groups.found else None
+        if spread is not None and (best is None or spread.step_s < float(best.kept.value[0])):
+            return spread
+        if best is None:
+            return None
+        return answer_of(best.evaluator, best.fmt, best.kept.plans, 0, float(best.kept.value[0]))
 
 
 def search(
@@ -78,25 +104,26 @@ def search(
         If the objective is unknown or a price is needed and unknown.
     """
     total = find(problem, diagnostics, stop)
-    if not total.found:
+    answer = total.winner()
+    if answer is None:
         return _nothing(problem, total, diagnostics)
-    winner = min(total.found, key=lambda f: float(f.kept.value[0]))
-    answer = answer_of(winner.evaluator, winner.fmt, winner.kept.plans, 0, float(winner.kept.value[0]))
-    proved = not total.interrupted
-    bound = answer.value if proved else min(total.bound, answer.value)
-    gap = (answer.value - bound) / max(abs(answer.value), 1e-300)
+    value = answer.step_s if isinstance(answer, MixedAnswer) else answer.value
+    bound = value if not total.interrupted else min(total.bound, value)
+    gap = (value - bound) / max(abs(value), 1e-300)
+    spread = isinstance(answer, MixedAnswer)
+    figures = mixed_figures(answer) if spread else figures_of(answer)
     return SearchResult(
-        status="optimal" if proved else "feasible",
-        objective=_with_interval(_objective(problem, answer.value, bound, gap), answer),
-        pools=(pool_of(problem, answer),),
-        placement=(placement_of(answer),),
-        predicted=predictions_of(problem, answer),
-        alternatives=_runners_up(problem, total, answer),
+        status="feasible" if total.interrupted else "optimal",
+        objective=_with_interval(_objective(problem, value, bound, gap), figures),
+        pools=mixed_pools(problem, answer) if spread else (pool_of(problem, answer),),
+        placement=mixed_placement(answer) if spread else (placement_of(answer),),
+        predicted=predictions_of(problem, figures),
+        alternatives=_runners_up(problem, total, answer, value),
         infeasibility=None,
         method=METHOD,
         work=_work(total),
         space=SPACE,
-        details=details_of(answer),
+        details=details_of(mixed_terms(answer) if spread else terms_of(answer)),
     )
 
 
@@ -133,6 +160,9 @@ def find(
             if outcome.kept is not None:
                 total.found.append(_Found(evaluator=evaluator, fmt=fmt, kept=outcome.kept))
                 total.best = min(total.best, float(outcome.kept.value[0]))
+    total.groups = search_groups(problem, diagnostics, total.best, stopped)
+    total.interrupted |= total.groups.interrupted
+    total.bound = min(total.bound, total.groups.bound)
     return total
 
 
@@ -145,14 +175,19 @@ def _objective(
 
 def _work(total: _Total) -> tuple[tuple[str, float | int], ...]:
     names = ("points", "points_expanded", "rows", "plans_priced")
-    return tuple((name, sum(getattr(effort, name) for effort in total.efforts)) for name in names)
+    own = tuple((name, sum(getattr(effort, name) for effort in total.efforts)) for name in names)
+    outcomes = total.groups.outcomes
+    if not outcomes:
+        return own
+    spread = ("points", "cut", "tables")
+    return own + tuple((f"spread_{name}", sum(getattr(o, name) for o in outcomes)) for name in spread)
 
 
-def _with_interval(objective: ObjectiveValue, answer: Answer) -> ObjectiveValue:
+def _with_interval(objective: ObjectiveValue, figures: JobFigures) -> ObjectiveValue:
     """Return an objective with its 90 % interval: in proportion to the step time."""
-    low_s, high_s = (float(bound[0]) for bound in answer.evaluation.interval_s())
-    value = answer.value
-    return replace(objective, low=value * low_s / answer.step_s, high=value * high_s / answer.step_s)
+    value = objective.value or 0.0
+    low, high = value * figures.low_s / figures.step_s, value * figures.high_s / figures.step_s
+    return replace(objective, low=low, high=high)
 
 
 def _shape(plans: PlanArrays, i: int) -> tuple[int, ...]:
@@ -160,11 +195,13 @@ def _shape(plans: PlanArrays, i: int) -> tuple[int, ...]:
 
 
 def _runners_up(
-    problem: Problem[TrainingProblem], total: _Total, best: Answer
+    problem: Problem[TrainingProblem], total: _Total, best: Answer | MixedAnswer, best_value: float
 ) -> tuple[AlternativeChoice, ...]:
-    """Return the best plans of other degrees that were priced, best first."""
-    own = tuple(value for name, value in degrees_of(best.strategy) if name in _DEGREES)
-    seen = {(best.group.name, best.fmt, own)}
+    """Return the best plans of other degrees that were priced, best first, and one over several groups."""
+    seen: set[tuple[object, ...]] = set()
+    if isinstance(best, Answer):
+        own = tuple(value for name, value in degrees_of(best.strategy) if name in _DEGREES)
+        seen.add((best.group.name, best.fmt, own))
     rows = sorted(
         (
             (float(f.kept.value[i]), number, i)
@@ -172,6 +209,14 @@ def _runners_up(
             for i in range(len(f.kept.plans))
         )
     )
+
+    def choice(value: float, summary: str, pools: tuple[PoolChoice, ...]) -> AlternativeChoice:
+        relative = (value - best_value) / max(abs(best_value), 1e-300)
+        tie = relative <= problem.options.tie_tolerance
+        return AlternativeChoice(
+            label="", summary=summary, objective_value=value, relative=relative, tie=tie, pools=pools
+        )
+
     found: list[AlternativeChoice] = []
     for value, number, i in rows:
         source = total.found[number]
@@ -180,18 +225,14 @@ def _runners_up(
             continue
         seen.add(key)
         answer = answer_of(source.evaluator, source.fmt, source.kept.plans, i, value)
-        relative = (value - best.value) / max(abs(best.value), 1e-300)
-        found.append(
-            AlternativeChoice(
-                label="",
-                summary=summary_of(answer),
-                objective_value=value,
-                relative=relative,
-                tie=relative <= problem.options.tie_tolerance,
-                pools=(pool_of(problem, answer),),
-            )
-        )
-    return tuple(found)
+        found.append(choice(value, summary_of(answer), (pool_of(problem, answer),)))
+    spread = [
+        choice(answer.step_s, mixed_summary(answer), mixed_pools(problem, answer))
+        for answer in total.groups.found
+        if answer is not best
+    ]
+    ordered = sorted([*found, *spread], key=lambda c: c.objective_value or 0.0)
+    return tuple(ordered[: problem.options.num_alternatives])
 
 
 def _nothing(problem: Problem[TrainingProblem], total: _Total, diagnostics: Diagnostics) -> SearchResult:
@@ -217,7 +258,7 @@ def _value_without(problem: Problem[TrainingProblem]) -> tuple[float, float] | N
     """Return (value, step time) of the best plan of a loosened problem, None if there is none."""
     loose = replace(problem, options=replace(problem.options, num_alternatives=0))
     total = find(loose, Diagnostics())
-    if not total.found:
+    answer = total.winner()
+    if answer is None:
         return None
-    winner = min(total.found, key=lambda f: float(f.kept.value[0]))
-    return float(winner.kept.value[0]), float(winner.kept.step_s[0])
+    return (answer.step_s if isinstance(answer, MixedAnswer) else answer.value), answer.step_s

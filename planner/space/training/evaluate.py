@@ -23,7 +23,8 @@ from planner.space.training.software import TrainingSoftware
 from planner.space.training.tables import PlanTable, TableBuilder
 
 _MOST_DETAILED = 64
-_KERNEL_CORRELATION = 0.6
+KERNEL_CORRELATION = 0.6
+"""Share of the error of kernels that they have in common."""
 _ADAM_BYTES_PER_PARAM = 46.0
 """Norm and overflow check read the gradient (8), it is unscaled (8) and read again (4), master and moments
 are read and written (24), the weight is written (2): mixed-precision Adam, ZeRO section 3.1."""
@@ -180,12 +181,12 @@ class TrainingEvaluator:
         self.workload = workload
         self._costs = costs
         self._batches = np.unique(micro_batches)
-        self._exposed = ExposedCommunication(group, costs, self.software, len(model.layers))
+        self.exposed = ExposedCommunication(group, costs, self.software, len(model.layers))
         self.tables = TableBuilder(model, group, costs, self.software, self._batches.astype(np.float64))
 
-    def batch_column(self, micro_batch: int) -> int:
-        """Return the column of a micro-batch size in the tables."""
-        return int(np.searchsorted(self._batches, micro_batch))
+    def price_s(self, work: Collective) -> FloatArray:
+        """Return the seconds of a collective."""
+        return self._costs.price(work).time_s
 
     def evaluate(self, plans: PlanArrays, fmt: str = "bf16") -> Evaluation:
         """Return time and memory of every plan (all of one number format).
@@ -195,7 +196,7 @@ class TrainingEvaluator:
         """
         num = len(plans)
         detailed = num <= _MOST_DETAILED
-        table = self._table(plans, fmt)
+        table = self.plan_table(plans, fmt)
         parts = _Parts.empty(num)
         peak, allocated = np.full(num, np.inf), np.full(num, np.inf)
         memory: list[StageMemory | None] = [None] * num
@@ -215,7 +216,7 @@ class TrainingEvaluator:
                     memory[int(i)] = stage_mem.plan(column)
         return Evaluation(
             time=self._step(plans, parts),
-            sigma_log=np.hypot(self.software.sigma_log, _KERNEL_CORRELATION * parts.kernel_sigma),
+            sigma_log=np.hypot(self.software.sigma_log, KERNEL_CORRELATION * parts.kernel_sigma),
             memory=memory,
             peak_bytes=peak,
             allocated_bytes=allocated,
@@ -227,7 +228,7 @@ class TrainingEvaluator:
         Time without what runs once per step, and memory without buffers that come with sharding.
         """
         num = len(plans)
-        table = self._table(plans, fmt)
+        table = self.plan_table(plans, fmt)
         parts = _Parts.empty(num)
         least = np.full(num, np.inf)
         for index in _groups(plans):
@@ -242,7 +243,7 @@ class TrainingEvaluator:
             buffers = held.gathered * (1.0 + self.software.allocator_slack)
             least[index] = (held.total - buffers).max(axis=0)
         num_micro = self._num_micro(plans)
-        sends = self._exposed.sends_s(plans, self.hop_s(plans), num_micro)
+        sends = self.exposed.sends_s(plans, self.hop_s(plans), num_micro)
         step = (parts.compute_s + parts.comm_s) * num_micro + parts.ramp_s + sends
         return Outline(
             step_s=step + self.software.per_step_s,
@@ -261,11 +262,11 @@ class TrainingEvaluator:
         classes = self._classes(plans, every=True)
         if classes is None:
             raise ValueError("the layers cannot be split so")
-        return self._stages(self._table(plans, fmt), classes, plans)
+        return self._stages(self.plan_table(plans, fmt), classes, plans)
 
     def work_of_all_layers(self, plans: PlanArrays, fmt: str = "bf16") -> LayerTotals:
         """Return the times of one micro-batch through the whole model on one rank, seconds, [plans]."""
-        table = self._table(plans, fmt)
+        table = self.plan_table(plans, fmt)
         counts = np.bincount(np.array(self.tables.folded.order), minlength=len(self.tables.folded.kinds))
 
         def summed(*names: str) -> FloatArray:
@@ -295,7 +296,8 @@ class TrainingEvaluator:
             hop[mask] = self._costs.price(Collective(op="p2p", num_bytes=num_bytes[mask], span=span)).time_s
         return hop
 
-    def _table(self, plans: PlanArrays, fmt: str) -> PlanTable:
+    def plan_table(self, plans: PlanArrays, fmt: str) -> PlanTable:
+        """Return the priced layers of every plan's shape and micro-batch size."""
         names = ("tp", "cp", "cp_ulysses", "ep", "etp", "sequence_parallel")
         keys = np.stack([getattr(plans, name) for name in names])
         unique, inverse = np.unique(keys, axis=1, return_inverse=True)
@@ -325,7 +327,7 @@ class TrainingEvaluator:
     def _memory(self, plans: PlanArrays, load: StageLoad, classes: StageClasses) -> StageMemory:
         num_micro = self._num_micro(plans)
         held = in_flight(plans, num_micro, classes.first, classes.num_stages)
-        return stage_memory(plans, load, held, self._shards(plans), self.software)
+        return stage_memory(plans, load, held, self.shards(plans), self.software)
 
     def _num_micro(self, plans: PlanArrays) -> FloatArray:
         return np.asarray(self.workload.global_batch / (plans.dp * plans.micro_batch), dtype=np.float64)
@@ -376,7 +378,8 @@ class TrainingEvaluator:
             layer_params=largest(table.layer("dense_params") + table.layer("expert_params")),
         )
 
-    def _shards(self, plans: PlanArrays) -> tuple[FloatArray, FloatArray]:
+    def shards(self, plans: PlanArrays) -> tuple[FloatArray, FloatArray]:
+        """Return the ranks over which dense and expert states may be sharded, each [plans]."""
         dense = (plans.dp_shard * plans.cp).astype(np.float64)
         expert = np.maximum(dense * plans.tp / (plans.ep * plans.etp), 1.0)
         return dense, expert
@@ -388,7 +391,7 @@ class TrainingEvaluator:
         compute = stages.forward + stages.backward + stages.weight_grad
         slowest = stages.total.argmax(axis=0)
         rows = np.arange(len(plans))
-        dense_shard, expert_shard = (np.where(plans.zero >= 1, s, 1.0) for s in self._shards(plans))
+        dense_shard, expert_shard = (np.where(plans.zero >= 1, s, 1.0) for s in self.shards(plans))
         return [
             compute[slowest, rows],
             stages.comm[slowest, rows],
@@ -404,9 +407,9 @@ class TrainingEvaluator:
     def _step(self, plans: PlanArrays, parts: _Parts) -> StepTime:
         num_micro = self._num_micro(plans)
         windows = (parts.window_forward_s, parts.window_backward_s)
-        once, each = self._exposed.data_parallel_s(plans, windows, parts.dense_params, parts.expert_params)
+        once, each = self.exposed.data_parallel_s(plans, windows, parts.dense_params, parts.expert_params)
         busy, comm = parts.compute_s * num_micro, parts.comm_s * num_micro
-        sends = self._exposed.sends_s(plans, self.hop_s(plans), num_micro)
+        sends = self.exposed.sends_s(plans, self.hop_s(plans), num_micro)
         reduction = once + each * num_micro
         num_nodes = np.maximum(plans.tp * plans.pp * plans.dp * plans.cp / self.group.devices_per_node, 1.0)
         late = self.software.straggler * np.log2(num_nodes)
@@ -416,7 +419,7 @@ class TrainingEvaluator:
             bubble_s=parts.ramp_s,
             pipeline_comm_s=sends,
             data_parallel_s=reduction,
-            optimizer_s=self._optimizer(plans, parts.updated_params),
+            optimizer_s=self.optimizer_s(plans, parts.updated_params),
             overhead_s=np.full(len(plans), self.software.per_step_s),
             straggler_s=late * (busy + comm + parts.ramp_s + sends + reduction),
         )
@@ -448,7 +451,7 @@ class TrainingEvaluator:
         )
         return np.maximum(left, share * start)
 
-    def _optimizer(self, plans: PlanArrays, params: FloatArray) -> FloatArray:
+    def optimizer_s(self, plans: PlanArrays, params: FloatArray) -> FloatArray:
         """Adam over the parameters that this rank updates; offloaded states cross the host link."""
         on_device = self._costs.price(
             Stream(num_bytes=params * _ADAM_BYTES_PER_PARAM, num_kernels=8.0)

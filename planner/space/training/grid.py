@@ -93,7 +93,7 @@ def exchange_degrees(model: ModelGraph, tp: int, cp: int) -> list[int]:
     return [u for u in divisors(cp) if heads % u == 0]
 
 
-def _columns(count: int, **values: IntArray | int) -> PlanArrays:
+def plan_columns(count: int, **values: IntArray | int) -> PlanArrays:
     """Return plans whose columns are `values`, and zero (one for degrees) where there is none."""
     ones = {"ep", "etp", "num_chunks", "dp_shard", "cp_ulysses"}
     found = {
@@ -131,7 +131,7 @@ def _shape(
     tp, cp, ulysses, ep, etp, parallel = shape
     spread = (dp * cp * tp) % (ep * etp) == 0
     if spread.any():
-        yield _columns(
+        yield plan_columns(
             int(spread.sum()),
             tp=tp,
             cp=cp,

@@ -13,7 +13,8 @@ from planner.verify.rule import TRAINING, Case, Rule
 
 def _check(case: Case) -> Iterator[Violation]:
     payload = cast("TrainingProblem", case.problem.payload)
-    if len(case.plan.pools) != 1:
+    spread = all(pool.training is not None and pool.training.num_stages for pool in case.plan.pools)
+    if len(case.plan.pools) != 1 and not spread:
         yield Violation(message=f"a training plan is one job, this has {len(case.plan.pools)}")
     for pool in case.plan.pools:
         if pool.training is None:
@@ -41,6 +42,8 @@ def _open(payload: TrainingProblem, pool: Pool, settings: TrainingSettings) -> I
         **settings.model_dump(),
         "precision": pool.weight_dtype,
     }
+    if settings.num_stages:
+        values["pp"] = settings.num_stages
     for what, allowed in (
         ("precision", choices.precisions),
         ("recompute", choices.recomputes),
@@ -49,6 +52,7 @@ def _open(payload: TrainingProblem, pool: Pool, settings: TrainingSettings) -> I
     ):
         if what not in fixed and values[what] not in allowed:
             yield f"{what} {values[what]!r} is not among {', '.join(map(str, allowed))}"
+    yield from _recomputed(settings, fixed, choices.recomputes)
     if "schedule" not in fixed and pool.strategy.pp > 1 and settings.schedule not in choices.schedules:
         yield f"schedule {settings.schedule!r} is not among {', '.join(choices.schedules)}"
     for name, value in fixed.items():
@@ -60,6 +64,19 @@ def _open(payload: TrainingProblem, pool: Pool, settings: TrainingSettings) -> I
         yield f"model {pool.model!r}, asked was {payload.model.name!r}"
     if pool.replicas != 1:
         yield f"{pool.replicas} jobs, asked was one"
+
+
+def _recomputed(
+    settings: TrainingSettings, fixed: dict[str, int | str | bool], allowed: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield ways of recomputing, of single stages or of some layers, that were not allowed."""
+    own = [(stage.recompute, stage.layers) for stage in settings.recompute_stages]
+    for way, layers in own or [(settings.recompute, settings.recompute_layers)]:
+        used = {way, "none"} if layers else {way}
+        if "recompute" not in fixed and not used <= set(allowed):
+            yield f"recompute {way!r} of {layers or 'all'} layers is not among {', '.join(allowed)}"
+        elif own and way != fixed.get("recompute", way):
+            yield f"recompute {way!r}, pinned is {fixed['recompute']!r}"
 
 
 RULE = Rule(

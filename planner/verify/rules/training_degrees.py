@@ -81,5 +81,5 @@ RULE = Rule(
     says="degrees divide what they split and fill the devices",
     check=_check,
     kinds=TRAINING,
-    requires=("training-choices", "inventory"),
+    requires=("training-choices", "training-spread", "inventory"),
 )

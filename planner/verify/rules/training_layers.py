@@ -21,7 +21,8 @@ def _messages(job: JobView) -> Iterator[str]:
     if len(chunks) != s.pp * s.num_chunks:
         yield f"{len(chunks)} chunks are filled, there are {s.pp * s.num_chunks}"
         return
-    if sum(chunks) != num_layers:
+    alone = not job.settings.num_stages
+    if alone and sum(chunks) != num_layers:
         yield f"the chunks hold {sum(chunks)} layers of {num_layers}"
     if any(count < 0 for count in chunks) or any(count < 1 for count in chunks[1:-1]):
         yield "a chunk inside the model has no layer"
@@ -38,5 +39,5 @@ RULE = Rule(
     says="every layer stands in exactly one chunk of one stage",
     check=_check,
     kinds=TRAINING,
-    requires=("training-degrees",),
+    requires=("training-degrees", "training-spread"),
 )

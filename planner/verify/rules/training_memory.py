@@ -35,7 +35,7 @@ def _check(case: Case) -> Iterator[Violation]:
             for violation in (
                 *_sums(job, memory),
                 *_states(job, memory, counts[stage], trainer),
-                *_activations(job, memory, counts[stage], held[stage]),
+                *_activations(memory, counts[stage], held[stage]),
             ):
                 where = f"pool {job.pool.name!r}, stage {stage}: "
                 yield Violation(message=where + violation.message, numbers=violation.numbers)
@@ -79,10 +79,8 @@ def _states(
             )
 
 
-def _activations(job: JobView, memory: DeviceMemory, count: StageCount, held: float) -> Iterator[Violation]:
-    whole = job.settings.recompute == "none"
-    elements = max(count.input_elements, count.boundary_elements) if whole else count.boundary_elements
-    own = elements * _ELEMENT_BYTES * held
+def _activations(memory: DeviceMemory, count: StageCount, held: float) -> Iterator[Violation]:
+    own = count.kept_elements * _ELEMENT_BYTES * held
     stated = next((part.num_bytes for part in memory.parts if part.name == "activations"), 0.0)
     if stated < own * (1 - STATE_TOLERANCE):
         yield Violation(

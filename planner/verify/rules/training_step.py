@@ -47,7 +47,8 @@ def _least_s(job: JobView) -> float:
         known.append(peaks["fp8"].value)
     peak = max(known)
     forward_s = [count.forward_flops / peak for count in stage_counts(job)]
-    return least_step_s(job, forward_s, job.settings.recompute == "full")
+    whole = job.settings.recompute == "full" and not job.settings.recompute_layers
+    return least_step_s(job, forward_s, whole and not job.settings.recompute_stages)
 
 
 RULE = Rule(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from planner.ir.model_graph import AttentionCore, Experts, Linear, Op, Small
+from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, Op, Small
 from planner.verify.training.view import JobView
 
 
@@ -18,7 +18,8 @@ class StageCount:
 
     `dense` and `expert` are parameters, `forward_flops` the arithmetic of one forward pass,
     `input_elements` the elements of the inputs of its matrix products (kept for weight gradients),
-    `boundary_elements` those of the inputs of its layers.
+    `boundary_elements` those of the inputs of its layers, `kept_elements` the least that its choice of
+    recomputation keeps.
     """
 
     dense: float
@@ -26,6 +27,7 @@ class StageCount:
     forward_flops: float
     input_elements: float
     boundary_elements: float
+    kept_elements: float
 
 
 def _shared(op: Linear | Small, tp: int) -> float:
@@ -86,8 +88,9 @@ def stage_counts(job: JobView) -> list[StageCount]:
     for stage, layers in enumerate(job.stage_layers()):
         ops: list[Op] = [op for layer in layers for op in layer.ops]
         held = list(ops)
-        held += list(model.embedding) if stage == 0 else []
-        alone = job.head_stage != 0
+        first = job.settings.first_stage == 0 and stage == 0
+        held += list(model.embedding) if first else []
+        alone = not first
         if stage == job.head_stage:
             held += [op for op in model.head if alone or not (isinstance(op, Linear) and op.tied)]
             ops += list(model.head)
@@ -99,6 +102,24 @@ def stage_counts(job: JobView) -> list[StageCount]:
                 forward_flops=sum(_flops(op, job) for op in ops),
                 input_elements=sum(_inputs(layer.ops, job) for layer in layers),
                 boundary_elements=len(layers) * job.tokens * model.hidden_size / split,
+                kept_elements=_kept(job, stage, layers),
             )
         )
     return found
+
+
+def _kept(job: JobView, stage: int, layers: list[Layer]) -> float:
+    """Return the least elements that a stage keeps: inputs of recomputed layers, of the products of others.
+
+    The first layers of every chunk are recomputed; attention that runs again keeps no more than inputs of
+    layers.
+    """
+    split = job.strategy.tp if job.settings.sequence_parallel else 1
+    boundary = job.tokens * job.problem.payload.model.hidden_size / split
+    way, count = job.recomputed(stage)
+    if way == "selective" or (way == "full" and not count):
+        return boundary * len(layers)
+    again = job.first_layers(stage, count if way == "full" else 0)
+    return sum(
+        boundary if i in again else max(_inputs(layer.ops, job), boundary) for i, layer in enumerate(layers)
+    )

@@ -11,11 +11,11 @@ _FORMS = {"interleaved": "interleaved-1f1b"}
 
 
 def least_held(job: JobView) -> list[float]:
-    """Return the micro-batches whose activations each stage holds at its peak, by the schedule's closed form.
+    """Return the micro-batches whose activations each stage holds at its peak, by the closed form.
 
     What a zero-bubble schedule holds beyond input gradients is not counted.
     """
-    pp = job.strategy.pp
+    pp, first = job.num_stages, job.settings.first_stage
     if pp == 1:
         return [1.0]
     name = job.settings.schedule
@@ -29,7 +29,8 @@ def least_held(job: JobView) -> list[float]:
         num_chunks=job.strategy.num_chunks,
         weight_part=0.0,
     )
-    return [min(held, float(job.num_micro)) for held in form.peak(shape)]
+    held = [min(held, float(job.num_micro)) for held in form.peak(shape)]
+    return held[first : first + job.strategy.pp]
 
 
 def least_step_s(job: JobView, forward_s: Sequence[float], recompute: bool) -> float:

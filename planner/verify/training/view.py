@@ -41,25 +41,48 @@ class JobView:
         """Tokens of a micro-batch on one context rank."""
         return self.settings.micro_batch * self.settings.seq_len / self.strategy.cp
 
+    @property
+    def num_stages(self) -> int:
+        """Stages of the whole pipeline, those on other groups included."""
+        return self.settings.num_stages or self.strategy.pp
+
+    def recomputed(self, stage: int) -> tuple[str, int]:
+        """Return how a stage of this pool recomputes, and of how many layers (0: all)."""
+        if self.settings.recompute_stages:
+            own = self.settings.recompute_stages[stage]
+            return own.recompute, own.layers
+        return self.settings.recompute, self.settings.recompute_layers
+
     def stage_of(self, chunk: int) -> int:
-        """Return the stage that holds a chunk."""
+        """Return the stage that holds a chunk, counted within this pool."""
         lap, place = divmod(chunk, self.strategy.pp)
         back = self.settings.schedule in FOLDED and lap % 2 == 1
         return self.strategy.pp - 1 - place if back else place
 
     def stage_layers(self) -> list[list[Layer]]:
-        """Return the layers of every stage."""
+        """Return the layers of every stage of this pool."""
         layers = list(self.problem.payload.model.layers)
         found: list[list[Layer]] = [[] for _ in range(self.strategy.pp)]
-        start = 0
+        start = self.settings.first_layer
         for chunk, count in enumerate(self.settings.layers_per_chunk):
             found[self.stage_of(chunk)].extend(layers[start : start + count])
             start += count
         return found
 
+    def first_layers(self, stage: int, count: int) -> set[int]:
+        """Return which layers of a stage are among the first `count` of their chunk."""
+        found, start = set[int](), 0
+        for chunk, size in enumerate(self.settings.layers_per_chunk):
+            if self.stage_of(chunk) == stage:
+                found.update(range(start, start + min(count, size)))
+                start += size
+        return found
+
     @property
-    def head_stage(self) -> int:
-        """Stage of the last chunk, which holds the head."""
+    def head_stage(self) -> int | None:
+        """Stage of this pool that holds the head: that of the last chunk; None if another pool has it."""
+        if self.settings.first_stage + self.strategy.pp < self.num_stages:
+            return None
         return self.stage_of(max(len(self.settings.layers_per_chunk) - 1, 0))
 
 
