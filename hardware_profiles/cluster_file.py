@@ -181,10 +181,24 @@ class GroupEntry(_Entry):
         return {key: str(item) for key, item in pairs.items()}
 
 
+class GroupLinkEntry(LinkEntry):
+    """The link between two groups; `capacity` is what all devices together get over it."""
+
+    groups: Annotated[tuple[str, ...], Field(min_length=2, max_length=2)]
+    capacity: Bandwidth | None = None
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> GroupLinkEntry:
+        if len(set(self.groups)) != len(self.groups):
+            raise ValueError("a link joins two different groups")
+        return self
+
+
 class ClusterFile(_Entry):
     """A cluster: groups of nodes and the link between the groups.
 
-    `prices` names the price list for devices without a price of their own, `sources` and `notes` are for
+    `between_groups` joins every two groups, `group_links` names what differs for single pairs. `prices` names
+    the price list for devices without a price of their own, `sources` and `notes` are for
     shipped clusters and may be left out.
     """
 
@@ -192,6 +206,7 @@ class ClusterFile(_Entry):
     aliases: tuple[str, ...] = ()
     groups: Annotated[tuple[GroupEntry, ...], Field(max_length=MAX_GROUPS)]
     between_groups: LinkEntry | None = None
+    group_links: Annotated[tuple[GroupLinkEntry, ...], Field(max_length=10_000)] = ()
     prices: str | None = None
     sources: dict[str, Source] = {}
     notes: str = ""
@@ -212,6 +227,6 @@ class ClusterFile(_Entry):
         table = {str(k): v for k, v in cast("Mapping[object, object]", given).items()}
         if "groups" in table or not table.keys() & {"device", "node"}:
             return table
-        own = ("aliases", "between_groups", "prices", "sources", "notes")
+        own = ("aliases", "between_groups", "group_links", "prices", "sources", "notes")
         group = {key: value for key, value in table.items() if key not in own}
         return {"groups": [group], **{key: table[key] for key in ("name", *own) if key in table}}

@@ -25,7 +25,7 @@ from planner.frontend.cluster_prices import Prices
 from planner.frontend.cluster_shorthand import ALLOWED, Part, split_shorthand
 from planner.frontend.profile_lookup import profile_errors
 from planner.frontend.yaml_source import KeyPath, read_document
-from planner.ir.cluster import Cluster, Link
+from planner.ir.cluster import Cluster, GroupLink, Link
 
 _MAX_NESTING = 4
 _FILE_ENDINGS = (".yaml", ".yml", ".json")
@@ -113,7 +113,12 @@ def _lower(described: ClusterFile, place: Place, diagnostics: Diagnostics) -> Cl
     groups = _with_unique_names(lowered, place)
     between = _between(described.between_groups, lowered, place, diagnostics)
     name = described.name or "+".join(f"{g.group.num_devices}x{g.group.device.name}" for g in groups)
-    return Cluster(name=name, groups=tuple(g.group for g in groups), between_groups=between)
+    return Cluster(
+        name=name,
+        groups=tuple(g.group for g in groups),
+        between_groups=between,
+        group_links=_group_links(described, groups, place),
+    )
 
 
 def _entries(group: GroupEntry, place: Place, depth: int) -> Entries:
@@ -220,6 +225,28 @@ def _with_unique_names(lowered: list[LoweredGroup], place: Place) -> list[Lowere
         used.add(name)
         result.append(replace(one, group=replace(one.group, name=name)))
     return result
+
+
+def _group_links(described: ClusterFile, lowered: list[LoweredGroup], place: Place) -> tuple[GroupLink, ...]:
+    """Return the links that are stated for single pairs of groups."""
+    names = {one.group.name for one in lowered}
+    found: list[GroupLink] = []
+    for index, entry in enumerate(described.group_links):
+        here = place.under(f"group_links[{index}]")
+        first, second = entry.groups
+        for name in entry.groups:
+            if name not in names:
+                raise here.under("groups").error(
+                    "no such group",
+                    value=name,
+                    allowed=", ".join(sorted(names)),
+                    hint="Give groups a `name`.",
+                )
+        if any({link.first, link.second} == {first, second} for link in found):
+            raise here.under("groups").error("two links join the same groups", value=f"{first}, {second}")
+        link = plain_link(entry, here)
+        found.append(GroupLink(first=first, second=second, link=link, capacity_bytes_per_s=entry.capacity))
+    return tuple(found)
 
 
 def _between(

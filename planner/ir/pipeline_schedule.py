@@ -69,6 +69,8 @@ class PipelineWork:
         with computation. Hand-over inside a device is free.
     memory_limit_bytes
         Largest activation memory of each device; infinity where there is no limit.
+    link_send_s
+        Where sends differ: that between stage s and stage s + 1, for each s but the last.
     """
 
     stages: tuple[PipelineStage, ...]
@@ -76,11 +78,20 @@ class PipelineWork:
     routes: tuple[tuple[int, ...], ...]
     send_s: float
     memory_limit_bytes: tuple[float, ...]
+    link_send_s: tuple[float, ...] = ()
 
     @property
     def num_microbatches(self) -> int:
         """Micro-batches of the step."""
         return len(self.routes)
+
+    def send_between_s(self, first: int, second: int) -> float:
+        """Return the time of a send between two stages, 0 on one device."""
+        if self.stages[first].device == self.stages[second].device:
+            return 0.0
+        low = min(first, second)
+        stated = self.link_send_s and abs(first - second) == 1
+        return self.link_send_s[low] if stated else self.send_s
 
     def duration_s(self, op: PipelineOp) -> float:
         """Return the time that `op` occupies its device."""
@@ -198,6 +209,9 @@ def check_work(work: PipelineWork) -> None:
         )
     if not (math.isfinite(work.send_s) and work.send_s >= 0):
         raise InputError("a send takes a finite time of zero or more", value=work.send_s, key="send")
+    links = work.link_send_s
+    if links and (len(links) != len(work.stages) - 1 or not all(0 <= s < math.inf for s in links)):
+        raise InputError("every link between stages takes a finite time of zero or more", key="link_send")
     for index, stage in enumerate(work.stages):
         _check_stage(stage, index, work.num_devices)
     for route in set(work.routes):

@@ -31,6 +31,8 @@ def print_schedule(schedule: PipelineSchedule) -> str:
     """Return the text form: the work first, then one line per device with ``<op>@<start_s>``."""
     work = schedule.work
     lines = [_HEADER, f"name {schedule.name}", f"send_s {work.send_s!r}"]
+    if work.link_send_s:
+        lines.append("link_send_s " + " ".join(repr(s) for s in work.link_send_s))
     for stage in work.stages:
         fields = " ".join(f"{name}={getattr(stage, name)!r}" for name in _STAGE_FIELDS)
         lines.append(f"stage device={stage.device} {fields}")
@@ -72,6 +74,7 @@ class _Reader:
     def __init__(self) -> None:
         self.name = ""
         self.send_s = 0.0
+        self.link_send_s: tuple[float, ...] = ()
         self.stages: list[PipelineStage] = []
         self.routes: list[tuple[int, ...]] = []
         self.limits: list[float] = []
@@ -85,6 +88,8 @@ class _Reader:
             self.name = rest
         elif word == "send_s":
             self.send_s = float(rest)
+        elif word == "link_send_s":
+            self.link_send_s = tuple(float(part) for part in rest.split())
         elif word == "stage":
             self._stage(rest)
         elif word == "route":
@@ -128,6 +133,7 @@ class _Reader:
             routes=tuple(self.routes),
             send_s=self.send_s,
             memory_limit_bytes=tuple(self.limits),
+            link_send_s=self.link_send_s,
         )
         try:
             check_work(work)

@@ -10,13 +10,13 @@ from math import ceil, inf
 import numpy as np
 
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, Span
 from planner.ir.cluster import Cluster
 from planner.ir.training import Recompute
-from planner.search.training_chain import Chain, ChainQuestion, ChainSearch, ChainSegment
-from planner.space.spans import link_spec
+from planner.search.training_chain import Chain, ChainSearch
+from planner.search.training_table import ChainQuestion, ChainSegment
 from planner.space.training.chain_pricing import BandPricer
 from planner.space.training.chain_stages import ChainGroup, StageBand
+from planner.space.training.joints import joint_hop_s
 from planner.space.training.mixed import MixedPoints
 from planner.space.training.mixed_bound import MixedBound, mixed_bound, with_memory
 from planner.space.training.plans import PlanArrays
@@ -165,20 +165,6 @@ class MixedSearch:
         for i, group in enumerate(self._groups):
             hop[i, i] = float(group.evaluator.hop_s(plans[i])[0])
             for j in range(i):
-                hop[i, j] = hop[j, i] = self._between(i, j, plans)
+                both = (group.evaluator, self._groups[j].evaluator)
+                hop[i, j] = hop[j, i] = joint_hop_s(self._cluster, both, (plans[i], plans[j]))
         return hop
-
-    def _between(self, i: int, j: int, plans: list[PlanArrays]) -> float:
-        """Return one send over the link between two groups: every rank sends its share, all at once."""
-        evaluator, shape = self._groups[i].evaluator, plans[i]
-        joint = self._cluster.between(evaluator.group.name, self._groups[j].evaluator.group.name)
-        ranks = min(int(plans[i].tp[0]), int(plans[j].tp[0]))
-        tokens = float(shape.micro_batch[0]) * evaluator.workload.seq_len
-        num_bytes = tokens / float(shape.cp[0]) * evaluator.model.hidden_size * 2.0
-        span = Span(ranks_per_level=(2,), links=(link_spec(joint.link),))
-        work = Collective(op="p2p", num_bytes=np.array([num_bytes / ranks]), span=span)
-        alone = float(evaluator.price_s(work)[0])
-        if joint.capacity_bytes_per_s is None:
-            return alone
-        together = num_bytes * float(shape.cp[0] * shape.dp[0]) / joint.capacity_bytes_per_s
-        return max(alone, together + joint.link.latency_s)

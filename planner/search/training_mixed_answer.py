@@ -13,7 +13,7 @@ from planner.ir.candidates import PoolChoice, ReplicaPlacement, StageMemory
 from planner.ir.problem import Problem
 from planner.ir.training import TrainingProblem, TrainingStrategy
 from planner.search.training_answer import degrees_of, device_names
-from planner.search.training_chain import PlacedStage, late_factor, pace_s
+from planner.search.training_chain import PlacedStage, late_factor, pace_s, ramp_s
 from planner.search.training_figures import JobFigures
 from planner.search.training_mixed import MixedPlan
 from planner.space.training.chain_stages import ChainGroup
@@ -168,12 +168,9 @@ def mixed_terms(answer: MixedAnswer) -> dict[str, float]:
     software = evaluator.software
     one = answer.strategy(stages[0].segment)
     num_micro = evaluator.workload.global_batch // (one.dp * one.micro_batch)
-    visible = 2.0 * (1.0 - software.p2p_overlap)
-    slowest = max(stages, key=lambda s: s.choice.compute_s + s.choice.comm_s + visible * s.hop_s)
-    others = sum(s.choice.compute_s + s.choice.comm_s for s in stages if s is not slowest)
-    pipe = (num_micro - 1) * pace_s(stages, visible) + sum(
-        s.choice.compute_s + s.choice.comm_s + 2.0 * s.hop_s for s in stages
-    )
+    slowest = max(stages, key=lambda stage: stage.time_s)
+    others = sum(stage.time_s for stage in stages if stage is not slowest)
+    pipe = (num_micro - 1) * pace_s(stages, num_micro, software.p2p_overlap) + ramp_s(stages)
     last = max(stages, key=lambda s: s.choice.once_s + s.choice.optimizer_s).choice
     compute, comm = num_micro * slowest.choice.compute_s, num_micro * slowest.choice.comm_s
     late = late_factor(

@@ -128,11 +128,7 @@ def _needs(work: PipelineWork, op: PipelineOp) -> list[tuple[tuple[str, int, int
     else:
         needed.append(("F", op.stage))
         needed += [("I", s) for s in route[place + 1 : place + 2]]
-    here = work.stages[op.stage].device
-    return [
-        ((kind, s, op.microbatch), 0.0 if work.stages[s].device == here else work.send_s)
-        for kind, s in needed
-    ]
+    return [((kind, s, op.microbatch), work.send_between_s(s, op.stage)) for kind, s in needed]
 
 
 def _execute(schedule: PipelineSchedule) -> list[list[float]]:

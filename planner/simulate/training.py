@@ -18,6 +18,7 @@ from planner.ir.problem import Problem
 from planner.ir.training import TrainingProblem, TrainingStrategy
 from planner.plan.schema import Plan, Pool, TrainingSettings
 from planner.simulate.pipeline_replay import replay
+from planner.simulate.training_groups import spread_work
 from planner.space.schedule_family import FAMILIES
 from planner.space.schedule_timing import timed
 from planner.space.training.evaluate import StageTimes, TrainingEvaluator
@@ -71,17 +72,23 @@ def replay_plan(plan: Plan, problem: Problem[TrainingProblem]) -> TrainingReplay
     if not plan.pools or plan.pools[0].training is None:
         raise InputError("this plan has no training job to replay", key="pools")
     pool, settings = plan.pools[0], plan.pools[0].training
+    if settings.num_stages:
+        return _replayed(plan, _schedule(settings.schedule, spread_work(problem, plan.pools)))
     arrays = _arrays(problem, pool, settings)
     group = next((g for g in problem.cluster.groups if g.name == pool.node_group), None)
     if group is None:
         raise InputError("the job stands on no group of the cluster", key="node_group", value=pool.node_group)
     evaluator = evaluator_of(problem.payload, group, arrays)
     times = evaluator.stage_times(arrays, pool.weight_dtype)
-    terms = cast("dict[str, float]", plan.details.get("step_time_terms_s", {}))
-    outside = sum(terms.get(name, 0.0) for name in _OUTSIDE)
     num_micro = settings.global_batch // (pool.strategy.dp * settings.micro_batch)
     work = _work(times, evaluator, arrays, settings, num_micro)
-    found = replay(_schedule(settings.schedule, work))
+    return _replayed(plan, _schedule(settings.schedule, work))
+
+
+def _replayed(plan: Plan, schedule: PipelineSchedule) -> TrainingReplay:
+    terms = cast("dict[str, float]", plan.details.get("step_time_terms_s", {}))
+    outside = sum(terms.get(name, 0.0) for name in _OUTSIDE)
+    found = replay(schedule)
     return TrainingReplay(
         step_s=found.makespan_s + outside,
         predicted_step_s=plan.predicted["step_time_s"].value,

@@ -52,8 +52,7 @@ def compile_ops(work: PipelineWork, device_ops: DeviceOps) -> OpGraph:
         if key is not None and key not in nodes:
             raise InputError("an operation waits for one that is not scheduled", value=str(op))
         waits_for.append(-1 if key is None else nodes[key])
-        other = op.stage if key is None else key[1]
-        lag_s.append(0.0 if work.stages[other].device == work.stages[op.stage].device else work.send_s)
+        lag_s.append(0.0 if key is None else work.send_between_s(key[1], op.stage))
     return OpGraph(
         device_nodes=tuple(ranges),
         duration_s=[work.duration_s(op) for op in ops],

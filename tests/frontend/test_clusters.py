@@ -83,6 +83,45 @@ def test_two_networks_meet_over_the_slower() -> None:
     assert cluster.between_groups.name == "eth100"
 
 
+_SITES: dict[str, object] = {
+    "groups": [
+        {"name": "east", "device": "h100", "nodes": 2},
+        {"name": "west", "device": "h100", "nodes": 1},
+        {"name": "north", "device": "a100", "nodes": 1},
+    ],
+    "between_groups": "eth100",
+}
+
+
+def test_links_between_single_groups_come_before_the_one_between_all() -> None:
+    link = {"groups": ["west", "east"], "bandwidth": "2 GB/s", "latency": "10 ms", "capacity": "5 GB/s"}
+    cluster = _parse({**_SITES, "group_links": [link]})
+    found = cluster.between("east", "west")
+    assert found.link.bandwidth_bytes_per_s == 2e9
+    assert found.link.latency_s == 0.01
+    assert found.capacity_bytes_per_s == 5e9
+    assert cluster.between("east", "north").link.name == "eth100"
+
+
+@pytest.mark.parametrize(
+    ("links", "word"),
+    [
+        ([{"groups": ["west", "south"], "link": "eth100"}], "no such group"),
+        ([{"groups": ["west", "west"], "link": "eth100"}], "different groups"),
+        ([{"groups": ["west"], "link": "eth100"}], "groups"),
+        (
+            [{"groups": ["west", "east"], "link": "eth100"}, {"groups": ["east", "west"], "link": "ib400"}],
+            "two links",
+        ),
+        ([{"groups": ["west", "east"], "link": "string"}], "string"),
+        ([{"groups": ["west", "east"]}], "link"),
+    ],
+)
+def test_wrong_links_between_groups_are_refused(links: list[dict[str, object]], word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        _parse({**_SITES, "group_links": links})
+
+
 def test_devices_share_the_adapters_of_their_node() -> None:
     # An L40S server has 4 adapters for 8 devices: alone a device has a whole one, together half of one.
     link = _parse("2x8xl40s@roce200").groups[0].levels[-1].link

@@ -32,6 +32,14 @@ SPECS: dict[str, dict[str, Any]] = {
         "memory_reserve": "2GB",
         "fix": {"tp": 2, "ep": 4, "pp": 4, "schedule": "zb-h1"},
     },
+    "two kinds": {
+        "kind": "training",
+        "model": "llama-3.1-8b",
+        "cluster": "8xh100+8xa100",
+        "recompute": ["none", "selective"],
+        "workload": {"global_batch": 64, "seq_len": 4096},
+        "objective": "min_step_time",
+    },
     "one stage": {
         "kind": "training",
         "model": "llama-3.2-1b",
@@ -52,13 +60,17 @@ def settings(**changes: Any) -> Mutation:
         pool = plan.pools[0]
         assert pool.training is not None
         training = TrainingSettings.model_validate({**pool.training.model_dump(), **changes})
-        return plan.model_copy(update={"pools": [pool.model_copy(update={"training": training})]})
+        return plan.model_copy(
+            update={"pools": [pool.model_copy(update={"training": training}), *plan.pools[1:]]}
+        )
 
     return mutate
 
 
 def pool(**changes: Any) -> Mutation:
-    return lambda plan: plan.model_copy(update={"pools": [plan.pools[0].model_copy(update=changes)]})
+    return lambda plan: plan.model_copy(
+        update={"pools": [plan.pools[0].model_copy(update=changes), *plan.pools[1:]]}
+    )
 
 
 def strategy(**changes: Any) -> Mutation:
@@ -130,6 +142,15 @@ def test_found_plans_keep_every_rule(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "rule", "mutate"),
     [
+        ("two kinds", "training-choices", settings(recompute_stages=[{"recompute": "full", "layers": 3}])),
+        ("two kinds", "training-spread", settings(first_stage=3)),
+        ("two kinds", "training-spread", settings(first_layer=1)),
+        ("two kinds", "training-spread", settings(num_stages=9)),
+        ("two kinds", "training-spread", settings(micro_batch=64)),
+        ("two kinds", "training-spread", settings(layers_per_chunk=[1])),
+        ("two kinds", "training-layers", pool(layers_per_stage=[3])),
+        ("two kinds", "training-memory", part("weights", 0.5)),
+        ("two kinds", "training-memory", part("activations", 0.1)),
         ("pipeline", "training-choices", settings(global_batch=32)),
         ("pipeline", "training-choices", settings(seq_len=4096)),
         ("pipeline", "training-choices", settings(zero=2)),

@@ -14,9 +14,10 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.specs import load_spec, read_problem
 from planner.ir.problem import Problem
 from planner.ir.training import Recompute, TrainingProblem
-from planner.search.training_chain import ChainQuestion, ChainSearch
+from planner.search.training_chain import ChainSearch
 from planner.search.training_mixed import MixedSearch
 from planner.search.training_question import limits_of
+from planner.search.training_table import ChainQuestion
 from planner.space.training.chain_pricing import BandPricer
 from planner.space.training.chain_stages import ChainGroup, StageBand
 from planner.space.training.grid import Space
@@ -46,10 +47,20 @@ EXPERTS = {
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
 }
+SITES = {
+    "groups": [
+        {"name": "east", "device": "h100", "nodes": 1, "devices_per_node": 2},
+        {"name": "west", "device": "h100", "nodes": 1, "devices_per_node": 3},
+    ],
+    "group_links": [
+        {"groups": ["west", "east"], "bandwidth": "2 GB/s", "latency": "10 ms", "capacity": "3 GB/s"}
+    ],
+}
 CASES: dict[str, dict[str, Any]] = {
     "two kinds": {"model": SMALL, "cluster": "2xh100+2xa100"},
     "two kinds short of memory": {"model": SMALL, "cluster": "2xl40s+1xa100-40gb", "memory_reserve": "4GB"},
     "three groups": {"model": SMALL, "cluster": "1xh100+1xa100+1xl40s"},
+    "two sites": {"model": SMALL, "cluster": SITES},
     "experts": {"model": EXPERTS, "cluster": "2xh100+2xa100"},
     "pinned": {"model": SMALL, "cluster": "2xh100+2xa100", "fix": {"pp": 3, "recompute": "full"}},
 }
@@ -107,17 +118,25 @@ def pipelines(question: ChainQuestion, num_layers: int) -> Iterator[list[tuple[i
 def step_of(question: ChainQuestion, stages: list[tuple[int, int, int]]) -> float:
     """The step of one pipeline, worked out stage by stage."""
     m, visible = question.num_micro, 2.0 * (1.0 - question.hidden)
+    waits: list[float] = []
+    crossings: list[float] = []
     pace = ramp = once = nodes = 0.0
     for n, (i, first, count) in enumerate(stages):
-        segment = question.segments[i]
-        held = float(min(len(stages) - n, m))
-        time = float(segment.band.time_s(held)[first, count - 1])
-        hop = float(question.hop_s[i, stages[n + 1][0]]) if n + 1 < len(stages) else 0.0
-        pace = max(pace, time + visible * hop, hop)
+        segment, following = question.segments[i], stages[n + 1][0] if n + 1 < len(stages) else None
+        time = float(segment.band.time_s(float(min(len(stages) - n, m)))[first, count - 1])
+        hop = float(question.hop_s[i, following]) if following is not None else 0.0
+        waits.append(time + (visible * hop if following == i else 0.0))
+        crossings.append(2.0 * hop if following != i else 0.0)
         ramp += time + 2.0 * hop
+        pace = max(pace, waits[-1], hop)
         band = segment.band
         once = max(once, float(band.once_s[first, count - 1] + band.optimizer_s[first, count - 1]))
         nodes += segment.devices_per_stage / segment.devices_per_node
+    for a in range(len(stages)):
+        if len(stages) - a >= m:
+            continue
+        for b in range(a + 1, len(stages) + 1):
+            pace = max(pace, (sum(waits[a:b]) + sum(crossings[a : b - 1])) / (b - a))
     if not np.isfinite(ramp):
         return inf
     late = 1.0 + question.straggler * log2(max(nodes, 1.0))
@@ -143,14 +162,14 @@ def test_every_point_is_cut_as_brute_force_cuts_it_and_the_best_is_found(name: s
         if index not in sample:
             continue
         expected = min((step_of(question, stages) for stages in pipelines(question, num_layers)), default=inf)
-        assert (found.step_s if found is not None else inf) == pytest.approx(expected, rel=1e-9)
+        assert (found.step_s if found is not None else inf) == pytest.approx(expected, rel=2e-9)
         assert bound.step_s[index] <= expected * (1 + 1e-9)
         assert tight[index] <= expected * (1 + 1e-9)
     outcome = search.run(points, inf)
     reached = outcome.found[0].step_s if outcome.found else inf
-    assert reached == pytest.approx(best, rel=1e-9)
+    assert reached == pytest.approx(best, rel=2e-9)
     assert outcome.bound <= reached
-    assert search.run(points, best * (1 - 1e-9)).found == []
+    assert search.run(points, best * (1 - 1e-8)).found == []
 
 
 def test_stages_cost_and_hold_what_the_evaluator_says_of_whole_plans() -> None:

@@ -51,6 +51,29 @@ def test_the_predicted_step_is_the_replayed_one(schedule: str, chunks: int) -> N
     assert max(report.busy_s) <= report.pipeline_s
 
 
+@pytest.mark.parametrize("latency", ["10 us", "10 ms", "60 ms"])
+def test_pipelines_over_groups_and_slow_links_are_replayed_as_predicted(latency: str) -> None:
+    groups = [
+        {"name": "east", "device": "h100", "nodes": 1},
+        {"name": "west", "device": "a100", "nodes": 1},
+        {"name": "north", "device": "h100", "nodes": 1, "devices_per_node": 4},
+    ]
+    pairs = [("east", "west"), ("east", "north"), ("north", "west")]
+    links = [{"groups": list(pair), "bandwidth": "5 GB/s", "latency": latency} for pair in pairs]
+    spec = {
+        "kind": "training",
+        "model": GPT,
+        "cluster": {"groups": groups, "group_links": links},
+        "workload": {"global_batch": 128, "seq_len": 2048},
+        "objective": "min_step_time",
+        "fix": {"pp": 5},
+    }
+    found = make_plan(spec, Run())
+    assert len(found.pools) > 1
+    report = replay_plan(found, problem_of(found))
+    assert abs(report.apart) <= 0.03
+
+
 def test_a_job_without_a_pipeline_never_waits() -> None:
     found = plan(pp=1)
     report = replay_plan(found, problem_of(found))

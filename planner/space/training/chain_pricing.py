@@ -35,7 +35,8 @@ class BandPricer:
         half = evaluator.software.per_micro_batch_s / 2.0
         forward = sums.of("forward_s") + half + sums.ends("embed_forward_s", "head_forward_s")
         backward = sums.of("backward_s") + half + sums.ends("embed_backward_s", "head_backward_s")
-        backward = backward + sums.of("weight_grad_s")
+        weight = sums.of("weight_grad_s")
+        backward = backward + weight
         comm = sums.of("forward_comm_s") + sums.of("backward_comm_s")
         loads: dict[Recompute, StageLoad] = {way: self._load(sums, way) for way in RECOMPUTES}
         shards = evaluator.shards(plan)
@@ -50,6 +51,8 @@ class BandPricer:
             group=self._group,
             plain_s=np.where(sums.beyond, np.inf, forward + backward + comm),
             comm_s=comm,
+            forward_s=forward,
+            weight_s=weight,
             error_s=sums.of("error_s"),
             extra_s={
                 "none": np.zeros(sums.last.shape),

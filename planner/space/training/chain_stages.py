@@ -49,9 +49,10 @@ class StageChoice:
 class StageBand:
     """Priced stages of one group under one plan, seconds and bytes.
 
-    `plain_s` is one micro-batch without recomputation, communication inside layers included; `comm_s` is
-    that communication alone, `error_s` time by spread of the kernels. By way of recomputing: `extra_s` is
-    what recomputing a whole stage adds, `base_bytes` memory without activations, `loads` what a stage holds.
+    `plain_s` is one micro-batch without recomputation, communication inside layers included; of it are
+    `comm_s` that communication, `forward_s` and `weight_s` the forward pass and the weight gradients;
+    `error_s` is time by spread of the kernels. By way of recomputing: `extra_s` is what recomputing a whole
+    stage adds, `base_bytes` memory without activations, `loads` what a stage holds.
     `saved_bytes` and `again_s` are sums over the layers before each, of what recomputing them in full saves
     and costs. `once_s` and `optimizer_s` are what a stage does once per step.
     """
@@ -60,6 +61,8 @@ class StageBand:
     group: ChainGroup
     plain_s: FloatArray
     comm_s: FloatArray
+    forward_s: FloatArray
+    weight_s: FloatArray
     error_s: FloatArray
     extra_s: dict[Recompute, FloatArray]
     base_bytes: dict[Recompute, FloatArray]
