@@ -20,7 +20,7 @@ INVENTORIES = re.findall(r"```yaml\n(.*?)```", TEXT, re.S)
 
 def test_there_are_examples() -> None:
     assert len(SHORTHANDS) >= 9
-    assert len(INVENTORIES) == 2
+    assert len(INVENTORIES) == 3
 
 
 @pytest.mark.parametrize("text", SHORTHANDS)
