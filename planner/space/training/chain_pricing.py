@@ -97,7 +97,10 @@ class BandPricer:
         dense, expert = load.dense_params[at, 0], load.expert_params[at, 0]
         forward, backward = (window.ravel()[at] for window in windows)
         each_stage = plan.take(np.zeros(len(at), dtype=np.int64))
-        once, each = evaluator.exposed.data_parallel_s(each_stage, (forward, backward), dense, expert)
+        layers = np.broadcast_to(np.arange(1.0, sums.last.shape[1] + 1.0), sums.last.shape).ravel()[at]
+        once, each = evaluator.exposed.data_parallel_s(
+            each_stage, (forward, backward), (dense, expert), layers
+        )
         num_micro = evaluator.workload.global_batch / (plan.dp[0] * plan.micro_batch[0])
         shards = (np.where(plan.zero >= 1, s, 1.0)[0] for s in evaluator.shards(plan))
         dense_ranks, expert_ranks = shards

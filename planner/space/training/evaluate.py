@@ -283,12 +283,15 @@ class TrainingEvaluator:
             comm=summed("forward_comm_s", "backward_comm_s"),
         )
 
-    def hop_s(self, plans: PlanArrays) -> FloatArray:
-        """Return the time of one send between neighbouring stages, exposed or not, [plans]."""
-        stride = plans.tp * plans.cp * plans.dp
+    def sent_bytes(self, plans: PlanArrays) -> FloatArray:
+        """Return what one rank sends to the next stage per micro-batch, bytes, [plans]."""
         width = plans.micro_batch * self.workload.seq_len / plans.cp * self.model.hidden_size
         whole = (plans.sequence_parallel == 0) & (not self.software.scatter_gather)
-        num_bytes = np.asarray(width * 2.0 / np.where(whole, 1, plans.tp), dtype=np.float64)
+        return np.asarray(width * 2.0 / np.where(whole, 1, plans.tp), dtype=np.float64)
+
+    def hop_s(self, plans: PlanArrays) -> FloatArray:
+        """Return the time of one send between neighbouring stages, exposed or not, [plans]."""
+        stride, num_bytes = plans.tp * plans.cp * plans.dp, self.sent_bytes(plans)
         hop = np.zeros(len(plans))
         for value in np.unique(stride):
             mask = (stride == value) & (plans.pp > 1)
@@ -407,7 +410,7 @@ class TrainingEvaluator:
     def _step(self, plans: PlanArrays, parts: _Parts) -> StepTime:
         num_micro = self._num_micro(plans)
         windows = (parts.window_forward_s, parts.window_backward_s)
-        once, each = self.exposed.data_parallel_s(plans, windows, parts.dense_params, parts.expert_params)
+        once, each = self.exposed.data_parallel_s(plans, windows, (parts.dense_params, parts.expert_params))
         busy, comm = parts.compute_s * num_micro, parts.comm_s * num_micro
         sends = self.exposed.sends_s(plans, self.hop_s(plans), num_micro)
         reduction = once + each * num_micro

@@ -41,8 +41,8 @@ class ExposedCommunication:
         self,
         plans: PlanArrays,
         windows: tuple[FloatArray, FloatArray],
-        dense: FloatArray,
-        expert: FloatArray,
+        params: tuple[FloatArray, FloatArray],
+        num_layers: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return exposed gradient and parameter traffic: (once per step, once per micro-batch).
 
@@ -50,9 +50,13 @@ class ExposedCommunication:
         ----------
         windows
             Forward and backward time of one micro-batch on a stage, behind which traffic may hide.
-        dense, expert
-            Parameters of the fullest stage.
+        params
+            Dense and expert parameters of the fullest stage.
+        num_layers
+            Layers of that stage; an even share where they are not given.
         """
+        dense, expert = params
+        layers = np.ceil(self._num_layers / plans.pp) if num_layers is None else num_layers
         shard = plans.dp_shard * plans.cp
         expert_ranks = np.maximum(plans.dp * plans.cp * plans.tp // (plans.ep * plans.etp), 1)
         sent = self._software.reduce_bytes
@@ -63,7 +67,7 @@ class ExposedCommunication:
         )
         scatter = self._collective("reduce_scatter", dense * sent, stride, shard)
         gather = self._collective("all_gather", dense * 2.0, stride, shard)
-        rings = self._rings_s(plans, dense, shard)
+        rings = self._rings_s(plans, (dense, layers), shard)
         scatter, gather = scatter + rings, gather + rings
         experts = self._collective("all_reduce", expert * sent, stride * plans.ep, expert_ranks)
         whole = self._collective("all_reduce", dense * sent, stride, plans.dp * plans.cp)
@@ -76,18 +80,18 @@ class ExposedCommunication:
             np.where(fully, each, 0.0),
         )
 
-    def _rings_s(self, plans: PlanArrays, dense: FloatArray, ranks: IntArray) -> FloatArray:
+    def _rings_s(self, plans: PlanArrays, held: tuple[FloatArray, FloatArray], ranks: IntArray) -> FloatArray:
         """Return what a step's all-gathers (or reduce-scatters) pay for the length of their rings.
 
         A ring of r ranks on n nodes takes r - n steps inside and n - 1 between; what is gathered layer by
         layer (FSDP, ZeRO-3) pays once per layer, what goes in buckets once per bucket. One ring is in the
-        collective's own price.
+        collective's own price. `held` are the dense parameters and the layers of a stage.
         """
+        dense, layers = held
         inside = np.clip(self._group.levels[0].num_devices // plans.tp, 1, ranks)
         nodes = -(-ranks // inside)
         ring = (ranks - nodes) * _RING_STEP_S + (nodes - 1) * _RING_NETWORK_STEP_S
         by_layer = (plans.zero >= 3) | self._software.casts_weights
-        layers = np.ceil(self._num_layers / plans.pp)
         buckets = np.ceil(dense / np.maximum(_BUCKET_PARAMS, _BUCKET_PARAMS_PER_RANK * ranks))
         return np.asarray(ring * (np.where(by_layer, layers, buckets) - 1.0).clip(0.0), dtype=np.float64)
 

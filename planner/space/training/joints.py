@@ -23,13 +23,12 @@ def joint_hop_s(
     """
     first, shape = evaluators[0], plans[0]
     joint = cluster.between(first.group.name, evaluators[1].group.name)
-    ranks = min(int(plan.tp[0]) for plan in plans)
-    tokens = float(shape.micro_batch[0]) * first.workload.seq_len / float(shape.cp[0])
-    num_bytes = tokens * first.model.hidden_size * 2.0
+    num_bytes = max(float(e.sent_bytes(plan)[0]) for e, plan in zip(evaluators, plans, strict=True))
     span = Span(ranks_per_level=(2,), links=(link_spec(joint.link),))
-    work = Collective(op="p2p", num_bytes=np.array([num_bytes / ranks]), span=span)
+    work = Collective(op="p2p", num_bytes=np.array([num_bytes]), span=span)
     alone = float(first.price_s(work)[0])
     if joint.capacity_bytes_per_s is None:
         return alone
-    together = num_bytes * float(shape.cp[0] * shape.dp[0]) / joint.capacity_bytes_per_s
+    senders = min(int(plan.tp[0]) for plan in plans) * int(shape.cp[0] * shape.dp[0])
+    together = num_bytes * senders / joint.capacity_bytes_per_s
     return max(alone, together + joint.link.latency_s)

@@ -104,7 +104,9 @@ def _once(evaluator: TrainingEvaluator, plans: PlanArrays, points: MixedPoints, 
     dense, expert = (counts @ table.layer(name) / stages for name in ("dense_params", "expert_params"))
     forward = totals.forward + totals.comm
     backward = totals.backward + totals.weight_grad + totals.full + totals.comm
-    once, each = evaluator.exposed.data_parallel_s(plans, (forward, backward), dense, expert)
+    held = (dense, expert)
+    layers = np.ceil(counts.sum() / stages)
+    once, each = evaluator.exposed.data_parallel_s(plans, (forward, backward), held, layers)
     num_micro = evaluator.workload.global_batch / (plans.dp * plans.micro_batch)
     return np.asarray(once + each * num_micro, dtype=np.float64)
 
