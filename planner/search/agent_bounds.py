@@ -6,7 +6,7 @@ and per window of heads and tails, are what turns found optima into proved ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Window:
 
     `terms` are (task, mode, energy): what the task occupies in that mode, capacity units times ticks.
     `least_queue` bounds makespan - head - tail by counting: of more tasks than fit at once some wait.
+    Where all of `terms` lead to one task and nowhere else, its end (`until`) takes the makespan's place.
     """
 
     resource: int
@@ -30,6 +31,7 @@ class Window:
     terms: tuple[tuple[int, int, int], ...]
     least_energy: int
     least_queue: int = 0
+    until: int | None = None
 
     @property
     def least_makespan(self) -> int:
@@ -82,10 +84,33 @@ def _longest(problem: SchedulingProblem, *, forward: bool) -> list[int] | None:
 
 def _windows(problem: SchedulingProblem, heads: list[int], tails: list[int]) -> list[Window]:
     windows: list[Window] = []
+    closing = _closing(problem)
     for index, resource in enumerate(problem.resources):
         if resource.renewable and resource.capacity > 0:
-            windows += _resource_windows(problem, index, heads, tails)
+            found = _resource_windows(problem, index, heads, tails)
+            windows += [replace(w, until=_until(w, closing)) for w in found]
     return windows
+
+
+def _closing(problem: SchedulingProblem) -> dict[int, set[int]]:
+    """Return, per weighted task that nothing follows, what ends before it, if that leads nowhere else."""
+    before: dict[int, set[int]] = {t: set() for t, task in enumerate(problem.tasks) if task.weight > 0}
+    for lag in problem.lags:
+        before.pop(lag.before, None)
+        if lag.after in before and lag.kind == "end_start" and lag.lag_s >= 0:
+            before[lag.after].add(lag.before)
+    inside = {t: end for end, group in before.items() for t in group}
+    leaks = {
+        inside[g.before]
+        for g in problem.lags
+        if inside.get(g.before) not in (None, g.after) and inside.get(g.after) != inside[g.before]
+    }
+    return {end: group for end, group in before.items() if end not in leaks}
+
+
+def _until(window: Window, closing: dict[int, set[int]]) -> int | None:
+    tasks = {t for t, _, _ in window.terms}
+    return next((end for end, group in closing.items() if tasks <= group), None)
 
 
 def _resource_windows(

@@ -17,9 +17,10 @@ from ortools.sat.python import cp_model
 
 from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem, faults
 from planner.search.agent_bounds import Bounds, bounds
+from planner.search.agent_lp import relaxed
 from planner.search.agent_model import Vars, build, equal_tasks, weigh
 from planner.search.agent_population import improved_schedule, is_improvable
-from planner.search.agent_seed import seed_schedule
+from planner.search.agent_seed import guided_schedule, seed_schedule
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
 from planner.search.heft import heft, settled
 
@@ -140,6 +141,7 @@ class _Search:
             return self._answer("optimal", self.seed, self.limits.makespan, began)
         if any(h + t > self.horizon for h, t in zip(self.limits.heads, self.limits.tails, strict=True)):
             return no_schedule("infeasible", began)
+        self._relax()
         limit_s = self.options.time_limit_s
         found = None
         if self.seed is not None and is_improvable(self.ticks.problem) and limit_s >= _MIN_SPLIT_S:
@@ -151,12 +153,28 @@ class _Search:
                 found = None
         return found.answer if found is not None else self._try(began, self.options, on_progress).answer
 
+    def _relax(self) -> None:
+        """Bound a problem of several modes or ends by its linear relaxation, and seed from what that uses."""
+        problem = self.ticks.problem
+        if self.weights.only_makespan and all(len(t.modes) == 1 for t in problem.tasks):
+            return
+        relaxation = relaxed(problem, self.limits, self.weights)
+        if relaxation is None:
+            return
+        self.bound = max(self.bound, relaxation.bound)
+        for least in (0.5, 0.05):
+            found = guided_schedule(problem, self.limits, relaxation, least=least)
+            if found is not None and (
+                self.seed is None or problem.objective(found) < problem.objective(self.seed)
+            ):
+                self.seed = _in_order(problem, found)
+
     def _improve(self, first: _Found) -> None:
         """Start again from the bound and a better schedule than the first try's."""
         best = first.schedule or self.seed
         if best is None:
             return
-        self.seed, self.bound = best, first.bound
+        self.seed, self.bound = best, max(self.bound, first.bound)
         floor = math.ceil(first.bound / max(self.weights.makespan, 1) - 1e-9)
         self.limits = replace(self.limits, makespan=max(self.limits.makespan, floor))
         better = improved_schedule(
@@ -211,6 +229,7 @@ class _Search:
 
     def _lower(self, bound: float) -> float:
         """Return the solver's bound in units of the objective, less what rounding may hide."""
+        bound = max(bound, self.bound)
         if self.weights.only_makespan:
             bound = max(bound, self.limits.makespan)
         hidden = self.ticks.error_s * self.weights.per_second + self.weights.rounding(self.horizon)

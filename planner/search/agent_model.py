@@ -251,10 +251,11 @@ def _makespan(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, limi
 def _loads(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, limits: Bounds) -> None:
     """Keep capacity (C - head - tail) >= sum energy_tm x_tm, per resource and window."""
     for window in limits.windows:
-        if all(len(problem.tasks[t].modes) == 1 for t, _, _ in window.terms):
+        if window.until is None and all(len(problem.tasks[t].modes) == 1 for t, _, _ in window.terms):
             continue
+        until = v.makespan if window.until is None else v.ends[window.until]
         energy = _weighted([v.chosen[t][m] for t, m, _ in window.terms], [e for _, _, e in window.terms])
-        model.add(window.capacity * (v.makespan - window.head - window.tail) >= energy)
+        model.add(window.capacity * (until - window.head - window.tail) >= energy)
 
 
 def _equal_tasks(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:

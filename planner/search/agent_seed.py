@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 from planner.ir.scheduling_problem import Schedule, SchedulingProblem
 from planner.search.agent_bounds import Bounds
+from planner.search.agent_lp import Relaxation, promising
 from planner.search.heft import list_schedule, upward_ranks
 
 _MAX_PLACEMENTS = 12_000
@@ -34,6 +36,27 @@ def seed_schedule(problem: SchedulingProblem, limits: Bounds, *, seed: int) -> S
         spread = 0.1 * (max(base, default=1.0) or 1.0)
         best = _better(problem, [p + generator.uniform(-spread, spread) for p in base], best)
     return None if best is None else best[2]
+
+
+def guided_schedule(
+    problem: SchedulingProblem, limits: Bounds, relaxation: Relaxation, *, least: float
+) -> Schedule | None:
+    """Return the best list schedule in the modes that the linear relaxation uses, None if all fail."""
+    modes = promising(problem, relaxation, least=least)
+    tasks = tuple(
+        replace(task, modes=tuple(task.modes[m] for m in used))
+        for task, used in zip(problem.tasks, modes, strict=True)
+    )
+    narrow = replace(problem, tasks=tasks)
+    ranks = upward_ranks(narrow)
+    best: tuple[float, Sequence[float], Schedule] | None = None
+    for rule in (ranks, [-s for s in relaxation.starts], list(limits.tails)):
+        if rule is not None:
+            best = _better(narrow, rule, best)
+    if best is None:
+        return None
+    runs = tuple(replace(r, mode=used[r.mode]) for r, used in zip(best[2].runs, modes, strict=True))
+    return Schedule(runs=runs)
 
 
 def _better(

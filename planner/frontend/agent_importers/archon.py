@@ -58,14 +58,33 @@ class _Archon:
         for i, layer in enumerate(as_list(data.get("layers"), file=file, key="layers")):
             key = f"layers[{i}]"
             rows = as_object(layer, file=file, key=key).get("models") if is_object(layer) else layer
-            _layer(draft, flow, as_objects(rows, file=file, key=key), key)
+            branches = _branches(draft, layer, key) if is_object(layer) else 1
+            _layer(draft, flow, as_objects(rows, file=file, key=key), (key, branches))
         if not draft.nodes:
             raise InputError("no layer has a component", file=file, key="layers")
         draft.feed_prompts()
         return draft.graph()
 
 
-def _layer(draft: Draft, flow: _Flow, rows: list[JsonObject], key: str) -> None:
+def _branches(draft: Draft, layer: object, key: str) -> int:
+    """Return how often a layer of the older form runs side by side."""
+    given = as_object(layer, file=draft.file, key=key).get("branches")
+    branches = 1 if given is None else number_of(given)
+    if branches is None or not 1 <= branches <= _MAX_SAMPLES or branches != int(branches):
+        raise InputError(
+            "not a number of branches",
+            file=draft.file,
+            key=f"{key}.branches",
+            value=given,
+            allowed=f"1 to {_MAX_SAMPLES}",
+        )
+    if branches > 1:
+        draft.guess("a layer with branches makes as many candidates from each of its models")
+    return int(branches)
+
+
+def _layer(draft: Draft, flow: _Flow, rows: list[JsonObject], place: tuple[str, int]) -> None:
+    key, branches = place
     added: list[str] = []
     made = 0
     for j, row in enumerate(rows):
@@ -76,6 +95,7 @@ def _layer(draft: Draft, flow: _Flow, rows: list[JsonObject], key: str) -> None:
                 file=draft.file, key=f"{key}[{j}].type"
             )
         copies = _copies(draft, flow, kind, row, f"{key}[{j}]")
+        copies *= branches if kind in _MAKES_CANDIDATES else 1
         name = draft.add_call(
             f"{kind}-{len(draft.nodes) + 1}",
             model=text_of(row.get("model")),
