@@ -7,8 +7,8 @@ public sets that have no unit of time are read with one second per unit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 LagKind = Literal["end_start", "start_start", "end_end", "start_end"]
@@ -41,13 +41,17 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:
-    """One way to run a task. `site` is where it runs, for lags that apply between sites."""
+    """One way to run a task. `site` is where it runs, for lags that apply between sites.
+
+    `needs` are (task, site): the mode may be used only if each of those tasks runs at that site.
+    """
 
     name: str
     duration_s: float
     demands: tuple[Demand, ...] = ()
     site: str = ""
     cost: float = 0.0
+    needs: tuple[tuple[int, str], ...] = ()
 
     def hold_s(self, demand: Demand) -> float:
         """Seconds from the start for which `demand` is held."""
@@ -76,6 +80,7 @@ class Lag:
     end_start: start(after) >= end(before) + lag. start_start lets the consumer of a stream begin early,
     end_end keeps it from ending before the producer's last part was seen. A negative lag is a
     maximum time the other way round. `off_site_s` is added when the two modes' sites differ.
+    `after_modes` are the modes of `after` (by index) under which the lag holds; None: under all.
     """
 
     before: int
@@ -83,6 +88,11 @@ class Lag:
     kind: LagKind = "end_start"
     lag_s: float = 0.0
     off_site_s: float = 0.0
+    after_modes: tuple[int, ...] | None = None
+
+    def holds(self, after_mode: int) -> bool:
+        """Whether the lag applies when `after` runs in that mode."""
+        return self.after_modes is None or after_mode in self.after_modes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +150,24 @@ def lag_s(problem: SchedulingProblem, lag: Lag, before_mode: int, after_mode: in
     return lag.lag_s + (0.0 if before == after else lag.off_site_s)
 
 
+def restricted(problem: SchedulingProblem, kept: Sequence[Sequence[int]]) -> SchedulingProblem:
+    """Return a problem with only the modes `kept` per task, in that order."""
+    tasks = tuple(
+        replace(task, modes=tuple(task.modes[m] for m in modes))
+        for task, modes in zip(problem.tasks, kept, strict=True)
+    )
+    lags: list[Lag] = []
+    for lag in problem.lags:
+        if lag.after_modes is None:
+            lags.append(lag)
+            continue
+        left = tuple(i for i, m in enumerate(kept[lag.after]) if m in lag.after_modes)
+        if left:
+            every = len(left) == len(kept[lag.after])
+            lags.append(replace(lag, after_modes=None if every else left))
+    return replace(problem, tasks=tasks, lags=tuple(lags))
+
+
 def faults(problem: SchedulingProblem) -> list[str]:
     """Return what makes a problem malformed (not what makes it infeasible)."""
     found: list[str] = []
@@ -159,6 +187,8 @@ def faults(problem: SchedulingProblem) -> list[str]:
                 for d in mode.demands
                 if d.amount < 0 or not 0 <= d.resource < num_resources or (d.hold_s or 0.0) < 0.0
             ]
+            if not all(0 <= other < num_tasks for other, _ in mode.needs):
+                found.append(f"task {task.name!r}, mode {mode.name!r} needs a task that is not there")
     for lag in problem.lags:
         if not (0 <= lag.before < num_tasks and 0 <= lag.after < num_tasks):
             found.append(f"lag between tasks {lag.before} and {lag.after} of {num_tasks}")

@@ -171,8 +171,9 @@ def _entry(graph: AgentGraph, call: FlatCall, rows: list[tuple[float, _Row]]) ->
 
 def _edges(flat: FlatGraph, stage: Stage) -> list[dict[str, object]]:
     edges: list[dict[str, object]] = []
+    streams = stage.streams()
     for edge in flat.edges:
-        stream = stage.streams.get(edge.target)
+        stream = streams.get(edge.target)
         row: dict[str, object] = {"from": edge.source, "to": edge.target, "kind": "barrier"}
         if stream is not None and edge.source in stream.starts_s:
             row |= {"kind": stream.kind, "boundaries": list(stream.boundaries)}

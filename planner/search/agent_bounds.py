@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from planner.ir.scheduling_problem import SchedulingProblem
+from planner.ir.scheduling_problem import Lag, SchedulingProblem
 
 _MAX_WINDOWS_PER_RESOURCE = 24
 
@@ -66,7 +66,7 @@ def _longest(problem: SchedulingProblem, *, forward: bool) -> list[int] | None:
     shortest = [int(min((m.duration_s for m in t.modes), default=0)) for t in problem.tasks]
     longest = [int(max((m.duration_s for m in t.modes), default=0)) for t in problem.tasks]
     arcs: list[tuple[int, int, int]] = []
-    for lag in problem.lags:
+    for lag in _certain_lags(problem):
         wait = int(lag.lag_s)
         wait += shortest[lag.before] if lag.kind.startswith("end") else 0
         wait -= longest[lag.after] if lag.kind.endswith("end") else 0
@@ -80,6 +80,28 @@ def _longest(problem: SchedulingProblem, *, forward: bool) -> list[int] | None:
         if not moved:
             return values
     return None
+
+
+def _certain_lags(problem: SchedulingProblem) -> list[Lag]:
+    """Return lags that hold in any mode: those of all modes, and the least of what each mode asks for.
+
+    Lags of single modes count as start to start, an end by the shortest duration.
+    """
+    found = [lag for lag in problem.lags if lag.after_modes is None]
+    least: dict[tuple[int, int], dict[int, int]] = {}
+    for lag in problem.lags:
+        if lag.after_modes is None or lag.kind.endswith("end"):
+            continue
+        wait = int(lag.lag_s)
+        if lag.kind.startswith("end"):
+            wait += int(min(m.duration_s for m in problem.tasks[lag.before].modes))
+        by_mode = least.setdefault((lag.before, lag.after), {})
+        for mode in lag.after_modes:
+            by_mode[mode] = max(by_mode.get(mode, wait), wait)
+    for (before, after), by_mode in least.items():
+        if len(by_mode) == len(problem.tasks[after].modes):
+            found.append(Lag(before=before, after=after, kind="start_start", lag_s=min(by_mode.values())))
+    return found
 
 
 def _windows(problem: SchedulingProblem, heads: list[int], tails: list[int]) -> list[Window]:

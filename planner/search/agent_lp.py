@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ortools.math_opt.python import mathopt
 
-from planner.ir.scheduling_problem import SchedulingProblem
+from planner.ir.scheduling_problem import Lag, SchedulingProblem
 from planner.search.agent_bounds import Bounds, Window
 from planner.search.agent_model import Weights
 from planner.search.mip import Expression, at_least, at_most, exactly, total
@@ -52,6 +52,7 @@ class _Model:
         self.makespan = self.model.add_variable(lb=float(limits.makespan))
         self.lengths = [self._length(t) for t in range(len(problem.tasks))]
         self._times()
+        self._needs()
         self._budgets()
         self._loads()
         self._objective(weights)
@@ -79,13 +80,61 @@ class _Model:
     def _times(self) -> None:
         """Add lags without what moving between sites adds, deadlines and the makespan."""
         for lag in self.problem.lags:
+            if lag.after_modes is not None:
+                continue
             before = self._end(lag.before) if lag.kind.startswith("end") else self.starts[lag.before]
             after = self._end(lag.after) if lag.kind.endswith("end") else self.starts[lag.after]
             at_least(self.model, [after - before], lag.lag_s)
+        self._times_by_mode()
         for t, task in enumerate(self.problem.tasks):
             if task.deadline_s is not None:
                 at_most(self.model, [self._end(t)], task.deadline_s)
             at_least(self.model, [self.makespan - self._end(t)])
+
+    def _times_by_mode(self) -> None:
+        """Add lags of single modes, averaged over the modes as the shares are.
+
+        start_a - start_b >= sum over modes m of a of x_am times what m asks for. Where that is the end of b,
+        b's length then is its length in all less at most what the other modes of a need b's sites for.
+        """
+        groups: dict[tuple[int, int, bool], list[Lag]] = {}
+        for lag in self.problem.lags:
+            if lag.after_modes is not None:
+                groups.setdefault((lag.before, lag.after, lag.kind.endswith("end")), []).append(lag)
+        for (before, after, is_end), lags in groups.items():
+            covered = {m for lag in lags for m in lag.after_modes or ()}
+            if len(covered) == len(self.shares[after]):
+                right = self._end(after) if is_end else self.starts[after]
+                at_least(self.model, [right - self.starts[before], *self._asked(before, after, lags)])
+
+    def _asked(self, before: int, after: int, lags: list[Lag]) -> list[Expression]:
+        """Return the terms, each less what it asks for; every mode of `after` is covered once."""
+        shares = self.shares[after]
+        terms: list[Expression] = [-lag.lag_s * shares[m] for lag in lags for m in lag.after_modes or ()]
+        from_end = {m for lag in lags if lag.kind.startswith("end") for m in lag.after_modes or ()}
+        if not from_end:
+            return terms
+        longest: dict[str, float] = {}
+        for mode, share in zip(self.problem.tasks[before].modes, self.shares[before], strict=True):
+            terms.append(-mode.duration_s * share)
+            longest[mode.site] = max(longest.get(mode.site, 0.0), mode.duration_s)
+        for m, mode in enumerate(self.problem.tasks[after].modes):
+            sites = [site for other, site in mode.needs if other == before and m not in from_end]
+            terms += [longest.get(site, 0.0) * shares[m] for site in sites]
+        return terms
+
+    def _needs(self) -> None:
+        """Add that modes of one task which need another at a site are used no more than that site is."""
+        for t, task in enumerate(self.problem.tasks):
+            if task.twin is not None:
+                continue
+            users: dict[tuple[int, str], list[Expression]] = {}
+            for mode, share in zip(task.modes, self.shares[t], strict=True):
+                for need in mode.needs:
+                    users.setdefault(need, []).append(share)
+            for (other, site), group in users.items():
+                modes = zip(self.problem.tasks[other].modes, self.shares[other], strict=True)
+                at_most(self.model, [*group, *(-x for m, x in modes if m.site == site)])
 
     def _budgets(self) -> None:
         terms: dict[int, list[Expression]] = {}

@@ -105,6 +105,7 @@ def build(
     model = cp_model.CpModel()
     variables = _variables(model, problem, limits, horizon)
     _one_mode_each(model, problem, variables)
+    _needs(model, problem, variables)
     _deadlines(model, problem, variables)
     _lags(model, problem, variables)
     _renewable(model, problem, variables)
@@ -146,6 +147,20 @@ def _one_mode_each(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars)
             model.add_exactly_one(literals)
 
 
+def _needs(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """x_tm implies that each task that the mode needs runs at the site it needs it at."""
+    for task, literals in zip(problem.tasks, v.chosen, strict=True):
+        for mode, literal in zip(task.modes, literals, strict=True):
+            for other, site in mode.needs:
+                there = [
+                    x
+                    for m, x in zip(problem.tasks[other].modes, v.chosen[other], strict=True)
+                    if m.site == site
+                ]
+                if len(there) < len(v.chosen[other]):
+                    model.add_bool_or([*there, ~literal])
+
+
 def _deadlines(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
     """e_t <= deadline_t."""
     for task, end in zip(problem.tasks, v.ends, strict=True):
@@ -158,6 +173,12 @@ def _lags(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
     for lag in problem.lags:
         before = v.ends[lag.before] if lag.kind.startswith("end") else v.starts[lag.before]
         after = v.ends[lag.after] if lag.kind.endswith("end") else v.starts[lag.after]
+        if lag.after_modes is not None:
+            for mode in lag.after_modes:
+                model.add(after >= before + int(lag.lag_s)).only_enforce_if(  # pyright: ignore[reportUnknownMemberType] - untyped overload
+                    v.chosen[lag.after][mode]
+                )
+            continue
         model.add(after >= before + int(lag.lag_s))
         if lag.off_site_s:
             together = _together(model, problem, v, lag)
@@ -269,9 +290,11 @@ def equal_tasks(problem: SchedulingProblem) -> list[list[int]]:
     """Return the classes of two and more tasks that could swap their places in any schedule."""
     around: list[list[tuple[object, ...]]] = [[] for _ in problem.tasks]
     for lag in problem.lags:
-        around[lag.before].append((True, lag.after, lag.kind, lag.lag_s, lag.off_site_s))
-        around[lag.after].append((False, lag.before, lag.kind, lag.lag_s, lag.off_site_s))
+        what = (lag.kind, lag.lag_s, lag.off_site_s, lag.after_modes)
+        around[lag.before].append((True, lag.after, *what))
+        around[lag.after].append((False, lag.before, *what))
     paired = {i for t, task in enumerate(problem.tasks) if task.twin is not None for i in (t, task.twin)}
+    paired |= {other for task in problem.tasks for mode in task.modes for other, _ in mode.needs}
     classes: dict[tuple[object, ...], list[int]] = {}
     for t, task in enumerate(problem.tasks):
         if t in paired:

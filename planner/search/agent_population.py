@@ -45,6 +45,7 @@ def is_improvable(problem: SchedulingProblem) -> bool:
         and all(t.weight == 0 for t in problem.tasks)
         and all(d.hold_s is None for _, _, d in problem.demands())
         and all(r.renewable for r in problem.resources)
+        and all(g.after_modes is None for g in problem.lags)
         and all(g.kind == "end_start" and g.lag_s == 0 and g.off_site_s == 0 for g in problem.lags)
         and sum(int(t.modes[0].duration_s) for t in problem.tasks) <= _MAX_HORIZON
     )

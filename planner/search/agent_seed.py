@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from planner.ir.scheduling_problem import Schedule, SchedulingProblem
+from planner.ir.scheduling_problem import Schedule, SchedulingProblem, restricted
 from planner.search.agent_bounds import Bounds
 from planner.search.agent_lp import Relaxation, promising
 from planner.search.heft import list_schedule, upward_ranks
@@ -43,11 +43,7 @@ def guided_schedule(
 ) -> Schedule | None:
     """Return the best list schedule in the modes that the linear relaxation uses, None if all fail."""
     modes = promising(problem, relaxation, least=least)
-    tasks = tuple(
-        replace(task, modes=tuple(task.modes[m] for m in used))
-        for task, used in zip(problem.tasks, modes, strict=True)
-    )
-    narrow = replace(problem, tasks=tasks)
+    narrow = restricted(problem, modes)
     ranks = upward_ranks(narrow)
     best: tuple[float, Sequence[float], Schedule] | None = None
     for rule in (ranks, [-s for s in relaxation.starts], list(limits.tails)):

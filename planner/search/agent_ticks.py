@@ -136,7 +136,7 @@ def _left_shifted(
     runs = schedule.runs
     modes = [t.modes[r.mode] for t, r in zip(problem.tasks, runs, strict=True)]
     starts = [t.release_s for t in problem.tasks]
-    arcs = _lag_arcs(problem, modes) + _resource_arcs(problem, ticked, schedule)
+    arcs = _lag_arcs(problem, modes, [r.mode for r in runs]) + _resource_arcs(problem, ticked, schedule)
     for _ in range(len(runs) + 1):
         moved = False
         for before, after, weight in arcs:
@@ -153,9 +153,13 @@ def _left_shifted(
     return None
 
 
-def _lag_arcs(problem: SchedulingProblem, modes: list[Mode]) -> list[tuple[int, int, float]]:
+def _lag_arcs(
+    problem: SchedulingProblem, modes: list[Mode], chosen: list[int]
+) -> list[tuple[int, int, float]]:
     arcs: list[tuple[int, int, float]] = []
     for lag in problem.lags:
+        if not lag.holds(chosen[lag.after]):
+            continue
         before, after = modes[lag.before], modes[lag.after]
         wait = lag.lag_s + (lag.off_site_s if before.site != after.site else 0.0)
         wait += before.duration_s if lag.kind.startswith("end") else 0.0

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from planner.ir.scheduling_problem import Lag, Mode, Run, Schedule, SchedulingProblem, lag_s
+from planner.ir.scheduling_problem import Lag, Mode, Run, Schedule, SchedulingProblem, lag_s, restricted
 
 _FAR = float("inf")
 
@@ -146,10 +146,7 @@ def settled(problem: SchedulingProblem, schedule: Schedule) -> Schedule:
     Modes stay. What does not bind the objective may stand anywhere in a solver's answer; here it does not.
     The schedule itself is returned where the new one is worse or there is none.
     """
-    tasks = tuple(
-        replace(t, modes=(t.modes[r.mode],)) for t, r in zip(problem.tasks, schedule.runs, strict=True)
-    )
-    single = replace(problem, tasks=tasks)
+    single = restricted(problem, [[r.mode] for r in schedule.runs])
     found = list_schedule(single, [-r.start_s for r in schedule.runs])
     if found is None:
         return schedule
@@ -189,7 +186,7 @@ class _Placer:
         best: tuple[tuple[float, float], int, float] | None = None
         forced = self.modes.get(self.kin[index])
         for number, mode in enumerate(task.modes):
-            if forced not in (None, number) or not self._affordable(index, mode):
+            if forced not in (None, number) or not self._affordable(index, mode) or not self._met(mode):
                 continue
             start = self._earliest(index, number)
             if start == _FAR or (task.deadline_s is not None and start + mode.duration_s > task.deadline_s):
@@ -200,6 +197,14 @@ class _Placer:
         if best is None:
             return False
         self._take(index, best[1], best[2])
+        return True
+
+    def _met(self, mode: Mode) -> bool:
+        """Whether the tasks that a mode needs run where it needs them."""
+        for other, site in mode.needs:
+            run = self.runs[other]
+            if run is None or self.problem.tasks[other].modes[run.mode].site != site:
+                return False
         return True
 
     def _affordable(self, index: int, mode: Mode) -> bool:
@@ -219,6 +224,8 @@ class _Placer:
             run = self.runs[lag.before]
             if run is None:
                 return _FAR
+            if not lag.holds(number):
+                continue
             wait = lag_s(self.problem, lag, run.mode, number)
             base = run.end_s if lag.kind.startswith("end") else run.start_s
             start = max(start, base + wait - (mode.duration_s if lag.kind.endswith("end") else 0.0))

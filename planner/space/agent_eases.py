@@ -7,6 +7,7 @@ them all at once need not exist.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
@@ -28,10 +29,11 @@ class _Case:
     models: dict[str, list[str]]
 
 
-def eases_of(payload: AgentProblem, flow: Flow) -> dict[str, Ease]:
-    """Return the best that streaming could do for each consumer that could gain by it."""
+def eases_of(payload: AgentProblem, flow: Flow, names: Iterable[str]) -> dict[str, Ease]:
+    """Return the best that streaming could do for each of some consumers that could gain by it."""
     found: dict[str, Ease] = {}
-    for call in flow.flat.calls:
+    for name in names:
+        call = flow.calls[name]
         edges = may_stream(flow, call)
         if not edges:
             continue

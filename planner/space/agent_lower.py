@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import ceil
 
 from cost_models.agents.calls import CallSpeed
@@ -59,6 +60,28 @@ class Ease:
     spells: dict[str, Spell]
     starts_s: dict[str, float]
     tail_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A way to stream: on `model` (none for a tool), if the producers run on the models in `needs`."""
+
+    model: str
+    needs: dict[str, str]
+    stream: Stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is left open of streams.
+
+    `variants` are the ways in which consumers may stream instead of waiting. With `eases` the problem is a
+    relaxation: its optimum is below that of any models and streams; each consumer named there may stream at
+    its best, and a join of some producers waits for none.
+    """
+
+    variants: dict[str, tuple[Variant, ...]] = field(default_factory=dict[str, tuple[Variant, ...]])
+    eases: dict[str, Ease] | None = None
 
 
 def speed_of(model: AgentModel) -> CallSpeed:
@@ -132,7 +155,7 @@ def _written(flow: Flow, source: FlatCall, given: Tokens | None) -> float:
     return count * one
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Lowering:
     """State of one lowering."""
 
@@ -141,6 +164,7 @@ class _Lowering:
     streams: dict[str, Stream]
     fixed: dict[str, str]
     eases: dict[str, Ease] | None
+    variants: dict[str, tuple[Variant, ...]]
     resources: list[Resource] = field(default_factory=list[Resource])
     index: dict[str, int] = field(default_factory=dict[str, int])
     earliest: dict[str, float] = field(default_factory=dict[str, float])
@@ -149,6 +173,11 @@ class _Lowering:
     def flat(self) -> FlatGraph:
         """The calls and edges."""
         return self.flow.flat
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """The index of each call's task."""
+        return {c.name: i for i, c in enumerate(self.flat.calls)}
 
     def resource(self, name: str, capacity: int, *, renewable: bool = True) -> int:
         """Return the number of a resource, adding it if it is new."""
@@ -163,7 +192,7 @@ def lower(
     flow: Flow,
     streams: dict[str, Stream],
     fixed: dict[str, str],
-    eases: dict[str, Ease] | None = None,
+    choice: Choice | None = None,
 ) -> Lowered:
     """Return the scheduling problem of a flat graph.
 
@@ -177,12 +206,19 @@ def lower(
         Streaming consumers by name; every other edge waits.
     fixed
         Models that are decided, by call.
-    eases
-        If given, the problem is a relaxation: its optimum is below that of any models and streams. Each
-        consumer named here may stream at its best, and a join of some producers waits for none.
+    choice
+        What is left open of streams, see there.
     """
     flat = flow.flat
-    low = _Lowering(graph=graph, flow=flow, streams=streams, fixed=fixed, eases=eases)
+    eases = None if choice is None else choice.eases
+    low = _Lowering(
+        graph=graph,
+        flow=flow,
+        streams=streams,
+        fixed=fixed,
+        eases=eases,
+        variants={} if choice is None else choice.variants,
+    )
     prompts = tuple(_awaited_prompt(low, c, _awaited(low, c)) for c in flat.calls)
     tasks: list[Task] = []
     firsts: list[tuple[float, ...]] = []
@@ -192,7 +228,8 @@ def lower(
         firsts.append(tuple(first for _, first, _ in rows))
         prices.append(tuple(usd for _, _, usd in rows))
         tasks.append(_task(low, call, rows))
-    lags = tuple(_lags(low) if eases is None else _eased_lags(low, tasks, eases))
+    tasks = [_with_needs(low, task) for task in tasks]
+    lags = tuple(_lags(low, tasks) if eases is None else _eased_lags(low, tasks, eases))
     problem = SchedulingProblem(
         name=graph.name,
         tasks=tuple(tasks),
@@ -239,6 +276,7 @@ def _modes(low: _Lowering, call: FlatCall, prompt: float) -> list[tuple[Mode, fl
         if call.name in low.fixed:
             models = tuple(m for m in models if m.name == low.fixed[call.name])
         rows = [_llm_mode(low, call, model, _spell(low, call, model, prompt), demands) for model in models]
+        rows += _variant_modes(low, call, demands)
         ease = low.eases.get(call.name) if low.eases else None
         known = {} if ease is None else ease.spells
         return rows + [_llm_mode(low, call, m, known[m.name], demands) for m in models if m.name in known]
@@ -247,7 +285,32 @@ def _modes(low: _Lowering, call: FlatCall, prompt: float) -> list[tuple[Mode, fl
     if isinstance(work, ToolCall) and work.limit is not None:
         tool = low.resource(f"tool {work.tool}", work.limit)
         demands = (*demands, Demand(resource=tool, amount=1))
-    return [(Mode(name="", duration_s=duration_s, demands=demands), duration_s, 0.0)]
+    waiting = (Mode(name="", duration_s=duration_s, demands=demands), duration_s, 0.0)
+    return [waiting, *(waiting for _ in low.variants.get(call.name, ()))]
+
+
+def _variant_modes(
+    low: _Lowering, call: FlatCall, demands: tuple[Demand, ...]
+) -> list[tuple[Mode, float, float]]:
+    """Return the modes in which a call streams; without its producers' models, see `_with_needs`."""
+    prompt = prompt_tokens(low.graph, low.flow, call)
+    return [
+        _llm_mode(low, call, low.graph.model(v.model), _streamed(v.stream, prompt), demands)
+        for v in low.variants.get(call.name, ())
+    ]
+
+
+def _with_needs(low: _Lowering, task: Task) -> Task:
+    """Return a task whose streaming modes, the last ones, say on which models producers must run."""
+    variants = low.variants.get(task.name, ())
+    if not variants:
+        return task
+    first = len(task.modes) - len(variants)
+    modes = [
+        replace(mode, needs=tuple((low.number[source], model) for source, model in sorted(v.needs.items())))
+        for mode, v in zip(task.modes[first:], variants, strict=True)
+    ]
+    return replace(task, modes=(*task.modes[:first], *modes))
 
 
 def _shared_demands(low: _Lowering, call: FlatCall) -> tuple[Demand, ...]:
@@ -261,17 +324,21 @@ def _spell(low: _Lowering, call: FlatCall, model: AgentModel, prompt: float) -> 
     speed, output = speed_of(model), output_tokens(call)
     stream = low.streams.get(call.name)
     if stream is not None:
-        return Spell(
-            first_token_s=stream.first_token_s,
-            duration_s=stream.duration_s,
-            prefilled_tokens=stream.prefilled_tokens,
-            prompt_tokens=prompt,
-        )
+        return _streamed(stream, prompt)
     whole_s = speed.whole_s(prompt, output)
     return Spell(
         first_token_s=min(speed.first_token_s(prompt), whole_s),
         duration_s=whole_s,
         prefilled_tokens=prompt,
+        prompt_tokens=prompt,
+    )
+
+
+def _streamed(stream: Stream, prompt: float) -> Spell:
+    return Spell(
+        first_token_s=stream.first_token_s,
+        duration_s=stream.duration_s,
+        prefilled_tokens=stream.prefilled_tokens,
         prompt_tokens=prompt,
     )
 
@@ -312,11 +379,14 @@ def _llm_mode(
     return mode, first_s * chance, usd
 
 
-def _lags(low: _Lowering) -> list[Lag]:
-    number = {c.name: i for i, c in enumerate(low.flat.calls)}
+def _lags(low: _Lowering, tasks: list[Task]) -> list[Lag]:
+    number = low.number
     lags: list[Lag] = []
     for call in low.flat.calls:
         edges = _awaited(low, call)
+        if call.name in low.variants:
+            lags += _variant_lags(low, call, len(tasks[number[call.name]].modes))
+            continue
         stream = low.streams.get(call.name)
         for edge in edges:
             ends = number[edge.source], number[edge.target]
@@ -331,12 +401,45 @@ def _lags(low: _Lowering) -> list[Lag]:
     return lags
 
 
+def _variant_lags(low: _Lowering, call: FlatCall, num_modes: int) -> list[Lag]:
+    """Return the lags of a call that may wait or stream, each under the modes that ask for it."""
+    variants, after = low.variants[call.name], low.number[call.name]
+    first = num_modes - len(variants)
+    lags: list[Lag] = []
+    for edge in _awaited(low, call):
+        before = low.number[edge.source]
+        waits = [*range(first)]
+        starts: dict[float, list[int]] = {}
+        tails: dict[float, list[int]] = {}
+        for mode, variant in enumerate(variants, start=first):
+            stream = variant.stream
+            if edge.source not in stream.starts_s:
+                waits.append(mode)
+                continue
+            starts.setdefault(stream.starts_s[edge.source] * call.probability, []).append(mode)
+            if stream.tail_s is not None:
+                tails.setdefault(stream.tail_s * call.probability, []).append(mode)
+        lags.append(Lag(before=before, after=after, after_modes=tuple(waits)))
+        lags += [
+            Lag(before=before, after=after, kind="start_start", lag_s=lag_s, after_modes=tuple(modes))
+            for lag_s, modes in starts.items()
+        ]
+        lags += [
+            Lag(before=before, after=after, kind="end_end", lag_s=lag_s, after_modes=tuple(modes))
+            for lag_s, modes in tails.items()
+        ]
+    return lags
+
+
 def _eased_lags(low: _Lowering, tasks: list[Task], eases: dict[str, Ease]) -> list[Lag]:
     """Return lags that hold whether a consumer named in `eases` streams or waits."""
-    number = {c.name: i for i, c in enumerate(low.flat.calls)}
+    number = low.number
     lags: list[Lag] = []
     for call in low.flat.calls:
         ease, after = eases.get(call.name), number[call.name]
+        if call.name in low.variants:
+            lags += _variant_lags(low, call, len(tasks[after].modes))
+            continue
         for edge in _awaited(low, call):
             before = number[edge.source]
             first_s = None if ease is None else ease.starts_s.get(edge.source)

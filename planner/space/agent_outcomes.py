@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from planner.ir.agent_graph import AgentGraph
 from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, SchedulingProblem, Task
 from planner.space.agent_flat import Flow, flow_of
-from planner.space.agent_lower import Ease, Lowered, lower
+from planner.space.agent_lower import Choice, Lowered, lower
 from planner.space.agent_reach import outcomes
 from planner.space.agent_streams import Stream
 
@@ -71,10 +71,10 @@ def lower_worlds(
     worlds: Worlds,
     streams: dict[str, Stream],
     fixed: dict[str, str],
-    eases: dict[str, Ease] | None = None,
+    choice: Choice | None = None,
 ) -> Combined:
     """Return the scheduling problem of all outcomes; arguments as of `planner.space.agent_lower.lower`."""
-    lowered = [lower(graph, w.flow, streams, fixed, eases) for w in worlds.worlds]
+    lowered = [lower(graph, w.flow, streams, fixed, choice) for w in worlds.worlds]
     if len(lowered) == 1:
         part = Part(world=worlds.worlds[0], lowered=lowered[0], first=0)
         return Combined(problem=lowered[0].problem, parts=(part,))
@@ -113,7 +113,9 @@ class _Joined:
             self.tasks.append(
                 replace(
                     task,
-                    modes=tuple(_weighed(m, world.weight, number, inner.resources) for m in task.modes),
+                    modes=tuple(
+                        _moved(_weighed(m, world.weight, number, inner.resources), first) for m in task.modes
+                    ),
                     weight=task.weight * world.weight,
                     twin=None if twin == len(self.tasks) else twin,
                 )
@@ -137,6 +139,10 @@ class _Joined:
             return self.budgets[resource.name]
         self.resources.append(replace(resource, name=f"{resource.name} ({mark})"))
         return len(self.resources) - 1
+
+
+def _moved(mode: Mode, first: int) -> Mode:
+    return replace(mode, needs=tuple((other + first, site) for other, site in mode.needs))
 
 
 def _weighed(mode: Mode, weight: float, number: list[int], resources: tuple[Resource, ...]) -> Mode:

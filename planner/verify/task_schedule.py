@@ -21,6 +21,10 @@ def schedule_violations(problem: SchedulingProblem, schedule: Schedule) -> list[
         if task.twin is not None and schedule.runs[task.twin].mode != run.mode:
             return [f"task {task.name!r}: mode {run.mode}, but its twin has another"]
         modes.append(task.modes[run.mode])
+    for task, mode in zip(problem.tasks, modes, strict=True):
+        for other, site in mode.needs:
+            if modes[other].site != site:
+                return [f"task {task.name!r} needs {problem.tasks[other].name!r} at {site!r}"]
     slack_s = _TOLERANCE * max([1.0, *(run.end_s for run in schedule.runs)])
     return [
         *_time_violations(problem, schedule, modes, slack_s),
@@ -48,6 +52,8 @@ def _lag_violations(
 ) -> list[str]:
     found: list[str] = []
     for lag in problem.lags:
+        if not lag.holds(schedule.runs[lag.after].mode):
+            continue
         before, after = schedule.runs[lag.before], schedule.runs[lag.after]
         left = before.end_s if lag.kind in ("end_start", "end_end") else before.start_s
         right = after.end_s if lag.kind in ("end_end", "start_end") else after.start_s

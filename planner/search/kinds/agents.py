@@ -60,7 +60,7 @@ def _tell(graph: AgentGraph, joint: Joint, diagnostics: Diagnostics) -> None:
             "agents-expectation",
             f"figures are expectations over {which} outcomes of branches and loops; a deadline holds in each",
         )
-    changing = sorted(name for name, s in stage.streams.items() if s.kind == "staircase")
+    changing = sorted(name for name, s in stage.streams().items() if s.kind == "staircase")
     if changing:
         diagnostics.warn(
             "agents-staircase",
@@ -73,8 +73,7 @@ def _tell(graph: AgentGraph, joint: Joint, diagnostics: Diagnostics) -> None:
 def _result(problem: Problem[AgentProblem], flat: FlatGraph, joint: Joint) -> SearchResult:
     stage, graph = joint.best, problem.payload.graph
     status: SearchStatus = "optimal" if joint.is_proved else "feasible"
-    work = {**stage.answer.work, "calls": len(flat.calls), "streams": len(stage.streams)}
-    work["cases"] = joint.num_cases
+    work = {**stage.answer.work, "calls": len(flat.calls), "streams": len(stage.streams())}
     value = stage.value
     return SearchResult(
         status=status,
