@@ -104,6 +104,67 @@ def _certain_lags(problem: SchedulingProblem) -> list[Lag]:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LagRow:
+    """What lags of single modes ask for on the average of modes.
+
+    start(after) - start(before), or end - end if `ends`, is at least the sum of `after_terms` (mode of after,
+    ticks) and `before_terms` (mode of before, ticks).
+    """
+
+    before: int
+    after: int
+    ends: bool
+    after_terms: tuple[tuple[int, int], ...]
+    before_terms: tuple[tuple[int, int], ...] = ()
+
+
+def lag_rows(problem: SchedulingProblem) -> list[LagRow]:
+    """Return rows for pairs of tasks whose lags cover all modes of the second.
+
+    Where a mode waits for the end of the first task, that one's length is its length in all, less at most
+    what the modes that do not wait need its sites for.
+    """
+    groups: dict[tuple[int, int], list[Lag]] = {}
+    for lag in problem.lags:
+        if lag.after_modes is not None:
+            groups.setdefault((lag.before, lag.after), []).append(lag)
+    rows: list[LagRow] = []
+    for (before, after), lags in groups.items():
+        waits = {m: int(g.lag_s) for g in lags if g.kind == "end_start" for m in g.after_modes or ()}
+        starts = {m: int(g.lag_s) for g in lags if g.kind == "start_start" for m in g.after_modes or ()}
+        tails = {m: int(g.lag_s) for g in lags if g.kind == "end_end" for m in g.after_modes or ()}
+        modes = problem.tasks[after].modes
+        if len(waits.keys() | starts.keys()) == len(modes):
+            rows.append(_start_row(problem, (before, after), waits, starts))
+        if len(waits.keys() | tails.keys()) == len(modes):
+            ends = tails | {m: wait + int(modes[m].duration_s) for m, wait in waits.items()}
+            rows.append(LagRow(before=before, after=after, ends=True, after_terms=tuple(ends.items())))
+    return rows
+
+
+def _start_row(
+    problem: SchedulingProblem, pair: tuple[int, int], waits: dict[int, int], starts: dict[int, int]
+) -> LagRow:
+    before, after = pair
+    lengths = [int(m.duration_s) for m in problem.tasks[before].modes]
+    longest: dict[str, int] = {}
+    for mode, length in zip(problem.tasks[before].modes, lengths, strict=True):
+        longest[mode.site] = max(longest.get(mode.site, 0), length)
+    asked = starts | waits
+    for m in starts.keys() - waits.keys():
+        needs = dict(problem.tasks[after].modes[m].needs)
+        # without a need the first task may be anywhere
+        asked[m] -= longest.get(needs[before], 0) if before in needs else max(lengths)
+    return LagRow(
+        before=before,
+        after=after,
+        ends=False,
+        after_terms=tuple(sorted(asked.items())),
+        before_terms=tuple(enumerate(lengths)),
+    )
+
+
 def _windows(problem: SchedulingProblem, heads: list[int], tails: list[int]) -> list[Window]:
     windows: list[Window] = []
     closing = _closing(problem)

@@ -22,7 +22,7 @@ from planner.search.agent_model import Vars, build, equal_tasks, weigh
 from planner.search.agent_population import improved_schedule, is_improvable
 from planner.search.agent_seed import guided_schedule, seed_schedule
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
-from planner.search.heft import heft, settled
+from planner.search.heft import heft, placed_again, settled
 
 Status = Literal["optimal", "feasible", "infeasible", "unknown"]
 _MIN_SPLIT_S = 5.0
@@ -71,9 +71,12 @@ def solve_schedule(
     problem: SchedulingProblem,
     options: ScheduleOptions,
     *,
+    hint: Schedule | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> ScheduleAnswer:
     """Return the best schedule found and how far it can be from the optimum.
+
+    `hint` gives modes and an order that may be a good start; its times need not be right.
 
     An interrupt (Ctrl-C) ends the search with what was found so far.
 
@@ -90,7 +93,7 @@ def solve_schedule(
     limits = bounds(ticks.problem)
     if limits is None:
         return no_schedule("infeasible", began)
-    return _Search(problem, options, limits, ticks).run(began, on_progress)
+    return _Search(problem, options, limits, ticks, hint).run(began, on_progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +111,12 @@ class _Search:
     """One run of the solver on one problem."""
 
     def __init__(
-        self, problem: SchedulingProblem, options: ScheduleOptions, limits: Bounds, ticks: Ticks
+        self,
+        problem: SchedulingProblem,
+        options: ScheduleOptions,
+        limits: Bounds,
+        ticks: Ticks,
+        hint: Schedule | None,
     ) -> None:
         self.problem = problem
         self.options = options
@@ -116,6 +124,7 @@ class _Search:
         self.ticks = ticks
         self.weights = weigh(ticks)
         self.baseline = heft(problem)
+        self.hint = hint
         self.seed: Schedule | None = None
         self.bound = 0.0
         self.horizon = 0
@@ -124,7 +133,9 @@ class _Search:
         """Return the best answer; an interrupt outside the solver returns what is known by then."""
         try:
             seed = seed_schedule(self.ticks.problem, self.limits, seed=self.options.seed)
-            self.seed = _in_order(self.ticks.problem, seed)
+            self._take(seed)
+            if self.hint is not None:
+                self._take(placed_again(self.ticks.problem, self.hint))
             self.horizon = self._horizon()
             return self._run(began, on_progress)
         except KeyboardInterrupt:
@@ -163,11 +174,15 @@ class _Search:
             return
         self.bound = max(self.bound, relaxation.bound)
         for least in (0.5, 0.05):
-            found = guided_schedule(problem, self.limits, relaxation, least=least)
-            if found is not None and (
-                self.seed is None or problem.objective(found) < problem.objective(self.seed)
-            ):
-                self.seed = _in_order(problem, found)
+            self._take(guided_schedule(problem, self.limits, relaxation, least=least))
+
+    def _take(self, found: Schedule | None) -> None:
+        """Keep a schedule as seed if it is better than the one at hand."""
+        problem = self.ticks.problem
+        if found is None:
+            return
+        if self.seed is None or problem.objective(found) < problem.objective(self.seed):
+            self.seed = _in_order(problem, found)
 
     def _improve(self, first: _Found) -> None:
         """Start again from the bound and a better schedule than the first try's."""

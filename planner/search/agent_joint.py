@@ -10,11 +10,13 @@ proposals are listed, and a relaxation in which it has the best of any stream bo
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 from planner.diagnostics import Diagnostics
 from planner.ir.agent_graph import AgentProblem, LlmCall
 from planner.ir.problem import Problem
+from planner.ir.scheduling_problem import Mode, Run, Schedule
 from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
 from planner.space.agent_eases import eases_of
 from planner.space.agent_flat import Flow
@@ -23,7 +25,9 @@ from planner.space.agent_outcomes import Combined, Worlds, lower_worlds, worlds_
 from planner.space.agent_streams import Stream
 from planner.space.agent_variants import Variants, variants_of, variants_under
 
-_WAITING_SHARE, _RELAXED_SHARE, _JOINT_SHARE = 0.25, 0.2, 0.5
+_WAITING_SHARE, _RELAXED_SHARE, _FIXED_SHARE, _JOINT_SHARE = 0.12, 0.2, 0.1, 0.3
+_LEAST_S = 0.1
+_MAX_AT_ONCE = 40
 _NEVER = float("inf")
 
 
@@ -97,41 +101,57 @@ class _Search:
         self.payload = problem.payload
         self.flow = flow
         self.diagnostics = diagnostics
+        self.began = time.monotonic()
         self.worlds = worlds_of(flow)
 
     def run(self) -> Joint:
-        """Solve all at once; in steps where some consumers have too many ways to stream."""
+        """Solve all at once if that is small or nobody may stream, else in steps."""
         variants, left = variants_of(self.payload, self.flow)
-        if left:
+        num_tasks = sum(len(w.flow.flat.calls) for w in self.worlds.worlds)
+        if left or (variants and num_tasks > _MAX_AT_ONCE):
             return self._in_steps(variants, left)
         stage = self._solve(Choice(variants=variants), 1.0)
         proved = stage.answer.status in ("optimal", "infeasible")
         return Joint(best=stage, bound=stage.answer.bound, is_proved=proved, worlds=self.worlds)
 
     def _in_steps(self, variants: Variants, left: list[str]) -> Joint:
-        """Propose models by letting `left` wait and by a relaxation, list their streams, and solve."""
-        eases = eases_of(self.payload, self.flow, left)
-        waiting = self._solve(Choice(variants=variants), _WAITING_SHARE)
+        """Propose models by letting all wait and by a relaxation, settle streams under each, then all."""
+        waiting = self._solve(Choice(), _WAITING_SHARE)
+        eases = eases_of(self.payload, self.flow, left) if left else None
         relaxed = self._solve(Choice(variants=variants, eases=eases), _RELAXED_SHARE)
         if relaxed.answer.status == "infeasible":
             return Joint(best=waiting, bound=_NEVER, is_proved=True, worlds=self.worlds)
+        names = [*variants, *left]
+        stages = [waiting] if left else [waiting, relaxed]
         proposals = self._proposals([waiting, relaxed])
+        for models in proposals:
+            under = Choice(variants=variants_under(self.payload, self.flow, names, [models], own=False))
+            stages.append(self._solve(under, _FIXED_SHARE, fixed=models))
         listed = variants | variants_under(self.payload, self.flow, left, proposals)
-        joint = self._solve(Choice(variants=listed), _JOINT_SHARE)
-        best = min((waiting, joint), key=lambda stage: stage.value)
-        bound, error = relaxed.answer.bound, max(s.answer.error for s in (waiting, relaxed, joint))
+        hint = min(stages, key=lambda stage: stage.value)
+        joint = self._solve(Choice(variants=listed), _JOINT_SHARE, hint=hint)
+        stages.append(joint)
+        best = min(stages, key=lambda stage: stage.value)
+        bound = relaxed.answer.bound if left else max(relaxed.answer.bound, joint.answer.bound)
+        error = max(s.answer.error for s in (relaxed, *stages))
         proved = best.answer.value is not None and best.value <= bound + 2.0 * error + 1e-9 * abs(best.value)
         return Joint(best=best, bound=min(bound, best.value), is_proved=proved, worlds=self.worlds)
 
-    def _solve(self, choice: Choice, share: float) -> Stage:
-        """Solve within a share of the time."""
-        combined = lower_worlds(self.payload.graph, self.worlds, {}, {}, choice)
+    def _solve(
+        self, choice: Choice, share: float, *, fixed: dict[str, str] | None = None, hint: Stage | None = None
+    ) -> Stage:
+        """Solve within a share of the time; `hint` may have solved another choice of the same calls."""
+        combined = lower_worlds(self.payload.graph, self.worlds, {}, fixed or {}, choice)
+        start = None if hint is None else _carried(hint, combined)
+        limit_s = self.problem.options.time_limit_s
+        left_s = limit_s - (time.monotonic() - self.began)
         options = ScheduleOptions(
-            time_limit_s=self.problem.options.time_limit_s * share,
+            time_limit_s=max(min(limit_s * share, left_s), _LEAST_S),
             seed=self.problem.options.seed,
             num_workers=self.problem.options.num_workers,
         )
-        answer = solve_schedule(combined.problem, options, on_progress=self.diagnostics.progress)
+        progress = self.diagnostics.progress
+        answer = solve_schedule(combined.problem, options, hint=start, on_progress=progress)
         return Stage(combined=combined, answer=answer, variants=choice.variants)
 
     def _proposals(self, stages: list[Stage]) -> list[dict[str, str]]:
@@ -147,3 +167,25 @@ class _Search:
             if models not in found:
                 found.append(models)
         return found
+
+
+def _carried(stage: Stage, combined: Combined) -> Schedule | None:
+    """Return a stage's schedule in the modes of another problem over the same calls, None if one lacks."""
+    schedule = stage.answer.schedule
+    if schedule is None:
+        return None
+    runs: list[Run] = []
+    for run, old, new in zip(
+        schedule.runs, stage.combined.problem.tasks, combined.problem.tasks, strict=True
+    ):
+        mode = old.modes[run.mode]
+        same = (m for m, other in enumerate(new.modes) if _is_same(mode, other))
+        found = next(same, None)
+        if found is None:
+            return None
+        runs.append(replace(run, mode=found))
+    return Schedule(runs=tuple(runs))
+
+
+def _is_same(mode: Mode, other: Mode) -> bool:
+    return (mode.name, mode.needs, mode.duration_s) == (other.name, other.needs, other.duration_s)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ortools.math_opt.python import mathopt
 
-from planner.ir.scheduling_problem import Lag, SchedulingProblem
-from planner.search.agent_bounds import Bounds, Window
+from planner.ir.scheduling_problem import SchedulingProblem
+from planner.search.agent_bounds import Bounds, Window, lag_rows
 from planner.search.agent_model import Weights
 from planner.search.mip import Expression, at_least, at_most, exactly, total
 
@@ -92,36 +92,13 @@ class _Model:
             at_least(self.model, [self.makespan - self._end(t)])
 
     def _times_by_mode(self) -> None:
-        """Add lags of single modes, averaged over the modes as the shares are.
-
-        start_a - start_b >= sum over modes m of a of x_am times what m asks for. Where that is the end of b,
-        b's length then is its length in all less at most what the other modes of a need b's sites for.
-        """
-        groups: dict[tuple[int, int, bool], list[Lag]] = {}
-        for lag in self.problem.lags:
-            if lag.after_modes is not None:
-                groups.setdefault((lag.before, lag.after, lag.kind.endswith("end")), []).append(lag)
-        for (before, after, is_end), lags in groups.items():
-            covered = {m for lag in lags for m in lag.after_modes or ()}
-            if len(covered) == len(self.shares[after]):
-                right = self._end(after) if is_end else self.starts[after]
-                at_least(self.model, [right - self.starts[before], *self._asked(before, after, lags)])
-
-    def _asked(self, before: int, after: int, lags: list[Lag]) -> list[Expression]:
-        """Return the terms, each less what it asks for; every mode of `after` is covered once."""
-        shares = self.shares[after]
-        terms: list[Expression] = [-lag.lag_s * shares[m] for lag in lags for m in lag.after_modes or ()]
-        from_end = {m for lag in lags if lag.kind.startswith("end") for m in lag.after_modes or ()}
-        if not from_end:
-            return terms
-        longest: dict[str, float] = {}
-        for mode, share in zip(self.problem.tasks[before].modes, self.shares[before], strict=True):
-            terms.append(-mode.duration_s * share)
-            longest[mode.site] = max(longest.get(mode.site, 0.0), mode.duration_s)
-        for m, mode in enumerate(self.problem.tasks[after].modes):
-            sites = [site for other, site in mode.needs if other == before and m not in from_end]
-            terms += [longest.get(site, 0.0) * shares[m] for site in sites]
-        return terms
+        """Add what lags of single modes ask for on the average of modes."""
+        for row in lag_rows(self.problem):
+            after = self._end(row.after) if row.ends else self.starts[row.after]
+            before = self._end(row.before) if row.ends else self.starts[row.before]
+            terms = [-float(c) * self.shares[row.after][m] for m, c in row.after_terms]
+            terms += [-float(c) * self.shares[row.before][m] for m, c in row.before_terms]
+            at_least(self.model, [after - before, *terms])
 
     def _needs(self) -> None:
         """Add that modes of one task which need another at a site are used no more than that site is."""

@@ -140,19 +140,26 @@ def list_schedule(
     return Schedule(runs=tuple(runs)) if len(runs) == len(problem.tasks) else None
 
 
+def placed_again(problem: SchedulingProblem, schedule: Schedule) -> Schedule | None:
+    """Return the tasks placed anew in the order of their starts, each as early as it can be; modes stay."""
+    single = restricted(problem, [[r.mode] for r in schedule.runs])
+    found = list_schedule(single, [-r.start_s for r in schedule.runs])
+    if found is None:
+        return None
+    runs = tuple(replace(n, mode=r.mode) for n, r in zip(found.runs, schedule.runs, strict=True))
+    return Schedule(runs=runs)
+
+
 def settled(problem: SchedulingProblem, schedule: Schedule) -> Schedule:
     """Return a schedule with its tasks placed again in the order of their starts, as early as they can be.
 
     Modes stay. What does not bind the objective may stand anywhere in a solver's answer; here it does not.
     The schedule itself is returned where the new one is worse or there is none.
     """
-    single = restricted(problem, [[r.mode] for r in schedule.runs])
-    found = list_schedule(single, [-r.start_s for r in schedule.runs])
-    if found is None:
+    again = placed_again(problem, schedule)
+    if again is None or problem.objective(again) > problem.objective(schedule):
         return schedule
-    runs = tuple(replace(n, mode=r.mode) for n, r in zip(found.runs, schedule.runs, strict=True))
-    again = Schedule(runs=runs)
-    return again if problem.objective(again) <= problem.objective(schedule) else schedule
+    return again
 
 
 class _Placer:

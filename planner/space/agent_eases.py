@@ -11,11 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
-from planner.ir.agent_graph import AgentGraph, AgentProblem, LlmCall
+from planner.ir.agent_graph import AgentGraph, AgentModel, AgentProblem, LlmCall
 from planner.space.agent_flat import FlatCall, FlatEdge, Flow
 from planner.space.agent_gains import gaining_stream, may_stream
-from planner.space.agent_lower import Ease, Spell, output_tokens, speed_of, usable_models
-from planner.space.agent_streams import Stream
+from planner.space.agent_lower import (
+    Ease,
+    Spell,
+    output_tokens,
+    own_tokens,
+    prompt_tokens,
+    speed_of,
+    usable_models,
+)
+from planner.space.agent_streams import OVERLAP_CHUNK_TOKENS, Stream
 
 _MAX_CHOICES = 64
 
@@ -87,21 +95,46 @@ def _least(payload: AgentProblem, flow: Flow, case: _Case) -> Ease | None:
 
 
 def _floor(payload: AgentProblem, flow: Flow, case: _Case) -> Ease:
-    """Return what holds for any stream: a call decodes all it writes, and starts on some tokens at least."""
-    graph = payload.graph
+    """Return what holds for any stream: a call starts on the least first chunks and decodes all it writes.
+
+    A stream that may be an overlap prefills nothing but its last chunk after its start.
+    """
+    graph, call = payload.graph, case.call
+    first_chunk = float(payload.min_first_chunk_tokens)
+    items = any("items" in e.kinds and e.part < 1.0 for e in case.edges)
+    chunks = [min(first_chunk, output_tokens(flow.calls[e.source])) for e in case.edges]
     spells: dict[str, Spell] = {}
-    for name in case.models.get(case.call.name, []):
-        speed = speed_of(graph.model(name))
+    for name in case.models.get(call.name, []):
+        model = graph.model(name)
+        ahead = items or _may_overlap(graph, flow, case, model)
+        prompt = 0.0 if ahead else own_tokens(graph, call) + sum(chunks)
+        speed = speed_of(model)
         spells[name] = Spell(
-            first_token_s=speed.first_token_s(0.0),
-            duration_s=speed.whole_s(0.0, output_tokens(case.call)),
+            first_token_s=speed.first_token_s(prompt),
+            duration_s=speed.whole_s(prompt, output_tokens(call)),
             prefilled_tokens=0.0,
             prompt_tokens=0.0,
         )
     starts: dict[str, float] = {}
     for edge in case.edges:
-        written = output_tokens(flow.calls[edge.source])
-        tokens = min(float(payload.min_first_chunk_tokens), written * edge.share)
+        source = flow.calls[edge.source]
+        tokens = min(first_chunk, output_tokens(source) * edge.share)
+        read = prompt_tokens(graph, flow, source)
         speeds = [speed_of(graph.model(m)) for m in case.models[edge.source]]
-        starts[edge.source] = min((s.whole_s(0.0, tokens) for s in speeds), default=0.0)
-    return Ease(spells=spells, starts_s=starts, tail_s=None)
+        starts[edge.source] = min((s.whole_s(read, tokens) for s in speeds), default=0.0)
+    # what is asked again as its producers write does not end before they do
+    return Ease(spells=spells, starts_s=starts, tail_s=None if items else 0.0)
+
+
+def _may_overlap(graph: AgentGraph, flow: Flow, case: _Case, model: AgentModel) -> bool:
+    """Whether some stream on `model` could be an overlap: its prefill keeps up with the slowest choices."""
+    sources = [flow.calls[e.source] for e in case.edges]
+    slowest = [max(graph.model(m).decode_s_per_token for m in case.models[s.name]) for s in sources]
+    return (
+        len(case.edges) == len(flow.producers(case.call))
+        and all("overlap" in e.kinds for e in case.edges)
+        and model.cache_block_tokens > 0
+        and max(output_tokens(s) for s in sources) > OVERLAP_CHUNK_TOKENS
+        and speed_of(model).prefill_s(len(sources) * OVERLAP_CHUNK_TOKENS)
+        <= OVERLAP_CHUNK_TOKENS * min(slowest)
+    )

@@ -14,7 +14,7 @@ from cost_models.agents.edges import Rounds, staircase_rounds
 from planner.ir.agent_graph import AgentGoal, EdgeKind
 
 _GROWING_UP_TO = 128
-_OVERLAP_CHUNK_TOKENS = 64.0
+OVERLAP_CHUNK_TOKENS = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def staircase(consumer: Consumer, producers: Sequence[Producer], boundaries: tup
 
 def overlap(consumer: Consumer, producers: Sequence[Producer]) -> Stream | None:
     """Return prefill that runs ahead in chunks, None where a chunk's prefill does not keep up."""
-    chunk = _OVERLAP_CHUNK_TOKENS
+    chunk = OVERLAP_CHUNK_TOKENS
     longest = max(p.output_tokens for p in producers)
     if longest <= chunk or not consumer.cached:
         return None

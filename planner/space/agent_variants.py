@@ -36,9 +36,17 @@ def variants_of(payload: AgentProblem, flow: Flow) -> tuple[Variants, list[str]]
 
 
 def variants_under(
-    payload: AgentProblem, flow: Flow, names: Iterable[str], proposals: Iterable[dict[str, str]]
+    payload: AgentProblem,
+    flow: Flow,
+    names: Iterable[str],
+    proposals: Iterable[dict[str, str]],
+    *,
+    own: bool = True,
 ) -> Variants:
-    """Return variants of some consumers whose producers run on the models of one of the proposals."""
+    """Return variants of some consumers whose producers run on the models of one of the proposals.
+
+    `own`: they themselves may run on any of their models, not only on that of the proposal.
+    """
     tried = list(proposals)
     found: Variants = {}
     for name in names:
@@ -46,8 +54,8 @@ def variants_under(
         models = _choices(payload.graph, flow, call)
         rows: list[dict[str, str]] = []
         for fixed in tried:
-            for own in models.get(name, [""]):
-                row = {n: own if n == name else fixed[n] for n in models}
+            for mine in models.get(name, [""]) if own else [fixed.get(name, "")]:
+                row = {n: mine if n == name else fixed[n] for n in models}
                 if row not in rows:
                     rows.append(row)
         variants = _variants(payload, flow, call, rows)

@@ -142,6 +142,19 @@ def _archon(*layers: list[dict[str, object]]) -> str:
 
 
 class TestArchon:
+    def test_branches_of_the_older_form_multiply_what_makes_candidates(self) -> None:
+        generator = {"type": "generator", "model": "a"}
+        layers = [
+            {"branches": 1, "models": [generator]},
+            {"branches": 2, "models": [{"type": "fuser", "model": "b"}]},
+            {"branches": 1, "models": [{"type": "verifier", "model": "c"}]},
+        ]
+        graph = import_agent_text(json.dumps({"name": "x", "layers": layers}), file="a.json")
+        assert [n.copies for n in graph.nodes] == [1, 2, 2]
+        layers[1]["branches"] = 0
+        with pytest.raises(InputError, match="branches"):
+            import_agent_text(json.dumps({"name": "x", "layers": layers}), file="a.json")
+
     def test_layers_are_fully_connected_and_counted(self) -> None:
         text = _archon(
             [{"type": "generator", "model": "m1", "samples": 5}, {"type": "generator", "model": "m2"}],
