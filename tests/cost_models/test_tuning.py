@@ -38,6 +38,30 @@ def test_runs_that_agree_leave_it_alone() -> None:
     assert found.constants == pytest.approx({name: c.start for name, c in SPEC.items()}, rel=1e-3)
 
 
+def test_scatter_that_constants_cannot_explain_moves_nothing() -> None:
+    start = {name: c.start for name, c in SPEC.items()}
+    scatter = np.array([1.06, 0.95, 1.05, 0.94, 1.01])
+    found = tune(SPEC, predict, predict(start) * scatter)
+    assert found.constants == start
+    assert found.error_after == found.error_before
+    assert found.error_left_out == pytest.approx(found.error_before)
+
+
+def test_many_runs_are_left_out_in_a_few_folds() -> None:
+    work = np.linspace(1.0, 30.0, 24)
+    calls = 0
+
+    def count(constants: Mapping[str, float]) -> FloatArray:
+        nonlocal calls
+        calls += 1
+        return constants["slowdown"] * work
+
+    spec = {"slowdown": SPEC["slowdown"]}
+    found = tune(spec, count, 1.5 * work)
+    assert found.constants["slowdown"] == pytest.approx(1.5, rel=0.02)
+    assert calls < 24 * 20
+
+
 def test_one_run_is_a_compromise() -> None:
     measured = np.array([2.0 * predict({"step_s": 1e-3, "slowdown": 1.0})[0]])
     found = tune(SPEC, lambda c: predict(c)[:1], measured)
