@@ -2,7 +2,7 @@
 
 The pull towards the shipped values is that of `solver.fit`: a constant that is known to a factor of
 exp(spread) stays there unless several runs of ten percent error say otherwise. How far constants may go at all
-is decided by runs left out: runs that the shipped profile predicts as well as a profile tuned to the others
+is decided by runs left out: runs that the shipped profile predicts as well as one tuned to the others
 predicts them say nothing of the cluster, and move nothing.
 """
 
