@@ -1,8 +1,8 @@
 """Few constants from few runs: a shipped profile moved only as far as a user's own runs demand.
 
 The pull towards the shipped values is that of `solver.fit`: a constant that is known to a factor of
-exp(spread) stays there unless several runs of ten percent error say otherwise. How far constants may go at all
-is decided by runs left out: runs that the shipped profile predicts as well as one tuned to the others
+exp(spread) stays there unless several runs of ten percent error say otherwise. How far constants may go
+at all is decided by runs left out: runs that the shipped profile predicts as well as one tuned to the others
 predicts them say nothing of the cluster, and move nothing.
 """
 
