@@ -97,7 +97,7 @@ def cluster(*groups: NodeGroup) -> Cluster:
 def costs(at: NodeGroup, engine: str) -> EngineCosts:
     return EngineCosts(
         engine=engine,
-        software=SOFTWARE,
+        software=SOFTWARE.model_copy(update={"engine": engine}),
         model=device_cost_model(at.device, SOFTWARE),
         hybrid_experts=engine != "vllm",
     )

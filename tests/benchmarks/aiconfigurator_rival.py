@@ -355,11 +355,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="run the cases whose name holds these words")
     parser.add_argument("--json", type=Path, help="file for the JSON (stdout if none)")
+    parser.add_argument("--skip", type=Path, help="JSON of an earlier run whose cases are not run again")
     given = parser.parse_args()
+    known = json.loads(given.skip.read_text(encoding="utf-8"))["cases"] if given.skip else []
+    skipped = {Case(**record["case"]).name for record in known}
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     records: list[Record] = []
-    for case in (c for c in CASES if given.only in c.name):
+    for case in (c for c in CASES if given.only in c.name and c.name not in skipped):
         records.append(run_case(case))
         sys.stderr.write(table(records[-1:]).splitlines()[-1] + "\n")
         text = json.dumps(

@@ -54,6 +54,8 @@ def test_expert_shapes_spread_over_all_ranks_or_none_unless_the_engine_can_mix()
     mixed = space("deepseek-v3", "decode", 2, engine="trtllm")
     assert any(1 < s.strategy.ep < s.strategy.stage_devices for s in mixed)
     assert any(s.strategy.attention_dp == 16 for s in found)
+    assert any(s.strategy.attention_dp > 1 and s.strategy.tp > 1 for s in found)
+    assert all(s.strategy.tp == 1 for s in mixed if s.strategy.attention_dp > 1)
     assert any(s.strategy.decode_cp == 8 for s in found)
 
 
