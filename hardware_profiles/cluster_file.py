@@ -18,6 +18,7 @@ from hardware_profiles.units import Dimension, parse_quantity
 
 MAX_DEVICES = 1_000_000
 MAX_GROUPS = 256
+MAX_MEASURED_NODES = 512
 
 LevelName = Literal["domain", "node", "rack", "pod", "site", "wan"]
 LEVEL_NAMES: tuple[LevelName, ...] = ("domain", "node", "rack", "pod", "site", "wan")
@@ -194,12 +195,36 @@ class GroupLinkEntry(LinkEntry):
         return self
 
 
+class MeasuredEntry(_Entry):
+    """What was measured between nodes: one bandwidth for every pair of them, or a square matrix.
+
+    Bandwidths are per device and direction. Of a matrix, row i column j is from node i to node j; the
+    diagonal is not read, and pairs that were not measured are null.
+    """
+
+    nodes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_MEASURED_NODES)]
+    bandwidth: Bandwidth | None = None
+    matrix: tuple[tuple[Bandwidth | None, ...], ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> MeasuredEntry:
+        if (self.bandwidth is None) == (self.matrix is None):
+            raise ValueError("give one `bandwidth`, or a `matrix` of them")
+        if len(set(self.nodes)) != len(self.nodes):
+            raise ValueError("a node stands twice")
+        if self.matrix is not None:
+            size = len(self.nodes)
+            if len(self.matrix) != size or any(len(row) != size for row in self.matrix):
+                raise ValueError(f"the matrix of {size} nodes has {size} rows of {size} columns")
+        return self
+
+
 class ClusterFile(_Entry):
     """A cluster: groups of nodes and the link between the groups.
 
-    `between_groups` joins every two groups, `group_links` names what differs for single pairs. `prices` names
-    the price list for devices without a price of their own, `sources` and `notes` are for
-    shipped clusters and may be left out.
+    `between_groups` joins every two groups, `group_links` names what differs for single pairs of groups,
+    `measured_links` what single pairs of nodes really carry. `prices` names the price list for devices
+    without a price of their own, `sources` and `notes` are for shipped clusters and may be left out.
     """
 
     name: str | None = None
@@ -207,6 +232,7 @@ class ClusterFile(_Entry):
     groups: Annotated[tuple[GroupEntry, ...], Field(max_length=MAX_GROUPS)]
     between_groups: LinkEntry | None = None
     group_links: Annotated[tuple[GroupLinkEntry, ...], Field(max_length=10_000)] = ()
+    measured_links: Annotated[tuple[MeasuredEntry, ...], Field(max_length=100_000)] = ()
     prices: str | None = None
     sources: dict[str, Source] = {}
     notes: str = ""

@@ -98,7 +98,7 @@ def lost_nodes(cluster: Cluster, names: Sequence[str]) -> tuple[str, ...]:
     """
     known: dict[str, tuple[str, ...]] = {}
     for group in cluster.groups:
-        nodes = [_node(group, number) for number in range(group.num_nodes)]
+        nodes = [group.node_name(number) for number in range(group.num_nodes)]
         known |= {node: (node,) for node in nodes}
         for level in group.levels:
             each = max(1, level.num_devices // group.devices_per_node)
@@ -111,10 +111,6 @@ def lost_nodes(cluster: Cluster, names: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise UnknownNameError("node", name, sorted(known))
     return tuple(dict.fromkeys(node for name in names for node in known[name]))
-
-
-def _node(group: NodeGroup, number: int) -> str:
-    return group.node_names[number] if number < len(group.node_names) else f"{group.name}-{number}"
 
 
 def _stands(seat: Replica, lost: frozenset[str]) -> bool:
@@ -261,7 +257,7 @@ def _without(cluster: Cluster, lost: frozenset[str]) -> Cluster:
     """Return the cluster without nodes; groups of which nothing is left are gone."""
     groups: list[NodeGroup] = []
     for group in cluster.groups:
-        names = tuple(_node(group, number) for number in range(group.num_nodes))
+        names = tuple(group.node_name(number) for number in range(group.num_nodes))
         left = tuple(name for name in names if name not in lost)
         if len(left) == len(names):
             groups.append(group)

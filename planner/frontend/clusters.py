@@ -21,6 +21,7 @@ from planner.diagnostics import Diagnostics
 from planner.errors import InputError, nearest
 from planner.frontend.cluster_groups import GroupContext, LoweredGroup, lower_group
 from planner.frontend.cluster_links import Place, plain_link, slowest
+from planner.frontend.cluster_measured import measured_links
 from planner.frontend.cluster_prices import Prices
 from planner.frontend.cluster_shorthand import ALLOWED, Part, split_shorthand
 from planner.frontend.profile_lookup import profile_errors
@@ -113,11 +114,13 @@ def _lower(described: ClusterFile, place: Place, diagnostics: Diagnostics) -> Cl
     groups = _with_unique_names(lowered, place)
     between = _between(described.between_groups, lowered, place, diagnostics)
     name = described.name or "+".join(f"{g.group.num_devices}x{g.group.device.name}" for g in groups)
+    own = tuple(g.group for g in groups)
     return Cluster(
         name=name,
-        groups=tuple(g.group for g in groups),
+        groups=own,
         between_groups=between,
         group_links=_group_links(described, groups, place),
+        measured=measured_links(described.measured_links, own, place),
     )
 
 

@@ -64,6 +64,11 @@ class NodeGroup:
         """Devices in the group."""
         return self.num_nodes * self.devices_per_node
 
+    def node_name(self, number: int) -> str:
+        """Return the name of a node, by its number in the group."""
+        names = self.node_names
+        return names[number] if number < len(names) else f"{self.name}-{number}"
+
     @property
     def domain_size(self) -> int:
         """Devices joined by the innermost link, at most the group."""
@@ -85,13 +90,26 @@ class GroupLink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredLink:
+    """What was measured between two nodes, per device, in the slower direction."""
+
+    first: str
+    second: str
+    bandwidth_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """Node groups and the links between them: `group_links` where stated, else `between_groups`."""
+    """Node groups and the links between them: `group_links` where stated, else `between_groups`.
+
+    `measured` says what pairs of nodes really carry.
+    """
 
     name: str
     groups: tuple[NodeGroup, ...]
     between_groups: Link | None = None
     group_links: tuple[GroupLink, ...] = ()
+    measured: tuple[MeasuredLink, ...] = ()
 
     @property
     def num_devices(self) -> int:

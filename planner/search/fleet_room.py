@@ -103,8 +103,7 @@ def rooms_of(groups: Sequence[NodeGroup], problem: FleetProblem) -> tuple[Room, 
 
 def node_name(group: NodeGroup, node: int) -> str:
     """Return the name of a node of a group."""
-    names = group.node_names
-    return names[node] if node < len(names) else f"{group.name}-{node}"
+    return group.node_name(node)
 
 
 def _usable(group: NodeGroup, problem: FleetProblem, lost: frozenset[str]) -> tuple[tuple[int, ...], ...]:

@@ -22,6 +22,7 @@ from planner.search.fleet_columns import ModelSupply, supplies_of
 from planner.search.fleet_details import details_of
 from planner.search.fleet_infeasible import homeless, too_much
 from planner.search.fleet_levels import day_of, solve_day
+from planner.search.fleet_links import along_links, link_facts
 from planner.search.fleet_master import GOALS, MasterSolution, Work
 from planner.search.fleet_place import place_fleet
 from planner.search.fleet_question import check_goal, master_of
@@ -96,12 +97,17 @@ def solved(
         diagnostics.progress("placing replicas")
         answers = [_answers(problem, supplies, solution) for solution in solutions]
         main = max(range(len(day)), key=lambda at: day[at].factor)
-        placement = place_fleet(items_of(problem, answers[main]), rooms)
+        items = items_of(problem, answers[main])
+        placement = place_fleet(items, rooms)
         if placement is not None:
+            rates = {index: answer.served_rps for index, answer in enumerate(answers[main])}
+            placement = along_links(items, placement, rooms, problem.cluster, rates)
             solved = replace(first, bound=bound, status=first.status if round_number == 0 else "feasible")
             levels = list(zip(day, answers, strict=True))
             result = _result(problem, supplies, (solved, work), levels, (main, placement))
-            return replace(result, alternatives=_runners_up(problem, supplies, rooms, solved))
+            facts = link_facts(problem, answers[main], placement, diagnostics)
+            runners = _runners_up(problem, supplies, rooms, solved)
+            return replace(result, alternatives=runners, details=(*result.details, *facts))
         room = [_less(one) for one in room]
     return _without_plan(problem, supplies, "nothing_found", None)
 
