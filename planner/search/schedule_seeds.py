@@ -15,7 +15,7 @@ from planner.search.schedule_cpsat import CpOptions
 from planner.search.schedule_cyclic import find_blocks
 from planner.search.schedule_cyclic import unroll as unroll_cyclic
 from planner.search.schedule_orders import ScheduleGoal
-from planner.space.building_block import Slopes, find_block, unroll
+from planner.space.building_block import BuildingBlock, Slopes, blocks_of, find_block, unroll
 from planner.space.schedule_dispatch import DispatchPolicy, dispatch
 from planner.space.schedule_extension import extend
 from planner.space.schedule_family import FAMILIES
@@ -39,6 +39,12 @@ _KEPT_FOR_ALL = 6
 _FILLED = 8
 _MOST_DEVICES_FOR_CYCLES = 12
 _FILLS = (SqueezePolicy(), SqueezePolicy(overrun=0.5), SqueezePolicy(weights_last=False))
+_STEADY_SLOPES: tuple[Slopes, ...] = ((2, 1, 2, 1), (1, 1, 1, 1))
+_Fills = tuple[SqueezePolicy, SqueezePolicy]
+_STEADY_FILLS: tuple[_Fills, ...] = (
+    (SqueezePolicy(ends="drain"), SqueezePolicy(ends="both")),
+    (SqueezePolicy(), SqueezePolicy()),
+)
 # How extra time is spread over the legs: forward ones, then backward ones.
 _SHAPES: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((1, 0), (0, 1)),
@@ -110,6 +116,7 @@ def _collect(
     more: Iterable[_Recipe] = chain(
         _dispatch_recipes([None, *apt], first, always=True),
         _known_v_recipes(work),
+        _steady_v_recipes(work),
         _v_block_recipes(work),
         _dispatch_recipes([None, *apt], second, always=True),
         _dispatch_recipes([k / 8 for k in _EIGHTHS if k / 8 not in apt], first, always=False),
@@ -261,6 +268,34 @@ def _known_v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
     for name in ("zb-v", "v-half", "v-min"):
         build = FAMILIES.get(name).build
         yield _Recipe(family="named", label=name, make=build, always=True)
+
+
+def _steady_v_recipes(work: PipelineWork) -> Iterator[_Recipe]:
+    """Yield every block of the slopes of V-Half and V-Min that fits, the gaps at both ends filled."""
+    if not _is_v(work):
+        return
+    held = max(s.activation_bytes for s in work.stages)
+    most = min(work.memory_limit_bytes) / held if held else inf
+    for slopes, fills in product(_STEADY_SLOPES, _STEADY_FILLS):
+        for block in blocks_of(work.num_devices, slopes):
+            if block.peak_halves <= most * (1 + _ROUNDING):
+                yield _Recipe(
+                    family="block",
+                    label=f"V block with slopes {slopes}, ends filled",
+                    make=partial(_steady_v, block=block, fills=fills),
+                )
+
+
+def _steady_v(work: PipelineWork, block: BuildingBlock, fills: _Fills) -> DeviceOps:
+    """Return the orders of a block, squeezed first as if all passes took equally long, then as they do."""
+    equal = replace(
+        work,
+        send_s=0.0,
+        stages=tuple(
+            replace(s, forward_s=1.0, backward_input_s=1.0, backward_weight_s=1.0) for s in work.stages
+        ),
+    )
+    return squeeze(work, squeeze(equal, unroll(work, block), fills[0]), fills[1])
 
 
 def _v_block_recipes(work: PipelineWork) -> Iterator[_Recipe]:

@@ -81,10 +81,16 @@ def _peak_halves(row: _Block) -> int:
     )
 
 
-@cache
 def find_block(num_devices: int, slopes: Slopes) -> BuildingBlock | None:
     """Return the block of least memory, then of least latency, over all waits below one period."""
-    best: BuildingBlock | None = None
+    found = blocks_of(num_devices, slopes)
+    return min(found, key=lambda block: (block.peak_halves, block.latency)) if found else None
+
+
+@cache
+def blocks_of(num_devices: int, slopes: Slopes) -> tuple[BuildingBlock, ...]:
+    """Return the blocks of all waits below one period."""
+    blocks: list[BuildingBlock] = []
     for waits in product(range(PERIOD), repeat=3):
         rows: list[_Block] = []
         for leg in _legs(num_devices, slopes, waits):
@@ -94,12 +100,12 @@ def find_block(num_devices: int, slopes: Slopes) -> BuildingBlock | None:
             rows.append(row)
         if len(rows) < num_devices:
             continue
-        found = BuildingBlock(
-            rows=tuple(rows), peak_halves=max(map(_peak_halves, rows)), latency=rows[0][-1][2] + 1
+        blocks.append(
+            BuildingBlock(
+                rows=tuple(rows), peak_halves=max(map(_peak_halves, rows)), latency=rows[0][-1][2] + 1
+            )
         )
-        if best is None or (found.peak_halves, found.latency) < (best.peak_halves, best.latency):
-            best = found
-    return best
+    return tuple(blocks)
 
 
 def unroll(work: PipelineWork, block: BuildingBlock) -> DeviceOps:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 from planner.errors import InputError
 from planner.ir.pipeline_schedule import DeviceOps, PipelineOp, PipelineWork, memory_step_bytes
-from planner.space.schedule_timing import OpGraph, compile_ops
+from planner.space.schedule_timing import OpGraph, compile_ops, timed
 
 _ROUNDING = 1e-9
 REACH = 48
@@ -32,11 +33,15 @@ class SqueezePolicy:
         Whether a weight gradient lets any other ready operation go first.
     reach
         How many operations of the order are looked at.
+    ends
+        Where gaps are filled: ``all`` over, in ``both`` ends (before the first micro-batch is done and after
+        the last has begun on the first stage), or in the ``drain`` alone. A steady middle stays as it is.
     """
 
     overrun: float = 0.0
     weights_last: bool = True
     reach: int = REACH
+    ends: Literal["all", "both", "drain"] = "all"
 
 
 def squeeze(work: PipelineWork, device_ops: DeviceOps, policy: SqueezePolicy) -> DeviceOps:
@@ -48,6 +53,22 @@ def squeeze(work: PipelineWork, device_ops: DeviceOps, policy: SqueezePolicy) ->
         If `device_ops` do not cover the work, deadlock or exceed the memory.
     """
     return _Squeezer(work, device_ops, policy).run()
+
+
+def _steady(work: PipelineWork, device_ops: DeviceOps, policy: SqueezePolicy) -> tuple[float, float]:
+    """Return from when until when nothing may overtake."""
+    if policy.ends == "all":
+        return inf, inf
+    before = timed(work, device_ops, "before")
+    first, last = work.routes[0][0], work.routes[-1][0]
+    starts = {
+        op: start
+        for ops, row in zip(before.device_ops, before.start_s, strict=True)
+        for op, start in zip(ops, row, strict=True)
+    }
+    done = starts[PipelineOp(kind="I", stage=first, microbatch=0)]
+    begun = starts[PipelineOp(kind="F", stage=last, microbatch=len(work.routes) - 1)]
+    return (done if policy.ends == "both" else -inf), begun
 
 
 class _Squeezer:
@@ -71,6 +92,7 @@ class _Squeezer:
         self.free = [0.0] * len(self.left)
         self.wake = [(0.0, d) for d in range(len(self.left))]
         self.done: list[list[PipelineOp]] = [[] for _ in self.left]
+        self.steady = _steady(work, device_ops, policy)
 
     def run(self) -> DeviceOps:
         """Run all operations."""
@@ -83,6 +105,9 @@ class _Squeezer:
         return tuple(tuple(row) for row in self.done)
 
     def _decide(self, d: int, now: float) -> None:
+        if self.steady[0] <= now < self.steady[1]:
+            self._go_on(d, now)
+            return
         place, weight, next_at = self._scan(d, now)
         row = self.left[d]
         for choice in (place, weight):
@@ -95,6 +120,14 @@ class _Squeezer:
                 return
         if now < next_at < inf:
             heapq.heappush(self.wake, (next_at, d))
+
+    def _go_on(self, d: int, now: float) -> None:
+        """Run what is next in the order, or wait for it."""
+        node = self.left[d][0]
+        if self.ready[node] <= now and self.held[d] + self.step[node] <= self.limit[d]:
+            self._start(d, 0, now)
+        elif now < self.ready[node] < inf:
+            heapq.heappush(self.wake, (self.ready[node], d))
 
     def _scan(self, d: int, now: float) -> tuple[int, int, float]:
         """Return the place of the first ready operation, of the first ready W, and the next known arrival."""
