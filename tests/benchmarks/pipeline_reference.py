@@ -81,9 +81,16 @@ def key_of(row: dict[str, str]) -> tuple[str, ...]:
 
 
 def known_peaks(rows: list[dict[str, str]]) -> dict[tuple[str, ...], str]:
-    """Return the peak of each schedule of which the file states it."""
+    """Return the peak of each schedule of which the file states it, as large as its rounding may hide."""
     peak = "peak_activation_memory_in_MB_units"
-    return {key_of(row): row["makespan_or_bubble"] for row in rows if row["metric"] == peak}
+    stated = {key_of(row): row["makespan_or_bubble"] for row in rows if row["metric"] == peak}
+    return {key: f"{float(text) + _hidden(text):g}" for key, text in stated.items()}
+
+
+def _hidden(text: str) -> float:
+    """Return what rounding may hide of a peak; few digits are exact counts of half activations."""
+    digits = len(text.partition(".")[2])
+    return 0.5 * 10.0**-digits if digits >= 3 else 0.0
 
 
 def step_of(row: dict[str, str], peaks: dict[tuple[str, ...], str]) -> Step | str:
