@@ -23,6 +23,7 @@ from planner.accuracy.refit import read_tables
 from planner.accuracy.score import Score, score_kernels
 from planner.accuracy.serving.board import SECTION_TITLE, board_data, board_page
 from planner.accuracy.serving.score import ScoredRun
+from planner.accuracy.training.board import SECTION_TITLE as TRAINING_TITLE
 from planner.accuracy.training.board import find_table, training_section
 
 _TARGETS = {
@@ -92,6 +93,19 @@ def write_serving_section(runs: Sequence[ScoredRun]) -> list[Path]:
     write_text(paths[0], json.dumps(data | {"serving": section}, indent=1, sort_keys=True) + "\n")
     page = paths[1].read_text(encoding="utf-8").split(SECTION_TITLE)[0]
     write_text(paths[1], page + board_page(section))
+    return paths
+
+
+def write_training_section(runs: Path) -> list[Path]:
+    """Rewrite the section of training runs alone, from their table; return the paths of the scoreboard."""
+    base = Path(cost_models.__file__).parent
+    paths = [base / "ACCURACY.json", base / "ACCURACY.md"]
+    data = cast("dict[str, object]", json.loads(paths[0].read_text(encoding="utf-8")))
+    section, found = training_section(runs)
+    write_text(paths[0], json.dumps(data | {"training": found}, indent=1, sort_keys=True) + "\n")
+    before, _, after = paths[1].read_text(encoding="utf-8").partition(TRAINING_TITLE)
+    _, served, rest = after.partition(SECTION_TITLE)
+    write_text(paths[1], before + section + served + rest)
     return paths
 
 

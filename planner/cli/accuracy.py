@@ -59,7 +59,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
         _simulate_runs(serving, as_json=as_json)
         return
     if scoreboard is not None:
-        _write_scoreboard(scoreboard, serving)
+        _write_scoreboard(scoreboard, serving, training)
         return
     if serving is not None:
         from planner.cli._accuracy_serving import score_table, show
@@ -88,13 +88,15 @@ def _simulate_runs(serving: Path | None, *, as_json: bool) -> None:
     show_simulated(simulated_table(serving), as_json=as_json)
 
 
-def _write_scoreboard(folder: Path, serving: Path | None) -> None:
-    """Rewrite the scoreboard, or only its section of served models where their table is given."""
-    from planner.accuracy.scoreboard import write_scoreboard, write_serving_section
+def _write_scoreboard(folder: Path, serving: Path | None, training: Path | None) -> None:
+    """Rewrite the scoreboard, or only its section of served models or of training where a table is given."""
+    from planner.accuracy.scoreboard import write_scoreboard, write_serving_section, write_training_section
     from planner.cli._accuracy_serving import score_table
 
     if serving is not None:
         written = write_serving_section(score_table(serving))
+    elif training is not None:
+        written = write_training_section(training)
     else:
         written = write_scoreboard(folder, score_table)
     for path in written:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
-from planner.accuracy.training.board import find_table, training_section
+import pytest
+
+import cost_models
+from planner.accuracy.scoreboard import write_training_section
+from planner.accuracy.training.board import SECTION_TITLE, find_table, training_section
 from planner.accuracy.training.rows import read_training
 
 RUNS = Path(__file__).parents[2] / "data" / "training" / "runs.csv"
@@ -30,3 +35,20 @@ def test_every_source_has_a_line_and_says_whether_it_was_fitted() -> None:
     fitted = {score["source"][:10]: score["fitted"] for score in scores}
     assert fitted["calculon-a"] is True
     assert any("Large Scale" in score["source"] and not score["fitted"] for score in scores)
+
+
+def test_the_section_is_written_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ACCURACY.json").write_text('{"lines": [], "training": {"old": 1}}', encoding="utf-8")
+    served = "\n# Accuracy of served models\n\nkept\n"
+    page = "# Kernels\n" + SECTION_TITLE + "\nold\n" + served
+    (tmp_path / "ACCURACY.md").write_text(page, encoding="utf-8")
+    monkeypatch.setattr(cost_models, "__file__", str(tmp_path / "__init__.py"))
+    write_training_section(RUNS)
+    text = (tmp_path / "ACCURACY.md").read_text(encoding="utf-8")
+    assert text.startswith("# Kernels\n")
+    assert text.endswith(served)
+    assert text.count(SECTION_TITLE) == 1
+    assert "\nold\n" not in text
+    data = json.loads((tmp_path / "ACCURACY.json").read_text(encoding="utf-8"))
+    assert data["lines"] == []
+    assert {"summary", "scores", "groups"} <= set(data["training"])
