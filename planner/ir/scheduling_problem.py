@@ -99,7 +99,8 @@ class Lag:
 class SchedulingProblem:
     """Tasks, resources and lags; minimise makespan_weight * makespan + sum of weight * end + mode costs.
 
-    The makespan counts tasks whose `Task` is listed; it starts at time 0.
+    The makespan counts tasks whose `Task` is listed; it starts at time 0. With a `period_s` the same schedule
+    begins again every so many seconds, and renewable resources are shared by all that then run at once.
     """
 
     name: str
@@ -107,6 +108,7 @@ class SchedulingProblem:
     resources: tuple[Resource, ...] = ()
     lags: tuple[Lag, ...] = ()
     makespan_weight: float = 1.0
+    period_s: float | None = None
 
     def objective(self, schedule: Schedule) -> float:
         """Return the value of a schedule."""
@@ -192,5 +194,7 @@ def faults(problem: SchedulingProblem) -> list[str]:
     for lag in problem.lags:
         if not (0 <= lag.before < num_tasks and 0 <= lag.after < num_tasks):
             found.append(f"lag between tasks {lag.before} and {lag.after} of {num_tasks}")
+    if problem.period_s is not None and not 0.0 < problem.period_s < float("inf"):
+        found.append(f"period {problem.period_s}")
     found += [f"resource {r.name!r}: capacity {r.capacity}" for r in problem.resources if r.capacity < 0]
     return found

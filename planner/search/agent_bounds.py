@@ -61,6 +61,22 @@ def bounds(problem: SchedulingProblem) -> Bounds | None:
     return Bounds(heads=tuple(heads), tails=tuple(tails), windows=tuple(windows), makespan=makespan)
 
 
+def is_overloaded(problem: SchedulingProblem) -> bool:
+    """Whether a period holds less of some resource than the tasks take at the very least."""
+    if problem.period_s is None:
+        return False
+    least = [0.0] * len(problem.resources)
+    for task in problem.tasks:
+        taken = [
+            {d.resource: d.amount * m.hold_s(d) for d in m.demands if problem.resources[d.resource].renewable}
+            for m in task.modes
+        ]
+        for r in range(len(least)):
+            least[r] += min((row.get(r, 0.0) for row in taken), default=0.0)
+    room = [r.capacity * problem.period_s for r in problem.resources]
+    return any(work > most for work, most in zip(least, room, strict=True))
+
+
 def _longest(problem: SchedulingProblem, *, forward: bool) -> list[int] | None:
     """Longest paths: earliest starts, or least times from a start to the end of the last task."""
     shortest = [int(min((m.duration_s for m in t.modes), default=0)) for t in problem.tasks]

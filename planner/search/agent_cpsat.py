@@ -16,7 +16,7 @@ from typing import Literal
 from ortools.sat.python import cp_model
 
 from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem, faults
-from planner.search.agent_bounds import Bounds, bounds
+from planner.search.agent_bounds import Bounds, bounds, is_overloaded
 from planner.search.agent_lp import relaxed
 from planner.search.agent_model import Vars, build, equal_tasks, weigh
 from planner.search.agent_population import improved_schedule, is_improvable
@@ -150,6 +150,8 @@ class _Search:
         """Build, solve and read back; a project not proved soon gets a better seed and a second try."""
         if self.seed is not None and self.weights.only_makespan and _end(self.seed) <= self.limits.makespan:
             return self._answer("optimal", self.seed, self.limits.makespan, began)
+        if is_overloaded(self.ticks.problem):
+            return no_schedule("infeasible", began)
         if any(h + t > self.horizon for h, t in zip(self.limits.heads, self.limits.tails, strict=True)):
             return no_schedule("infeasible", began)
         self._relax()

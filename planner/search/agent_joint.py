@@ -99,10 +99,10 @@ class _Search:
     def __init__(self, problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics) -> None:
         self.problem = problem
         self.payload = problem.payload
-        self.flow = flow
         self.diagnostics = diagnostics
         self.began = time.monotonic()
-        self.worlds = worlds_of(flow)
+        self.worlds = worlds_of(flow, repeats=problem.payload.graph.period_s is not None)
+        self.flow = self.worlds.flow
 
     def run(self) -> Joint:
         """Solve all at once if that is small or nobody may stream, else in steps."""

@@ -109,7 +109,10 @@ def build(
     _deadlines(model, problem, variables)
     _lags(model, problem, variables)
     _lag_rows(model, problem, variables)
-    _renewable(model, problem, variables)
+    if problem.period_s is None:
+        _renewable(model, problem, variables)
+    else:
+        _renewable_modulo(model, problem, variables, int(problem.period_s))
     _budgets(model, problem, variables)
     _makespan(model, problem, variables, limits)
     _loads(model, problem, variables, limits)
@@ -247,6 +250,45 @@ def _renewable(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> 
             model.add_no_overlap([interval for interval, _ in group])
         else:
             model.add_cumulative([i for i, _ in group], [a for _, a in group], resource.capacity)
+
+
+def _renewable_modulo(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, period: int) -> None:
+    """Keep every resource within its capacity at any time of a period, over all runs that share it.
+
+    s_t = period * k_t + r_t. Of a hold h, h // period whole periods are taken always, and the rest from r_t
+    on; what passes the end of the period is seen again at its start.
+    """
+    users: list[list[tuple[cp_model.IntervalVar, int]]] = [[] for _ in problem.resources]
+    energies: list[list[tuple[cp_model.IntVar, int]]] = [[] for _ in problem.resources]
+    places: dict[int, cp_model.IntVar] = {}
+    for t, m, demand in problem.demands():
+        resource, literal = problem.resources[demand.resource], v.chosen[t][m]
+        hold = int(problem.tasks[t].modes[m].hold_s(demand))
+        if not resource.renewable or demand.amount == 0 or hold == 0:
+            continue
+        energies[demand.resource].append((literal, demand.amount * hold))
+        whole, rest = divmod(hold, period)
+        if demand.amount * (whole + (rest > 0)) > resource.capacity:
+            model.add_bool_or([~literal])
+            continue
+        name, group = f"p{t}_{m}", users[demand.resource]
+        if whole:
+            always = model.new_optional_fixed_size_interval_var(0, period, literal, f"{name}w")
+            group.append((always, demand.amount * whole))
+        if rest:
+            if t not in places:
+                places[t] = model.new_int_var(0, period - 1, f"r{t}")
+                model.add_modulo_equality(places[t], v.starts[t], period)
+            for shift in (0, period):
+                part = model.new_optional_fixed_size_interval_var(
+                    places[t] - shift, rest, literal, f"{name}r{shift}"
+                )
+                group.append((part, demand.amount))
+    for resource, group, terms in zip(problem.resources, users, energies, strict=True):
+        if group:
+            model.add_cumulative([i for i, _ in group], [a for _, a in group], resource.capacity)
+            work = _weighted([x for x, _ in terms], [e for _, e in terms])
+            model.add(work <= resource.capacity * period)
 
 
 def _interval(model: cp_model.CpModel, v: Vars, key: tuple[int, int], hold: int) -> cp_model.IntervalVar:

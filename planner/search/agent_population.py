@@ -41,6 +41,7 @@ def is_improvable(problem: SchedulingProblem) -> bool:
     return (
         _MIN_TASKS <= len(problem.tasks) <= _MAX_TASKS
         and problem.makespan_weight > 0
+        and problem.period_s is None
         and all(len(t.modes) == 1 and t.release_s == 0 and t.deadline_s is None for t in problem.tasks)
         and all(t.weight == 0 for t in problem.tasks)
         and all(d.hold_s is None for _, _, d in problem.demands())

@@ -42,6 +42,7 @@ class Ticks:
 
 
 def _times(problem: SchedulingProblem) -> Iterator[float]:
+    yield problem.period_s or 0.0
     for task in problem.tasks:
         yield task.release_s
         yield task.deadline_s or 0.0
@@ -77,6 +78,8 @@ def horizon_s(problem: SchedulingProblem) -> float:
         for t in problem.tasks
     )
     waits = sum(max(lag.lag_s, 0.0) + lag.off_site_s for lag in problem.lags)
+    # under a period each task may have to wait for its place in it
+    waits += (problem.period_s or 0.0) * len(problem.tasks)
     return max((t.release_s for t in problem.tasks), default=0.0) + work + waits
 
 
@@ -85,6 +88,9 @@ def to_ticks(problem: SchedulingProblem) -> Ticks:
     span_s = max(horizon_s(problem), 1e-9)
     unit = _common_unit(_times(problem), span_s)
     tick_s = unit if unit is not None else span_s / _TICKS_PER_HORIZON
+    if unit is None and problem.period_s is not None:
+        # starts are equal or not modulo the period: it is a whole number of ticks
+        tick_s = problem.period_s / math.ceil(problem.period_s / tick_s)
 
     def up(seconds: float) -> int:
         return math.ceil(seconds / tick_s - _SLACK)
@@ -105,7 +111,13 @@ def to_ticks(problem: SchedulingProblem) -> Ticks:
     def lag(g: Lag) -> Lag:
         return replace(g, lag_s=up(g.lag_s), off_site_s=up(g.off_site_s))
 
-    ticked = replace(problem, tasks=tuple(map(task, problem.tasks)), lags=tuple(map(lag, problem.lags)))
+    period = None if problem.period_s is None else max(round(problem.period_s / tick_s), 1)
+    ticked = replace(
+        problem,
+        tasks=tuple(map(task, problem.tasks)),
+        lags=tuple(map(lag, problem.lags)),
+        period_s=period,
+    )
     return Ticks(tick_s=tick_s, exact=unit is not None, problem=ticked)
 
 
@@ -116,7 +128,7 @@ def to_seconds(problem: SchedulingProblem, ticks: Ticks, schedule: Schedule) -> 
     float schedule is never later than the rounded one.
     """
     scaled = _scaled(problem, ticks.tick_s, schedule)
-    if ticks.exact:
+    if ticks.exact or problem.period_s is not None:
         return scaled
     return _left_shifted(problem, ticks.problem, schedule) or scaled
 

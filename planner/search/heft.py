@@ -98,7 +98,7 @@ def topological_order(problem: SchedulingProblem) -> list[int] | None:
 
 
 def heft(problem: SchedulingProblem) -> Schedule | None:
-    """Return the HEFT schedule, or None where the list rule finds no feasible one."""
+    """Return the HEFT schedule, or None where the list rule finds no feasible one or starts repeat."""
     ranks = upward_ranks(problem)
     return None if ranks is None else list_schedule(problem, ranks)
 
@@ -124,6 +124,8 @@ def list_schedule(
     -------
     The schedule, or None if a deadline or a budget is missed or the lags are cyclic.
     """
+    if problem.period_s is not None:
+        return None
     placer = _Placer(problem, better or (lambda end, mode: (end, mode.cost)))
     waiting = [len(lags) for lags in placer.lags_into]
     ready = {i for i, count in enumerate(waiting) if count == 0}

@@ -235,6 +235,7 @@ def lower(
         tasks=tuple(tasks),
         resources=tuple(low.resources),
         lags=lags,
+        period_s=graph.period_s,
         makespan_weight=1.0 if graph.goal == "min_latency" and not _has_early_joins(flat) else 0.0,
     )
     return Lowered(

@@ -56,8 +56,16 @@ class Combined:
     parts: tuple[Part, ...]
 
 
-def worlds_of(flow: Flow) -> Worlds:
-    """Return the outcomes of a graph's branches; without branches the graph itself is the only one."""
+def worlds_of(flow: Flow, *, repeats: bool = False) -> Worlds:
+    """Return the outcomes of a graph's branches; without branches the graph itself is the only one.
+
+    Runs that repeat meet each other whatever their branches do: then there is one world in which every call
+    is made, so that each has its place.
+    """
+    if repeats:
+        calls = tuple(replace(c, probability=1.0) for c in flow.flat.calls)
+        edges = tuple(replace(e, probability=1.0, branch=False) for e in flow.flat.edges)
+        flow = flow_of(replace(flow.flat, calls=calls, edges=edges))
     if not any(e.branch for e in flow.flat.edges):
         return Worlds(flow=flow, worlds=(World(weight=1.0, flow=flow),), complete=True)
     most = max(min(_MAX_OUTCOMES, _MAX_TASKS // max(len(flow.flat.calls), 1)), _MIN_OUTCOMES)

@@ -76,10 +76,8 @@ def _resource_violations(
             totals[demand.resource] += demand.amount
             held_s = mode.duration_s if demand.hold_s is None else demand.hold_s
             if held_s > 2 * slack_s:
-                events[demand.resource] += [
-                    (run.start_s + slack_s, demand.amount),
-                    (run.start_s + held_s - slack_s, -demand.amount),
-                ]
+                begin, end = run.start_s + slack_s, run.start_s + held_s - slack_s
+                events[demand.resource] += _events(begin, end, demand.amount, problem.period_s)
     found: list[str] = []
     for resource, steps, total in zip(problem.resources, events, totals, strict=True):
         used = peak = 0
@@ -89,4 +87,19 @@ def _resource_violations(
         most = peak if resource.renewable else total
         if most > resource.capacity:
             found.append(f"resource {resource.name!r}: {most} of {resource.capacity} used")
+    return found
+
+
+def _events(begin: float, end: float, amount: int, period_s: float | None) -> list[tuple[float, int]]:
+    """Return the changes of what is held, folded into one period if there is one."""
+    if period_s is None:
+        return [(begin, amount), (end, -amount)]
+    whole, rest = divmod(end - begin, period_s)
+    first = begin % period_s
+    found = [(0.0, amount * int(whole)), (first, amount)]
+    last = first + rest
+    if last > period_s:
+        found += [(0.0, amount), (last - period_s, -amount)]
+    else:
+        found.append((last, -amount))
     return found

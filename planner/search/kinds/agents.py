@@ -60,6 +60,12 @@ def _tell(graph: AgentGraph, joint: Joint, diagnostics: Diagnostics) -> None:
             "agents-expectation",
             f"figures are expectations over {which} outcomes of branches and loops; a deadline holds in each",
         )
+    if graph.period_s is not None:
+        diagnostics.note(
+            "agents-period",
+            f"a run begins every {graph.period_s:g} s with the same times and shares slots and rates with "
+            "the runs under way; every call of every branch has its place",
+        )
     changing = sorted(name for name, s in stage.streams().items() if s.kind == "staircase")
     if changing:
         diagnostics.warn(
@@ -109,6 +115,8 @@ def _predicted(stage: Stage, flat: FlatGraph) -> Predictions:
         return ()
     guessed = any(isinstance(c.work, LlmCall) and c.work.output.guessed for c in flat.calls)
     values = expected_figures(figures)
+    if stage.combined.problem.period_s is not None:
+        values["runs_per_s"] = (1.0 / stage.combined.problem.period_s, "1/s")
     if stage.answer.heft_value is not None:
         values["list_schedule_objective"] = (stage.answer.heft_value, "")
     return tuple((name, _estimate(v, unit, guessed)) for name, (v, unit) in sorted(values.items()))
@@ -147,13 +155,11 @@ def _report(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics
     for name, unit, without in _relaxations(graph):
         eased = replace(problem, payload=replace(problem.payload, graph=without))
         calls = tuple(replace(c, deadline_s=None) for c in flow.flat.calls)
-        bare = flow_of(replace(flow.flat, calls=calls)) if unit == "s" else flow
+        bare = flow_of(replace(flow.flat, calls=calls)) if name == "deadline_s" else flow
         stage = joint_search(eased, bare, diagnostics).best
         if stage.answer.schedule is None:
             continue
-        figures = run_figures(stage)
-        worst_s = max(f.latency_s for f in figures)
-        reach = worst_s if unit == "s" else sum(f.weight * f.usd for f in figures)
+        reach = _reached(name, stage)
         limits.append(
             BindingLimit(
                 name=name,
@@ -171,9 +177,29 @@ def _report(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics
     )
 
 
+def _reached(name: str, stage: Stage) -> float:
+    """Return the value of a limit that a plan without it would keep."""
+    figures = run_figures(stage)
+    if name == "budget_usd":
+        return sum(f.weight * f.usd for f in figures)
+    if name == "deadline_s":
+        return max(f.latency_s for f in figures)
+    # a period after which nothing of a run is held any more
+    schedule = stage.answer.schedule
+    runs = schedule.runs if schedule is not None else ()
+    held = [
+        run.start_s + task.modes[run.mode].hold_s(demand)
+        for task, run in zip(stage.combined.problem.tasks, runs, strict=True)
+        for demand in task.modes[run.mode].demands
+    ]
+    return max(held, default=0.0)
+
+
 def _relaxations(graph: AgentGraph) -> list[tuple[str, str, AgentGraph]]:
     """Return (limit, unit, the graph without it, asking for the best value of that limit)."""
     found = [("deadline_s", "s", replace(graph, deadline_s=None, goal="min_latency"))]
     if graph.budget_usd is not None:
         found.append(("budget_usd", "usd", replace(graph, budget_usd=None, goal="min_cost")))
+    if graph.period_s is not None:
+        found.append(("period_s", "s", replace(graph, period_s=None)))
     return found

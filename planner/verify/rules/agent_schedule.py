@@ -156,7 +156,7 @@ def _slots(graph: AgentGraph, calls: dict[str, _Entry]) -> Iterator[Violation]:
                 call.get("model") == model.name
                 and _time(call, "end_s") > _time(call, "start_s") + 2 * _SLACK_S
             ):
-                events += [(_time(call, "start_s") + _SLACK_S, 1), (_time(call, "end_s") - _SLACK_S, -1)]
+                events += _held(_time(call, "start_s") + _SLACK_S, _time(call, "end_s") - _SLACK_S, graph)
         running = most = 0
         for _, change in sorted(events):
             running += change
@@ -166,6 +166,17 @@ def _slots(graph: AgentGraph, calls: dict[str, _Entry]) -> Iterator[Violation]:
                 message=f"{most} calls run at once on {model.name!r}",
                 numbers=(("running", most), ("slots", model.slots * model.replicas)),
             )
+
+
+def _held(begin: float, end: float, graph: AgentGraph) -> list[tuple[float, int]]:
+    """Return when a slot is taken and given back; of runs that repeat, folded into one period."""
+    period_s = graph.period_s
+    if period_s is None:
+        return [(begin, 1), (end, -1)]
+    whole, rest = divmod(end - begin, period_s)
+    first, last = begin % period_s, begin % period_s + rest
+    found = [(0.0, int(whole)), (first, 1)]
+    return found + ([(0.0, 1), (last - period_s, -1)] if last > period_s else [(last, -1)])
 
 
 def _limits(graph: AgentGraph, view: _View) -> Iterator[Violation]:
