@@ -111,6 +111,7 @@ def build_catalogue(
                 costs=costs(group, engine),
                 robust_quantile=problem.objective.robust,
             )
+            builder.refuse_unknown()
             catalogue.builders[index, engine] = builder
             _note_formats(group, payload, diagnostics)
             for role in roles:

@@ -157,14 +157,29 @@ class ReplicaBuilder:
         cases = [(shape, layers) for shape in shapes for layers in self._partitions(shape)]
         return [replica for replica in self.build_exactly(cases) if replica is not None]
 
-    def _estimated(self, shape: ReplicaShape) -> list[Replica]:
-        """Return the replicas of a shape as whole workers are estimated."""
+    def refuse_unknown(self) -> None:
+        """Refuse a problem that the source of costs has no notion of.
+
+        Raises
+        ------
+        InputError
+            If whole workers are estimated, and the problem varies lengths or asks for percentiles.
+        """
+        if self.costs.workers is None:
+            return
+        if self.robust_quantile != 0.5:
+            raise InputError("whole workers are estimated without a quantile", key="objective.robust")
+        self._shapes_of_workers().refuse_unknown()
+
+    def _shapes_of_workers(self) -> WorkerShapes:
         if self._worker_shapes is None:
-            if self.robust_quantile != 0.5:
-                raise InputError("whole workers are estimated without a quantile", key="objective.robust")
             self._worker_shapes = WorkerShapes(
                 problem=self.problem, requests=self.requests, workers=cast("WorkerTimes", self.costs.workers)
             )
+        return self._worker_shapes
+
+    def _estimated(self, shape: ReplicaShape) -> list[Replica]:
+        """Return the replicas of a shape as whole workers are estimated."""
         return [
             Replica(
                 shape=found.shape,
@@ -175,7 +190,7 @@ class ReplicaBuilder:
                 curve=found.curve,
                 cache_lanes=self._cache_lanes(shape),
             )
-            for found in self._worker_shapes.estimate(shape)
+            for found in self._shapes_of_workers().estimate(shape)
         ]
 
     def build_with(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Replica | None:

@@ -86,8 +86,14 @@ class WorkerShapes:
     workers: WorkerTimes
     missing: dict[str, int] = field(default_factory=dict[str, int])
 
-    def __post_init__(self) -> None:
-        """Refuse what the source has no notion of."""
+    def refuse_unknown(self) -> None:
+        """Refuse what the source has no notion of.
+
+        Raises
+        ------
+        InputError
+            If lengths vary, limits are at a percentile, or nothing is decoded.
+        """
         workload = self.problem.workload
         if self.requests.weights.size != 1:
             raise InputError(
@@ -132,7 +138,7 @@ class WorkerShapes:
         return Batch(
             size=size,
             input_tokens=round(tokens),
-            output_tokens=round(float(self.requests.output_tokens[0])),
+            output_tokens=max(2, round(float(self.requests.output_tokens[0]))),
             prefix_tokens=round(tokens - new),
             prompt_tokens=prompt_tokens,
         )

@@ -42,6 +42,8 @@ FORMATS = {
     "w4a8_mxfp4_mxfp8": "mxfp4",
     "w4a8_mxfp4_mxfp8_trtllm": "mxfp4",
 }
+ROUNDING = 1e-3
+"""How far a rate of three digits may lie from the same rate in full."""
 _DEGREES = ("tp", "pp", "dp", "moe_tp", "moe_ep")
 
 
@@ -232,6 +234,20 @@ def price_under_rival(case: Case, outcome: Outcome, formats: dict[str, str]) -> 
     outcome.priced = "; ".join(sorted(how))
 
 
+def price(case: Case, outcome: Outcome, formats: dict[str, str]) -> None:
+    """Estimate a plan of either; AIConfigurator's keeps its own row where an estimate is not that rate again.
+
+    Its rows are rounded to three digits, which an estimate is not.
+    """
+    stated = (outcome.aic_rps, outcome.aic_ttft_ms, outcome.aic_tpot_ms, outcome.priced)
+    try:
+        price_under_rival(case, outcome, formats)
+    except (RuntimeError, ValueError, LookupError) as error:
+        outcome.error = f"not estimated: {error}"[:200]
+    if stated[0] > 0.0 and abs(outcome.aic_rps / stated[0] - 1.0) > ROUNDING:
+        outcome.aic_rps, outcome.aic_ttft_ms, outcome.aic_tpot_ms, outcome.priced = stated
+
+
 def _common(case: Case, formats: dict[str, str]) -> dict[str, Any]:
     return {
         "backend_name": case.engine,
@@ -315,11 +331,9 @@ def run_case(case: Case) -> Record:
     for outcome in (rival, ours):
         if outcome.pools:
             price_under_newel(case, outcome, formats)
-    if ours.pools:
-        try:
-            price_under_rival(case, ours, formats)
-        except (RuntimeError, ValueError, LookupError) as error:
-            ours.error = f"not estimated: {error}"[:200]
+    for outcome in (rival, ours):
+        if outcome.pools:
+            price(case, outcome, formats)
     if rival.aic_rps > 0.0:
         record.gain = ours.aic_rps / rival.aic_rps
     return record

@@ -78,6 +78,23 @@ def test_the_plan_carries_what_enumeration_of_every_batch_finds(
         assert plan.predicted["request_rate_rps"].value == pytest.approx(best, rel=1e-6)
 
 
+def test_a_model_that_fits_nowhere_is_explained(workers: StubWorkers) -> None:
+    plan = _planned(cluster="1xh100", model="llama-3.1-8b", max_num_seqs=1, slo={"ttft": "1ms"})
+    assert plan.status == "infeasible"
+    assert plan.infeasibility is not None
+    assert plan.infeasibility.nearest_relaxation
+
+
+def test_memory_that_holds_no_worker_is_explained(
+    workers: StubWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.cost_models.aiconfigurator.stub_workers.CAPACITY_BYTES", 12e9)
+    plan = _planned(cluster="1xh100")
+    assert plan.status == "infeasible"
+    assert plan.infeasibility is not None
+    assert "use 3 h100" in plan.infeasibility.nearest_relaxation
+
+
 def test_latencies_are_those_of_the_batch_that_runs(workers: StubWorkers) -> None:
     plan = _planned(cluster="1xh100", modes=["aggregated"], slo={"ttft": "2s", "tpot": "50ms"})
     pool = plan.pools[0]
