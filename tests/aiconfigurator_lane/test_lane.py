@@ -131,7 +131,7 @@ def test_the_benchmark_prices_both_plans_under_both_costs() -> None:
     from tests.benchmarks.aiconfigurator_cases import CASES
     from tests.benchmarks.aiconfigurator_rival import run_case, table
 
-    (case,) = [case for case in CASES if case.name.startswith("llama-3.1-8b 4xh100")]
+    (case,) = [case for case in CASES if case.name.startswith("Meta-Llama-3.1-8B 4xh100")]
     record = run_case(case)
     assert record.gain is not None
     assert record.gain >= 1 - 2e-4

@@ -23,7 +23,7 @@ class Case:
     @property
     def name(self) -> str:
         """Short name, unique among the cases."""
-        parts = [self.ours, f"{self.devices}x{self.device}", f"{self.isl}/{self.osl}"]
+        parts = [self.model.split("/")[-1], f"{self.devices}x{self.device}", f"{self.isl}/{self.osl}"]
         parts.append(f"{self.ttft_ms:g}/{self.tpot_ms:g}")
         return " ".join(parts if self.engine == "trtllm" else [*parts, self.engine])
 

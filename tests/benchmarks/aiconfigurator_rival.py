@@ -355,7 +355,9 @@ def table(records: list[Record]) -> str:
     for record in records:
         rival, ours = record.rival, record.ours
         own = " / ".join("-" if o.newel_rps is None else f"{o.newel_rps:.2f}" for o in (rival, ours))
-        gain = "-" if record.gain is None else f"{100 * (record.gain - 1):+.1f} %"
+        gain = (
+            "-" if record.gain is None else f"{100 * (record.gain - 1) + 0.0:+.1f} %".replace("-0.0", "+0.0")
+        )
         lines.append(
             f"| {record.case.name} | {rival.words()} | {rival.aic_rps:.2f} "
             f"| {ours.words()} | {ours.aic_rps:.2f} | {ours.aic_ttft_ms:.0f} / {ours.aic_tpot_ms:.1f} "
