@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from planner.backends import BACKENDS, ExportOptions, export_files, write_folder
-from planner.diagnostics import Diagnostics
+from planner.diagnostics import Diagnostic, Diagnostics
 from planner.errors import InputError, UnknownNameError, VerificationError
 from planner.frontend.spec_tree import Override
 from planner.frontend.specs import load_spec, read_problem
@@ -150,24 +150,55 @@ def solve(problem: AnyProblem, run: Run) -> Plan:
 
     Raises
     ------
+    UnsupportedError
+        If the plan shall be refined by simulation, and its kind serves no requests.
     NothingFoundError
         If the time limit passed before anything was found.
     VerificationError
         If the plan does not pass the independent checker, which is a bug of ours.
     """
-    start = perf_counter()
+    if problem.options.refine:
+        from planner.refining import check_refinable
+
+        check_refinable(problem)
+    start, asked = perf_counter(), tuple(run.diagnostics.entries)
     result = search(problem, run)
     wall_time_s = perf_counter() - start if run.record_time else None
     plan, report = _checked(problem, result, run, wall_time_s)
     if problem.kind == "fleet" and "load" in report.failed_rules:
         plan, report = _reconsidered(problem, result, (plan, report), run)
     if not report.passed:
-        found = "; ".join(f"{f.rule}: {f.message}" for f in report.findings if f.outcome == "failed")
-        raise VerificationError(
-            f"the plan that was found does not pass the checker, so it is not written ({found}). "
-            "This is a bug in newel: please report it with the spec."
-        )
-    return plan
+        raise VerificationError(_wrong(report))
+    return _refined(problem, plan, run, asked, start) if problem.options.refine else plan
+
+
+def _refined(problem: AnyProblem, plan: Plan, run: Run, asked: Sequence[Diagnostic], start: float) -> Plan:
+    """Return a plan that simulations bear out, as far as one is found; `asked` are remarks on the spec."""
+    from planner.refining import Refinement, with_bound
+
+    def again(tightened: AnyProblem) -> Plan | None:
+        own = replace(run, diagnostics=replace(run.diagnostics, entries=[*asked]))
+        result = search(tightened, own)
+        if not result.pools:
+            return None
+        time_s = perf_counter() - start if run.record_time else None
+        found, report = _checked(problem, with_bound(result, plan), own, time_s)
+        return found if report.passed else None
+
+    with run.phase("refine"):
+        found = Refinement(problem=problem, search=again, diagnostics=run.diagnostics).refined(plan)
+        report = verify_plan(found, problem)
+    if not report.passed:
+        raise VerificationError(_wrong(report))
+    return found
+
+
+def _wrong(report: VerificationReport) -> str:
+    found = "; ".join(f"{f.rule}: {f.message}" for f in report.findings if f.outcome == "failed")
+    return (
+        f"the plan that was found does not pass the checker, so it is not written ({found}). "
+        "This is a bug in newel: please report it with the spec."
+    )
 
 
 def _reconsidered(

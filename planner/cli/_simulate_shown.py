@@ -37,6 +37,13 @@ def _show_report(report: SimulationReport) -> None:
     say(f"{report.output_tokens_per_s:.4g} output tokens/s, {report.energy_j / 3.6e6:.4g} kWh")
     for name, hits in report.prefix_hits:
         say(f"{hits:.1%} of the prompt tokens were found in {name}")
+    for out in report.verdict.outside:
+        say(f"{out.name} lies outside the 90 % interval of the plan, {out.low:.4g} to {out.high:.4g}")
+    for broken in report.verdict.broken:
+        say(
+            f"the limit on {broken.name}, {broken.limit_s:.4g} s, is broken: {broken.simulated_s:.4g} s; "
+            "newel plan --refine looks for a plan that keeps it"
+        )
     if report.refused:
         say(f"{report.refused} requests are longer than the plan's engines take and were refused")
     if report.interruptions:

@@ -40,6 +40,9 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
             "--software-profile", help="Engine profile to plan with, from calibrate tune.", show_default=False
         ),
     ] = None,
+    refine: Annotated[
+        bool, typer.Option("--refine", help="Simulate the plan, and search on until its limits hold.")
+    ] = False,
     timings: Annotated[bool, typer.Option("--timings", help="Print what each phase took.")] = False,
     record_time: Annotated[bool, typer.Option("--record-time", help="Store the wall time too.")] = False,
 ) -> None:
@@ -49,6 +52,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     the file of -o; without one it goes to stdout if that is a file or a pipe, or with --json.
     """
     from planner.cli._software_profile import plan_with
+    from planner.frontend.spec_tree import Override
     from planner.pipeline import Run, make_plan
     from planner.plan.serialize import plan_text, write_plan
 
@@ -61,7 +65,10 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         verify_between=verify_ir,
         record_time=record_time,
     )
-    found = make_plan(spec, run, overrides(flags, _kind(spec, flags)))
+    changes = overrides(flags, _kind(spec, flags))
+    if refine:
+        changes.append(Override(path=("search", "refine"), value=True, origin="--refine"))
+    found = make_plan(spec, run, changes)
     if out is not None:
         write_plan(out, found)
     if not quiet:

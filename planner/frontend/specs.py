@@ -131,6 +131,7 @@ class SearchSection(Section):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     alternatives: Annotated[int, Field(ge=0, le=50)] = 5
+    refine: bool = False
 
     def lowered(self) -> SearchOptions:
         """Return the options of the IR."""
@@ -139,6 +140,7 @@ class SearchSection(Section):
             seed=self.seed,
             num_workers=self.workers,
             num_alternatives=self.alternatives,
+            refine=self.refine,
         )
 
 

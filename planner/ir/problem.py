@@ -13,13 +13,17 @@ PayloadT_co = TypeVar("PayloadT_co", covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
-    """How to search: limits and reproducibility. Same problem and options give the same plan."""
+    """How to search: limits and reproducibility. Same problem and options give the same plan.
+
+    With `refine` a served plan is simulated, and sought again where the simulation breaks its limits.
+    """
 
     time_limit_s: float = 60.0
     seed: int = 0
     num_workers: int = 1
     tie_tolerance: float = 1e-3
     num_alternatives: int = 5
+    refine: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,7 +81,7 @@ def run_simulation(
         half = _Half(plan=plan, pools=pools, models=models, options=options, first_place=len(places))
         half.serve(requests)
         places += half.places(groups)
-    report = make_report(plan, requests, places, warms_up=not options.failures)
+    report = make_report(plan, payload.workload.slo, requests, places, warms_up=not options.failures)
     refused = len(asked) - len(requests)
     return Simulation(requests=requests, places=places, report=replace(report, refused=refused))
 

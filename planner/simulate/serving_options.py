@@ -37,9 +37,9 @@ class HostCache:
 class SimulationOptions:
     """How much to simulate, and under which policies, failures and tiers.
 
-    `num_requests` is None for all of a trace, or 5000 without one; `rate_rps` for what the plan serves or the
-    trace says. `guess_sigma` is the error of predicted
-    output lengths (standard deviation of their logarithm), for policies that predict.
+    `num_requests` is None for all of a trace, or as many as fill the replicas; `rate_rps` for what the plan
+    serves or the trace says. `guess_sigma` is the error of predicted output lengths (standard deviation of
+    their logarithm), for policies that predict.
     """
 
     num_requests: int | None = None

@@ -9,10 +9,12 @@ import numpy as np
 
 from cost_models.energy import device_power_w, energy_j
 from hardware_profiles.schema import DeviceProfile
+from planner.ir.workload import Slo
 from planner.plan.schema import Plan
 from planner.simulate.serving_cache import PrefixCache
 from planner.simulate.serving_engine import Tally
 from planner.simulate.serving_request import Request
+from planner.simulate.serving_verdict import Verdict, verdict
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -63,6 +65,7 @@ class SimulationReport:
     interruptions: int
     energy_j: float
     output_tokens_per_s: float
+    verdict: Verdict
     prefix_hits: tuple[tuple[str, float], ...] = ()
     refused: int = 0
     measured: tuple[tuple[str, float], ...] = ()
@@ -77,6 +80,7 @@ class SimulationReport:
             "interruptions": self.interruptions,
             "refused": self.refused,
             "measured": dict(self.measured),
+            **self.verdict.as_dict(),
             "energy_j": self.energy_j,
             "prefix_hits": dict(self.prefix_hits),
             "figures": {name: {"simulated": s, "predicted": p} for name, s, p in self.figures},
@@ -94,9 +98,12 @@ class SimulationReport:
 
 
 def make_report(
-    plan: Plan, requests: Sequence[Request], places: Sequence[Place], *, warms_up: bool = True
+    plan: Plan, slo: Slo, requests: Sequence[Request], places: Sequence[Place], *, warms_up: bool = True
 ) -> SimulationReport:
-    """Return the report of finished requests; if it `warms_up`, the first tenth is not counted."""
+    """Return the report of finished requests; if it `warms_up`, the first tenth is not counted.
+
+    What a plan claims is held against requests as it was made for them: `slo` are its limits.
+    """
     kept = requests[int(len(requests) * _WARM_UP_SHARE) if warms_up else 0 :]
     arrival = np.array([r.arrival_s for r in kept])
     first = np.array([r.first_s for r in kept])
@@ -126,6 +133,7 @@ def make_report(
         output_tokens_per_s=sum(r.steps + r.produced + 1 for r in requests) / duration,
         prefix_hits=_prefix_hits(requests, places),
         measured=_measured(kept, steps),
+        verdict=verdict(plan, slo, values, tuple(figures)),
     )
 
 

@@ -12,7 +12,9 @@ from planner.simulate.serving_options import SimulationOptions
 from planner.simulate.serving_request import Request
 
 _NUM_REQUESTS = 5000
-"""Requests that are drawn where nothing says how many."""
+_MAX_REQUESTS = 100_000
+_TURNOVERS = 20.0
+"""Requests that are drawn over those inside at once: the tenth that warms up must fill the replicas twice."""
 
 Times = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -39,7 +41,7 @@ def make_requests(
     else:
         samples = np.array([(i, o) for i, o, _ in workload.lengths.samples])
         weights = np.array([w for _, _, w in workload.lengths.samples])
-        count = options.num_requests or _NUM_REQUESTS
+        count = options.num_requests or _enough(plan, _rate(plan, payload, options))
         picks = rng.choice(len(samples), size=count, p=weights / weights.sum())
         inputs, outputs = samples[picks, 0], samples[picks, 1]
     if trace is not None and trace.arrival_s and options.rate_rps is None:
@@ -91,6 +93,13 @@ def _rate(plan: Plan, payload: ServingProblem, options: SimulationOptions) -> fl
     if not rate:
         raise InputError("the plan does not say which rate it serves", hint="Give one with --rate.")
     return rate
+
+
+def _enough(plan: Plan, rate_rps: float) -> int:
+    """Return how many requests show the replicas as full as they get."""
+    whole = plan.predicted.get("e2e_s")
+    inside = rate_rps * whole.value if whole is not None else 0.0
+    return int(min(max(_NUM_REQUESTS, _TURNOVERS * inside), _MAX_REQUESTS))
 
 
 def _arrivals(rng: np.random.Generator, count: int, rate_rps: float, burstiness: float) -> Times:
