@@ -12,6 +12,7 @@ from planner.cli.terminal import console, emit, new_diagnostics, say
 from planner.errors import EXIT_INFEASIBLE
 
 if TYPE_CHECKING:
+    from planner.frontend.spec_tree import Override
     from planner.pipeline import Run
     from planner.plan.schema import Plan
 
@@ -52,7 +53,6 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     the file of -o; without one it goes to stdout if that is a file or a pipe, or with --json.
     """
     from planner.cli._software_profile import plan_with
-    from planner.frontend.spec_tree import Override
     from planner.pipeline import Run, make_plan
     from planner.plan.serialize import plan_text, write_plan
 
@@ -65,10 +65,7 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         verify_between=verify_ir,
         record_time=record_time,
     )
-    changes = overrides(flags, _kind(spec, flags))
-    if refine:
-        changes.append(Override(path=("search", "refine"), value=True, origin="--refine"))
-    found = make_plan(spec, run, changes)
+    found = make_plan(spec, run, [*overrides(flags, _kind(spec, flags)), *_refine(asked=refine)])
     if out is not None:
         write_plan(out, found)
     if not quiet:
@@ -83,6 +80,12 @@ def plan(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         say("The plan is not stored; name a file with -o plan.json.")
     if found.status == "infeasible":
         raise typer.Exit(EXIT_INFEASIBLE)
+
+
+def _refine(*, asked: bool) -> list[Override]:
+    from planner.frontend.spec_tree import Override
+
+    return [Override(path=("search", "refine"), value=True, origin="--refine")] if asked else []
 
 
 def _kind(spec: Path | None, flags: dict[str, str | list[str]]) -> str:
