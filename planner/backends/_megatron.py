@@ -125,13 +125,13 @@ def _batch(job: Job) -> Arguments:
         "seq-length": settings.seq_len,
     }
     if settings.recompute == "full":
-        per_stage = max(job.pool.layers_per_stage)
-        count = settings.recompute_layers or per_stage
-        block = count < per_stage
+        per_chunk = max(settings.layers_per_chunk)
+        count = settings.recompute_layers or per_chunk
+        block = count < per_chunk
         found |= {
             "recompute-granularity": "full",
             "recompute-method": "block" if block else "uniform",
-            "recompute-num-layers": -(-count // job.pool.strategy.num_chunks) if block else 1,
+            "recompute-num-layers": count if block else 1,
         }
     elif settings.recompute == "selective":
         modules = "layernorm moe_act" if job.model.num_experts else "layernorm mlp"

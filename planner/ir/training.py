@@ -20,7 +20,7 @@ class TrainingStrategy:
     dp_shard * cp ranks. Experts are spread over `ep` ranks taken from dp * cp (and from tp when
     `etp` is smaller than tp) and split `etp` ways. `num_chunks` is the number of model chunks
     per device (virtual pipeline). `cp_ulysses` of the cp context ranks exchange heads (they divide cp), the
-    others pass keys and values in a ring. `recompute_layers` of each stage are recomputed when
+    others pass keys and values in a ring. The first `recompute_layers` of each chunk are recomputed when
     `recompute` is full (0 means all of them).
     """
 
@@ -36,6 +36,7 @@ class TrainingStrategy:
     dp_shard: int = 1
     sequence_parallel: bool = False
     recompute: Recompute = "none"
+    recompute_layers: int = 0
     offload: Offload = "none"
     cp_ulysses: int = 1
     schedule: str = "1f1b"
@@ -79,7 +80,10 @@ class TrainingWorkload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingChoices:
-    """What the search may choose; `fixed` pins single degrees, e.g. (("tp", 8), ("pp", 16))."""
+    """What the search may choose; `fixed` pins single degrees, e.g. (("tp", 8), ("pp", 16)).
+
+    With `partial_recompute` the software can recompute some layers of every chunk and not the others.
+    """
 
     precisions: tuple[str, ...] = ("bf16",)
     recomputes: tuple[Recompute, ...] = ("none", "selective", "full")
@@ -89,6 +93,7 @@ class TrainingChoices:
     max_micro_batch: int = 64
     software: str = "megatron-lm"
     fixed: tuple[tuple[str, int | str | bool], ...] = ()
+    partial_recompute: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,8 +76,8 @@ class TrainingSettings(_Strict):
     micro-batches of `micro_batch`. ZeRO level `zero` shards optimizer states (1), gradients (2) and
     parameters (3) over `dp_shard` data-parallel ranks times the context ranks. `cp_ulysses` of the context
     ranks exchange heads, the others pass keys and values in a ring. `layers_per_chunk` are the layers of
-    every model chunk in model order; chunk c sits on stage c mod pp. `recompute_layers` layers of every
-    stage are recomputed where `recompute` is full (0: all of them).
+    every model chunk in model order; chunk c sits on stage c mod pp. The first `recompute_layers` of
+    every chunk are recomputed where `recompute` is full (0: all of them).
 
     A pipeline over several node groups has a pool on each: this one holds the stages from `first_stage`
     on, of `num_stages` (0: all stages are here), and the layers from `first_layer` on; `recompute_stages`

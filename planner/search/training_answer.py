@@ -75,6 +75,8 @@ def summary_of(answer: Answer) -> str:
     if strategy.pp > 1:
         parts.append(strategy.schedule)
     parts.append(f"recompute {strategy.recompute}")
+    if strategy.recompute_layers:
+        parts.append(f"of {strategy.recompute_layers}")
     if strategy.offload != "none":
         parts.append(f"offload {strategy.offload}")
     return " ".join([*parts, answer.fmt, "on", answer.group.name])
@@ -109,6 +111,7 @@ def pool_of(problem: Problem[TrainingProblem], answer: Answer) -> PoolChoice:
             ("dp_shard", strategy.dp_shard if strategy.zero else 1),
             ("sequence_parallel", strategy.sequence_parallel),
             ("recompute", strategy.recompute),
+            ("recompute_layers", strategy.recompute_layers),
             ("offload", strategy.offload),
             ("schedule", strategy.schedule if strategy.pp > 1 else "none"),
             ("layers_per_chunk", list(chunks)),

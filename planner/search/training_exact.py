@@ -18,6 +18,7 @@ from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, rows, sharded
 from planner.space.training.plans import OFFLOADS, PlanArrays, concatenate
+from planner.space.training.recompute_fit import fitted
 
 _FIRST_POINTS = 64
 _MOST_POINTS = 1000
@@ -132,6 +133,7 @@ class ExactSearch:
                 max(OFFLOADS.index(o) for o in self._space.word("offload", choices.offloads)),
             ),
         )
+        leanest = fitted(self._evaluator, leanest, fmt, self._limits.capacity_bytes, lean=True)
         outline = self._evaluator.outline(leanest, fmt)
         fits = outline.least_bytes <= self._limits.capacity_bytes
         if len(found):
@@ -152,6 +154,7 @@ class ExactSearch:
             if len(plans) == 0:
                 continue
             self.effort.plans_priced += len(plans)
+            plans = fitted(self._evaluator, plans, fmt, self._limits.capacity_bytes)
             found = self._evaluator.evaluate(plans, fmt)
             step_s = found.time.total_s
             fits = found.peak_bytes <= self._limits.capacity_bytes

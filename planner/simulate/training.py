@@ -115,6 +115,7 @@ def _arrays(problem: Problem[TrainingProblem], pool: Pool, settings: TrainingSet
         sequence_parallel=settings.sequence_parallel,
         cp_ulysses=settings.cp_ulysses,
         recompute=settings.recompute,
+        recompute_layers=settings.recompute_layers,
         offload=settings.offload,
         schedule="1f1b" if settings.schedule == "none" else settings.schedule,
     )

@@ -17,7 +17,7 @@ from planner.search.training_question import limits_of, rates_of
 from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, points, rows, sharded
-from planner.space.training.plans import OFFLOADS, PlanArrays, concatenate
+from planner.space.training.plans import FITTED, OFFLOADS, RECOMPUTES, PlanArrays, concatenate
 from planner.space.training.source import evaluator_of, formats_of
 
 SMALL = {
@@ -48,6 +48,20 @@ CASES: dict[str, dict[str, Any]] = {
     "cheapest": {"model": SMALL, "cluster": "8xh100", "objective": "min_cost"},
     "least energy": {"model": SMALL, "cluster": "8xh100", "objective": "min_energy"},
     "experts": {"model": EXPERTS, "cluster": "8xh100"},
+    "some layers recomputed": {
+        "model": SMALL,
+        "cluster": "4xl40s",
+        "recompute": ["none", "full"],
+        "memory_reserve": "33GB",
+        "fix": {"zero": 1, "tp": 1, "cp": 1, "micro_batch": 4},
+    },
+    "some layers recomputed on two stages": {
+        "model": LARGE,
+        "cluster": "8xa100",
+        "recompute": ["none", "full"],
+        "memory_reserve": "50GB",
+        "fix": {"pp": 2, "zero": 1, "tp": 2, "cp": 1, "micro_batch": 4, "num_chunks": 1},
+    },
     "offload": {
         "model": LARGE,
         "cluster": "4xl40s",
@@ -90,7 +104,20 @@ def enumerated(
         model=payload.model, workload=payload.workload, choices=payload.choices, num_devices=group.num_devices
     )
     coarse = concatenate(list(points(space)))
-    return coarse, sharded(space, rows(space, coarse)), evaluator_of(payload, group, coarse)
+    plans = sharded(space, rows(space, coarse))
+    return coarse, every_recompute(plans, len(payload.model.layers)), evaluator_of(payload, group, coarse)
+
+
+def every_recompute(plans: PlanArrays, num_layers: int) -> PlanArrays:
+    """Every number of recomputed layers in place of the one that the search would fit."""
+    undecided = plans.recompute_layers == FITTED
+    found = [plans.take(~undecided)]
+    part = plans.take(undecided)
+    for layers in range(num_layers + 1):
+        for way in ("none", "full") if layers == 0 else ("full",):
+            index = np.full_like(part.recompute, RECOMPUTES.index(way))
+            found.append(replace(part, recompute=index, recompute_layers=np.full_like(index, layers)))
+    return concatenate(found)
 
 
 def best_by_enumeration(problem: Problem[TrainingProblem]) -> float:
@@ -150,3 +177,17 @@ def test_the_leanest_sharding_bounds_the_memory_of_all(name: str) -> None:
     )
     least = evaluator.outline(leanest).least_bytes
     assert (least <= evaluator.evaluate(plans).peak_bytes * (1 + 1e-12)).all()
+
+
+def test_as_few_layers_are_recomputed_as_memory_allows() -> None:
+    problem = case("some layers recomputed")
+    settings = dict(search(problem, Diagnostics()).pools[0].settings)
+    assert settings["recompute"] == "full"
+    assert 0 < int(str(settings["recompute_layers"])) < 6
+    pinned = tuple({**dict(problem.payload.choices.fixed), "recompute_layers": 5}.items())
+    more = replace(
+        problem, payload=replace(problem.payload, choices=replace(problem.payload.choices, fixed=pinned))
+    )
+    slower = search(more, Diagnostics()).objective.value
+    assert slower is not None
+    assert slower > (search(problem, Diagnostics()).objective.value or 0.0)

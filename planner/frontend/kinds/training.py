@@ -22,6 +22,8 @@ from planner.ir.training_fix import fix_name, fixed_value
 SPEC = TrainingSpec
 RUN_BY = {"megatron-lm": ("1f1b", "interleaved")}
 """Pipeline schedules that training software runs, where that is less than what torch can run."""
+PARTIAL_RECOMPUTE = frozenset({"megatron-lm"})
+"""Training software that can recompute some layers of a chunk (--recompute-method block)."""
 EVERYWHERE = ("1f1b", "interleaved", "zb-h1")
 
 
@@ -106,6 +108,7 @@ def _choices(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> Tr
         max_micro_batch=spec.max_micro_batch,
         software=spec.software,
         fixed=tuple(sorted(fixed.items())),
+        partial_recompute=engine in PARTIAL_RECOMPUTE,
     )
 
 

@@ -200,13 +200,13 @@ class TrainingEvaluator:
         parts = _Parts.empty(num)
         peak, allocated = np.full(num, np.inf), np.full(num, np.inf)
         memory: list[StageMemory | None] = [None] * num
-        for index in _groups(plans):
+        for index in same_split(plans):
             part = plans.take(index)
-            classes = self._classes(part, every=detailed)
+            classes = self.classes_of(part, every=detailed)
             if classes is None:
                 continue
             stages = self._stages(table.take(index), classes, part)
-            load = self._load(table.take(index), classes, part)
+            load = self.load_of(table.take(index), classes, part)
             stage_mem = self._memory(part, load, classes)
             parts.put(index, self._parts(part, stages, load, classes))
             peak[index] = stage_mem.total.max(axis=0)
@@ -231,18 +231,18 @@ class TrainingEvaluator:
         table = self.plan_table(plans, fmt)
         parts = _Parts.empty(num)
         least = np.full(num, np.inf)
-        for index in _groups(plans):
+        for index in same_split(plans):
             part = plans.take(index)
-            classes = self._classes(part, every=False)
+            classes = self.classes_of(part, every=False)
             if classes is None:
                 continue
             stages = self._stages(table.take(index), classes, part)
-            load = self._load(table.take(index), classes, part)
+            load = self.load_of(table.take(index), classes, part)
             parts.put(index, self._parts(part, stages, load, classes))
             held = self._memory(part, load, classes)
             buffers = held.gathered * (1.0 + self.software.allocator_slack)
             least[index] = (held.total - buffers).max(axis=0)
-        num_micro = self._num_micro(plans)
+        num_micro = self.num_micro_of(plans)
         sends = self.exposed.sends_s(plans, self.hop_s(plans), num_micro)
         step = (parts.compute_s + parts.comm_s) * num_micro + parts.ramp_s + sends
         return Outline(
@@ -259,7 +259,7 @@ class TrainingEvaluator:
         ValueError
             If the layers cannot be split so.
         """
-        classes = self._classes(plans, every=True)
+        classes = self.classes_of(plans, every=True)
         if classes is None:
             raise ValueError("the layers cannot be split so")
         return self._stages(self.plan_table(plans, fmt), classes, plans)
@@ -320,7 +320,7 @@ class TrainingEvaluator:
         column = np.searchsorted(self._batches, plans.micro_batch).astype(np.int64)
         return self.tables.view(shapes, inverse.ravel().astype(np.int64), column)
 
-    def _classes(self, plans: PlanArrays, *, every: bool) -> StageClasses | None:
+    def classes_of(self, plans: PlanArrays, *, every: bool) -> StageClasses | None:
         """Return the classes of stages of plans that share one split."""
         drops = int(plans.first_drop[0]), int(plans.last_drop[0])
         pp, chunks = int(plans.pp[0]), int(plans.num_chunks[0])
@@ -328,11 +328,12 @@ class TrainingEvaluator:
         return stage_classes(self.tables.folded.order, pp, chunks, drops, every=every, folded=folded)
 
     def _memory(self, plans: PlanArrays, load: StageLoad, classes: StageClasses) -> StageMemory:
-        num_micro = self._num_micro(plans)
+        num_micro = self.num_micro_of(plans)
         held = in_flight(plans, num_micro, classes.first, classes.num_stages)
         return stage_memory(plans, load, held, self.shards(plans), self.software)
 
-    def _num_micro(self, plans: PlanArrays) -> FloatArray:
+    def num_micro_of(self, plans: PlanArrays) -> FloatArray:
+        """Return the micro-batches of a step on one data-parallel rank, [plans]."""
         return np.asarray(self.workload.global_batch / (plans.dp * plans.micro_batch), dtype=np.float64)
 
     def _stages(self, table: PlanTable, classes: StageClasses, plans: PlanArrays) -> StageTimes:
@@ -340,7 +341,8 @@ class TrainingEvaluator:
             return np.asarray(classes.counts @ table.layer(field), dtype=np.float64)
 
         recompute = plans.recompute[None, :]
-        extra = np.where(recompute == RECOMPUTES.index("full"), summed("recompute_full_s"), 0.0)
+        again = self._again(table, classes, plans, "recompute_full_s")
+        extra = np.where(recompute == RECOMPUTES.index("full"), again, 0.0)
         extra = np.where(recompute == RECOMPUTES.index("selective"), summed("recompute_selective_s"), extra)
         half = self.software.per_micro_batch_s / 2.0
         forward, backward = summed("forward_s") + half, summed("backward_s") + extra + half
@@ -356,7 +358,16 @@ class TrainingEvaluator:
             error=summed("error_s"),
         )
 
-    def _load(self, table: PlanTable, classes: StageClasses, plans: PlanArrays) -> StageLoad:
+    def _again(self, table: PlanTable, classes: StageClasses, plans: PlanArrays, field: str) -> FloatArray:
+        """Return the sum of a column over the layers that are recomputed in full, [stages, plans]."""
+        layer = table.layer(field)
+        if not plans.recompute_layers.any():
+            return np.asarray(classes.counts @ layer, dtype=np.float64)
+        chosen = classes.again[np.minimum(plans.recompute_layers, len(classes.again) - 1)]
+        return np.asarray(np.einsum("psk,kp->sp", chosen, layer), dtype=np.float64)
+
+    def load_of(self, table: PlanTable, classes: StageClasses, plans: PlanArrays) -> StageLoad:
+        """Return what the stages of plans that share one split hold."""
         counts = classes.counts
         names = ("kept_none_bytes", "kept_selective_bytes", "kept_full_bytes")
         kept = np.choose(plans.recompute, [table.layer(name) for name in names])
@@ -374,12 +385,24 @@ class TrainingEvaluator:
         return StageLoad(
             dense_params=dense,
             expert_params=counts @ table.layer("expert_params"),
-            kept_bytes=counts @ kept,
+            kept_bytes=self._kept(table, classes, plans, kept),
             rebuilt_bytes=largest(table.layer("kept_none_bytes") - kept),
             working_bytes=largest(table.layer("working_bytes")),
             logits_bytes=logits,
             layer_params=largest(table.layer("dense_params") + table.layer("expert_params")),
         )
+
+    def _kept(
+        self, table: PlanTable, classes: StageClasses, plans: PlanArrays, kept: FloatArray
+    ) -> FloatArray:
+        """Return what a micro-batch keeps; `kept` is what a layer keeps unless some layers are recomputed."""
+        found: FloatArray = np.asarray(classes.counts @ kept, dtype=np.float64)
+        partly = (plans.recompute == RECOMPUTES.index("full")) & (plans.recompute_layers > 0)
+        if not partly.any():
+            return found
+        whole = classes.counts @ table.layer("kept_none_bytes")
+        saved = [self._again(table, classes, plans, f"kept_{way}_bytes") for way in ("none", "full")]
+        return np.where(partly, whole - saved[0] + saved[1], found)
 
     def shards(self, plans: PlanArrays) -> tuple[FloatArray, FloatArray]:
         """Return the ranks over which dense and expert states may be sharded, each [plans]."""
@@ -408,7 +431,7 @@ class TrainingEvaluator:
         ]
 
     def _step(self, plans: PlanArrays, parts: _Parts) -> StepTime:
-        num_micro = self._num_micro(plans)
+        num_micro = self.num_micro_of(plans)
         windows = (parts.window_forward_s, parts.window_backward_s)
         once, each = self.exposed.data_parallel_s(plans, windows, (parts.dense_params, parts.expert_params))
         busy, comm = parts.compute_s * num_micro, parts.comm_s * num_micro
@@ -465,7 +488,7 @@ class TrainingEvaluator:
         return np.where(plans.offload >= 1, moved, on_device)
 
 
-def _groups(plans: PlanArrays) -> list[IntArray]:
+def same_split(plans: PlanArrays) -> list[IntArray]:
     """Return positions of plans that share a layer split."""
     folded = plans.schedule == SCHEDULES.index("zb-v")
     keys = np.stack([plans.pp, plans.num_chunks, plans.first_drop, plans.last_drop, folded])

@@ -17,7 +17,7 @@ import numpy as np
 from planner.ir.model_graph import AttentionCore, Experts, Linear, ModelGraph, StateCore
 from planner.ir.training import TrainingChoices, TrainingWorkload
 from planner.space.training.partition import chunk_sizes
-from planner.space.training.plans import OFFLOADS, RECOMPUTES, SCHEDULES, IntArray, PlanArrays
+from planner.space.training.plans import FITTED, OFFLOADS, RECOMPUTES, SCHEDULES, IntArray, PlanArrays
 
 MOST_DROPPED = 4
 """Layers by which the first and the last chunk may be shorter, to make room for embedding and head."""
@@ -166,17 +166,17 @@ def rows(space: Space, coarse: PlanArrays) -> PlanArrays:
     Interleaving takes micro-batches in rounds of pp; zero-bubble schedules fill their gaps from two per
     stage on.
     """
-    recomputes = [RECOMPUTES.index(r) for r in space.word("recompute", space.choices.recomputes)]
+    recomputes = recompute_options(space)
     parts: list[IntArray] = []
     options: list[IntArray] = []
     for pp in np.unique(coarse.pp):
         here = np.flatnonzero(coarse.pp == pp)
-        found = [(*ways, r) for ways in pipeline_options(space, int(pp)) for r in recomputes]
-        table = np.array(found, dtype=np.int64).reshape(len(found), 5)
+        found = [(*ways, *r) for ways in pipeline_options(space, int(pp)) for r in recomputes]
+        table = np.array(found, dtype=np.int64).reshape(len(found), 6)
         parts.append(np.repeat(here, len(table)))
         options.append(np.tile(table, (len(here), 1)))
     index = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    table = np.concatenate(options) if options else np.zeros((0, 5), dtype=np.int64)
+    table = np.concatenate(options) if options else np.zeros((0, 6), dtype=np.int64)
     found = replace(
         coarse.take(index),
         num_chunks=table[:, 0],
@@ -184,12 +184,29 @@ def rows(space: Space, coarse: PlanArrays) -> PlanArrays:
         first_drop=table[:, 2],
         last_drop=table[:, 3],
         recompute=table[:, 4],
+        recompute_layers=table[:, 5],
     )
     num_micro = space.workload.global_batch // (found.dp * found.micro_batch)
     rounds = (found.schedule != SCHEDULES.index("interleaved")) | (num_micro % found.pp == 0)
     zero_bubble = [SCHEDULES.index(name) for name in ("zb-h1", "zb-h2", "zb-v")]
     filled = ~np.isin(found.schedule, zero_bubble) | (num_micro >= 2 * found.pp)
     return found.take(np.flatnonzero(rounds & filled))
+
+
+def recompute_options(space: Space) -> list[tuple[int, int]]:
+    """Return (recompute, layers) that a row may have.
+
+    Where nothing and everything may be recomputed, and the software can stop in between, one option stands
+    for all of that: fewer layers are faster and hold more, so that the least that fits is best.
+    """
+    allowed = space.word("recompute", space.choices.recomputes)
+    pinned = int(dict(space.choices.fixed).get("recompute_layers", 0))
+    if pinned:
+        return [(RECOMPUTES.index("full"), pinned)] if "full" in allowed else []
+    if space.choices.partial_recompute and {"none", "full"} <= set(allowed):
+        rest = [(RECOMPUTES.index(r), 0) for r in allowed if r == "selective"]
+        return [(RECOMPUTES.index("none"), FITTED), *rest]
+    return [(RECOMPUTES.index(r), 0) for r in allowed]
 
 
 def pipeline_options(space: Space, pp: int) -> list[tuple[int, int, int, int]]:

@@ -75,15 +75,37 @@ def stage_counts(
     return counts
 
 
+def _first_counts(
+    order: tuple[int, ...], num_stages: int, num_chunks: int, drops: tuple[int, int], *, folded: bool
+) -> NDArray[np.int64]:
+    """Return how many layers of each kind are among the first r of their chunk, [r, stages, kinds].
+
+    r = 0 stands for all layers.
+    """
+    sizes = chunk_sizes(len(order), num_stages * num_chunks, *drops) or ()
+    largest = max(sizes)
+    found = np.zeros((largest + 1, num_stages, max(order) + 1), dtype=np.int64)
+    start = 0
+    for chunk, size in enumerate(sizes):
+        stage = stage_of_chunk(chunk, num_stages, folded=folded)
+        for place, kind in enumerate(order[start : start + size], start=1):
+            found[place:, stage, kind] += 1
+            found[0, stage, kind] += 1
+        start += size
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageClasses:
     """Stages that hold the same: one row per class, the first and the last stage always by themselves.
 
     `counts` are layers of each kind, [classes, kinds]; `first` is the first stage of the class (which holds
     the most activations of its class); `size` how many stages it has. `last` is the row that holds the head.
+    `again[r]` are those among the first r layers of their chunk, [classes, kinds]; all of them for r = 0.
     """
 
     counts: NDArray[np.int64]
+    again: NDArray[np.int64]
     first: NDArray[np.int64]
     size: NDArray[np.int64]
     num_stages: int
@@ -107,6 +129,7 @@ def stage_classes(
     counts = stage_counts(order, num_stages, num_chunks, *drops, folded=folded)
     if counts is None:
         return None
+    again = _first_counts(order, num_stages, num_chunks, drops, folded=folded)
     stages = np.arange(num_stages)
     if every or num_stages <= 2:
         first = stages
@@ -114,12 +137,13 @@ def stage_classes(
     else:
         ends = np.zeros(num_stages, dtype=np.int64)
         ends[0], ends[-1] = 1, 2
-        keys = np.column_stack([ends, counts])
+        keys = np.column_stack([ends, counts, again.transpose(1, 0, 2).reshape(num_stages, -1)])
         _, first, size = np.unique(keys, axis=0, return_index=True, return_counts=True)
         turn = np.argsort(first, kind="stable")
         first, size = first[turn], size[turn]
     return StageClasses(
         counts=counts[first],
+        again=again[:, first],
         first=first.astype(np.int64),
         size=size.astype(np.int64),
         num_stages=num_stages,

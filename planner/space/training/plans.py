@@ -15,6 +15,9 @@ RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
 OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "optimizer_and_parameters")
 SCHEDULES: tuple[str, ...] = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "zb-2p")
 
+FITTED = -1
+"""As many layers of each chunk as memory makes necessary, none if it can be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanArrays:
@@ -22,7 +25,8 @@ class PlanArrays:
 
     `first_drop` and `last_drop` are the layers by which the first and the last chunk are shorter
     than the others, making room for the embedding and the head. `cp_ulysses` of the context ranks exchange
-    heads.
+    heads. The first `recompute_layers` of each chunk are recomputed in full (0: all; FITTED: as many as must
+    be).
     """
 
     tp: IntArray
@@ -42,6 +46,7 @@ class PlanArrays:
     first_drop: IntArray
     last_drop: IntArray
     cp_ulysses: IntArray
+    recompute_layers: IntArray
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -66,6 +71,7 @@ class PlanArrays:
             dp_shard=int(self.dp_shard[i]),
             sequence_parallel=bool(self.sequence_parallel[i]),
             recompute=RECOMPUTES[int(self.recompute[i])],
+            recompute_layers=int(self.recompute_layers[i]),
             offload=OFFLOADS[int(self.offload[i])],
             schedule=SCHEDULES[int(self.schedule[i])],
         )
@@ -102,4 +108,5 @@ def single(strategy: TrainingStrategy, *, first_drop: int = 0, last_drop: int = 
         first_drop=one(first_drop),
         last_drop=one(last_drop),
         cp_ulysses=one(strategy.cp_ulysses),
+        recompute_layers=one(strategy.recompute_layers),
     )
