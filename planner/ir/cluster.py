@@ -135,5 +135,12 @@ class Cluster:
             raise KeyError(f"nothing joins {first} and {second}")
         return GroupLink(first=first, second=second, link=self.between_groups)
 
+    def slowest_between(self) -> Link | None:
+        """Return the slowest link between any two groups, None where there are none or nothing joins them."""
+        names = [group.name for group in self.groups]
+        pairs = [(a, b) for at, a in enumerate(names) for b in names[:at]]
+        links = [self.between(a, b).link for a, b in pairs if self.is_joined(a, b)]
+        return min(links, key=lambda link: link.bandwidth_bytes_per_s / link.oversubscription, default=None)
+
     def _stated(self, first: str, second: str) -> GroupLink | None:
         return next((link for link in self.group_links if {link.first, link.second} == {first, second}), None)

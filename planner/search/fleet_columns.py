@@ -252,7 +252,7 @@ class _Builder:
                 context = replace(inner, lanes=lanes[group], step_s=step_s, cache=cache)
                 yield from self._of(PREFILL, group, _at(split, context))
             others = [other for other in groups if other != group and other in lanes]
-            if others and catalogue.problem.cluster.between_groups is not None:
+            if others and catalogue.problem.cluster.slowest_between() is not None:
                 (link, *_) = cross_contexts(catalogue, self.question)
                 least = min(lanes[other] for other in others)
                 context = replace(link, lanes=least, step_s=step_s, cache=cache)

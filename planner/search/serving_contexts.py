@@ -35,11 +35,15 @@ def inner_contexts(catalogue: Catalogue, group: int, question: Question) -> tupl
 
 
 def cross_contexts(catalogue: Catalogue, question: Question) -> tuple[Context, ...]:
-    """Return the contexts of pairs whose pools lie on any groups: the cache crosses the link between."""
+    """Return the contexts of pairs whose pools lie on any groups: the cache crosses the link between.
+
+    Any prefill may feed any decode, so it is priced over the slowest link between groups.
+    """
     cluster: Cluster = catalogue.problem.cluster
-    if cluster.between_groups is None:
+    slowest = cluster.slowest_between()
+    if slowest is None:
         return ()
-    link = link_spec(cluster.between_groups)
+    link = link_spec(slowest)
     groups = range(len(cluster.groups))
     lanes = sorted({count for group in groups for count in _lanes(catalogue, group)})
     steps = _deadline_steps(catalogue, None, question)

@@ -128,7 +128,9 @@ def _link_between(case: Case, cluster: Cluster, first: Pool, second: Pool) -> Li
     """Return the link that a transfer crosses: the innermost level that holds some replica of both."""
     groups = {group.name: group for group in cluster.groups}
     if first.node_group != second.node_group:
-        return cluster.between_groups or groups[first.node_group].levels[-1].link
+        if cluster.is_joined(first.node_group, second.node_group):
+            return cluster.between(first.node_group, second.node_group).link
+        return groups[first.node_group].levels[-1].link
     group = groups[first.node_group]
     for level in group.levels:
         if _cells(case, first, group, level.num_devices) >= _cells(case, second, group, level.num_devices):
