@@ -65,6 +65,23 @@ def fleet_alternatives(
     return tuple(found[: problem.options.num_alternatives])
 
 
+def simplest(master: Master, choices: Sequence[Chosen | None]) -> tuple[Chosen | None, ...]:
+    """Return the choices with whole replicas in place of prefill and decode wherever they cost no more."""
+    found = list(choices)
+    for index, chosen in enumerate(choices):
+        if chosen is None or len(chosen.counts) < 2:
+            continue
+        demand = master.demands[index]
+        whole = replace(demand, modes=tuple(mode for mode in demand.modes if len(mode.halves) == 1))
+        most = _cost(master, chosen) * (1.0 + 1e-9)
+        if _at_least(master, whole) > most:
+            continue
+        other = _beside(master, found, index, whole)
+        if other is not None and _cost(master, other) <= most:
+            found[index] = other
+    return tuple(found)
+
+
 def _at_least(master: Master, demand: Demand) -> float:
     """Return a lower bound of the cost of a demand: its rate at the best ratio of cost to capacity."""
     return min(
@@ -83,10 +100,9 @@ def _at_least(master: Master, demand: Demand) -> float:
 def _other_ways(master: Master, index: int, chosen: Chosen) -> Iterator[tuple[str, tuple[Mode, ...]]]:
     """Yield the other modes of a model, and its modes without each kind of device that it uses."""
     modes = master.demands[index].modes
-    taken = chosen.mode.name.partition(" ")[0]
-    for way in dict.fromkeys(mode.name.partition(" ")[0] for mode in modes):
-        if way != taken:
-            own = tuple(mode for mode in modes if mode.name.partition(" ")[0] == way)
+    for way in dict.fromkeys(_way(mode) for mode in modes):
+        if way != _way(chosen.mode):
+            own = tuple(mode for mode in modes if _way(mode) == way)
             yield _WAYS.get(way, "by whole replicas"), own
     groups = [room.group for room in master.rooms]
     used = {groups[column.group].device.name for half in chosen.counts for column, _ in half}
@@ -95,6 +111,10 @@ def _other_ways(master: Master, index: int, chosen: Chosen) -> Iterator[tuple[st
             f"without {kind}",
             tuple(_without(modes, {i for i, g in enumerate(groups) if g.device.name == kind})),
         )
+
+
+def _way(mode: Mode) -> str:
+    return mode.name.partition(" ")[0].rstrip(",")
 
 
 def _without(modes: Sequence[Mode], groups: set[int]) -> Iterator[Mode]:

@@ -57,3 +57,11 @@ def test_a_mode_and_a_degree_of_one_model_can_be_asked_about() -> None:
         explain(found(), Run(), why_not=[{"embed.tp": 2}], vary=False)
     with pytest.raises(UnknownNameError, match="model"):
         explain(found(), Run(), why_not=[{"nobody": "big"}], vary=False)
+
+
+def test_whole_replicas_are_taken_where_they_cost_no_more() -> None:
+    for rate in (5, 40):
+        plan = make_plan(spec({**CHAT, "rate": rate}, objective="min_cost"), Run())
+        whole = [other for other in plan.alternatives if other.label == "chat by whole replicas"]
+        assert not any(other.objective_value == plan.objective.value for other in whole)
+        assert len({other.label for other in plan.alternatives}) == len(plan.alternatives)

@@ -16,7 +16,7 @@ from planner.ir.candidates import (
 )
 from planner.ir.fleet import FleetProblem, TrafficLevel
 from planner.ir.problem import Problem
-from planner.search.fleet_alternatives import fleet_alternatives
+from planner.search.fleet_alternatives import fleet_alternatives, simplest
 from planner.search.fleet_answer import ModelAnswer, answer_of, items_of, totals_of
 from planner.search.fleet_columns import ModelSupply, supplies_of
 from planner.search.fleet_details import details_of
@@ -94,6 +94,8 @@ def solved(
         if first.value is None:
             return _nothing(problem, supplies, rooms, solutions, day, placed=round_number > 0)
         bound = first.bound if bound is None else bound
+        solutions = _simplest(problem, supplies, room, solutions)
+        first = solutions[0]
         diagnostics.progress("placing replicas")
         answers = [_answers(problem, supplies, solution) for solution in solutions]
         main = max(range(len(day)), key=lambda at: day[at].factor)
@@ -110,6 +112,20 @@ def solved(
             return replace(result, alternatives=runners, details=(*result.details, *facts))
         room = [_less(one) for one in room]
     return _without_plan(problem, supplies, "nothing_found", None)
+
+
+def _simplest(
+    problem: Problem[FleetProblem],
+    supplies: Sequence[ModelSupply],
+    rooms: Sequence[Room],
+    solutions: list[MasterSolution],
+) -> list[MasterSolution]:
+    """Return the solution of a single level with whole replicas wherever these cost no more."""
+    day = day_of(problem)
+    master = master_of(problem, supplies, rooms, factor=day[0].factor)
+    if len(day) > 1 or not master.minimises:
+        return solutions
+    return [replace(one, choices=simplest(master, one.choices)) for one in solutions]
 
 
 def _runners_up(
