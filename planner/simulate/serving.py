@@ -10,16 +10,19 @@ from typing import cast
 
 import numpy as np
 
+from cost_models.serving.closed_loop import admitted_per_step
 from planner.errors import InputError, UnsupportedError
 from planner.ir.cluster import NodeGroup
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.ir.trace import RequestTrace
+from planner.ir.workload import ServingWorkload
 from planner.plan.schema import Plan, Pool
 from planner.simulate.policies import POLICIES
 from planner.simulate.routing import ROUTERS, Router
 from planner.simulate.serving_cache import Tier
 from planner.simulate.serving_engine import Engine, Rank
+from planner.simulate.serving_loop import ClosedLoop
 from planner.simulate.serving_options import SimulationOptions
 from planner.simulate.serving_report import Place, SimulationReport, make_report
 from planner.simulate.serving_request import Request
@@ -74,16 +77,51 @@ def run_simulation(
     models = {
         p.name: _model(payload, p, groups[p.node_group], (longest, blocks, options)) for p in plan.pools
     }
-    places: list[Place] = []
+    halves: list[_Half] = []
     paired = "decode" in {p.role for p in plan.pools}
+    first = 0
     for roles in (("prefill",), ("decode",)) if paired else (("aggregated",),):
         pools = [pool for pool in plan.pools if pool.role in roles]
-        half = _Half(plan=plan, pools=pools, models=models, options=options, first_place=len(places))
-        half.serve(requests)
-        places += half.places(groups)
+        halves.append(_Half(plan=plan, pools=pools, models=models, options=options, first_place=first))
+        first += sum(pool.replicas for pool in pools)
+    if payload.workload.concurrency is not None and trace is None and options.rate_rps is None:
+        _serve_clients(plan, halves, requests, payload.workload)
+    else:
+        for half in halves:
+            half.serve(requests)
+    places = [place for half in halves for place in half.places(groups)]
     report = make_report(plan, payload.workload.slo, requests, places, warms_up=not options.failures)
     refused = len(asked) - len(requests)
     return Simulation(requests=requests, places=places, report=replace(report, refused=refused))
+
+
+def _serve_clients(
+    plan: Plan, halves: list[_Half], requests: list[Request], workload: ServingWorkload
+) -> None:
+    """Let a fixed number of clients send the requests, each its next one when the last has ended.
+
+    Raises
+    ------
+    InputError
+        If replicas shall fail: clients would have to find others.
+    """
+    clients = workload.concurrency or 1
+    if halves[0].options.failures:
+        raise InputError(
+            "failures are simulated under a rate, not under a fixed number of clients",
+            key="--fail",
+            hint="Give a rate with --rate.",
+        )
+    loop = ClosedLoop(
+        halves=[half.all_engines() for half in halves],
+        shares=[half.shares() for half in halves],
+        num_clients=clients,
+        transfer_s=lambda _: _transfer_s(plan),
+    )
+    if len(halves) == 1:
+        each = max(1, round(clients / len(halves[0].all_engines())))
+        loop.admitted_per_step = admitted_per_step(each, max(1.0, workload.lengths.mean_output - 1.0))
+    loop.run(requests)
 
 
 def _accepted(plan: Plan, requests: list[Request]) -> list[Request]:
@@ -208,8 +246,12 @@ class _Half:
                 again = _transfer_s(self.plan) if self.decoding and isinstance(what, int) else 0.0
                 request.ready_s = self._up_at(pool, at) + again
                 heappush(events, (request.ready_s, serial, request, pool))
-        for engine in self._all():
+        for engine in self.all_engines():
             engine.advance(inf)
+
+    def shares(self) -> list[float]:
+        """Return how much of the requests every engine gets."""
+        return [_share(pool) / pool.replicas for pool in self.pools for _ in range(pool.replicas)]
 
     def _up_at(self, pool: int, at_s: float) -> float:
         """Return when the first engine of a pool is up."""
@@ -232,7 +274,8 @@ class _Half:
         ranks[chosen].admit(request)
         return []
 
-    def _all(self) -> list[Engine]:
+    def all_engines(self) -> list[Engine]:
+        """Return the engines of all pools, in order."""
         return [engine for engines in self.engines for engine in engines]
 
     def places(self, groups: dict[str, NodeGroup]) -> list[Place]:

@@ -22,7 +22,7 @@ def _at_once(_: Request) -> float:
 
 @dataclass(slots=True, kw_only=True)
 class _Seat:
-    """An engine, its group of `num_peers` engines, and its front end, which may hand over `quota` more.
+    """An engine and its front end, which hands over at most `quota` requests between two steps.
 
     Who comes while an engine runs is seen after the step that is about to start: engines prepare the next
     step while one runs.
@@ -30,14 +30,13 @@ class _Seat:
 
     engine: Engine
     half: int
-    num_peers: int
     quota: int
     inbox: deque[tuple[int, Request]] = field(default_factory=deque[tuple[int, Request]])
 
-    def arrive(self, client: int, request: Request) -> None:
-        """Take a request in, and hand it over if the engine idles."""
+    def arrive(self, turn: int, request: Request) -> None:
+        """Take a request in for the rank whose turn it is, and hand it over if the engine idles."""
         self.engine.advance(request.ready_s)
-        self.inbox.append((client, request))
+        self.inbox.append((turn, request))
         if self.engine.next_end_s() == inf:
             self._hand_over()
 
@@ -58,9 +57,22 @@ class _Seat:
 
     def _hand_over(self) -> None:
         for _ in range(min(self.quota, len(self.inbox))):
-            client, request = self.inbox.popleft()
-            ranks = self.engine.ranks
-            ranks[client // self.num_peers % len(ranks)].admit(request)
+            turn, request = self.inbox.popleft()
+            self.engine.ranks[turn % len(self.engine.ranks)].admit(request)
+
+
+def _places(shares: Sequence[float], num_clients: int) -> list[tuple[int, int]]:
+    """Return the engine of every client, and how many clients that engine had before.
+
+    Each client goes where the next one is missed most, which spreads them evenly over equal shares.
+    """
+    given = [0] * len(shares)
+    places: list[tuple[int, int]] = []
+    for _ in range(num_clients):
+        number = min(range(len(shares)), key=lambda n: (given[n] + 1) / max(shares[n], 1e-12))
+        places.append((number, given[number]))
+        given[number] += 1
+    return places
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,13 +81,15 @@ class ClosedLoop:
 
     `transfer_s` is what the caches of a prompt take from the first group to the second. Between two steps a
     front end hands over at most `admitted_per_step` requests: those that end together are not sent again
-    together.
+    together. `shares` say per group how much of the clients each engine has; they are even by default.
     """
 
     halves: Sequence[Sequence[Engine]]
     num_clients: int
     admitted_per_step: int = 1_000_000
     transfer_s: Callable[[Request], float] = _at_once
+    shares: Sequence[Sequence[float]] = ()
+    _places: list[list[tuple[int, int]]] = field(default_factory=list[list[tuple[int, int]]])
     _events: list[tuple[float, int, int, int, Request]] = field(
         default_factory=list[tuple[float, int, int, int, Request]]
     )
@@ -86,10 +100,12 @@ class ClosedLoop:
     def run(self, requests: Sequence[Request]) -> None:
         """Send all requests, in order, and run until the last has ended."""
         waiting = iter(requests)
+        shares = self.shares or [[1.0] * len(group) for group in self.halves]
+        self._places = [_places(share, self.num_clients) for share in shares]
         for client in range(self.num_clients):
             self._launch(client, 0.0, waiting)
         self._seats = [
-            _Seat(engine=engine, half=half, num_peers=len(group), quota=self.admitted_per_step)
+            _Seat(engine=engine, half=half, quota=self.admitted_per_step)
             for half, group in enumerate(self.halves)
             for engine in group
         ]
@@ -121,10 +137,10 @@ class ClosedLoop:
     def _arrive(self) -> int:
         """Let the next request arrive; return the number of its engine."""
         _, _, client, half, request = heappop(self._events)
-        number = client % len(self.halves[half])
+        number, turn = self._places[half][client]
         request.place = sum(len(earlier) for earlier in self.halves[:half]) + number
         self._client[id(request)] = client
-        self._seats[request.place].arrive(client, request)
+        self._seats[request.place].arrive(turn, request)
         return request.place
 
     def _end(self, request: Request, half: int, waiting: Iterator[Request]) -> None:

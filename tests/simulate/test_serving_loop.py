@@ -68,6 +68,14 @@ def test_who_ends_together_is_not_sent_again_together() -> None:
     assert mean_wait(1) < 0.7 * mean_wait(100)
 
 
+def test_engines_have_clients_by_their_shares() -> None:
+    done = requests(60)
+    engines = [Engine(model=model()) for _ in range(2)]
+    ClosedLoop(halves=[engines], shares=[[3.0, 1.0]], num_clients=8).run(done)
+    first = [one.place for one in done[:8]]
+    assert (first.count(0), first.count(1)) == (6, 2)
+
+
 def evaluator(lengths: Lengths, concurrency: int) -> Evaluator:
     group = find_group("h100", 8)
     return Evaluator(

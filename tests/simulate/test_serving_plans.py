@@ -209,3 +209,35 @@ def test_wrong_options_are_bad_input(
     words = [word.replace("{pool}", plan.pools[0].name) for word in option]
     assert main(["simulate", str(tmp_path / "plan.json"), "--requests", "50", *words]) == 2
     assert "error:" in capsys.readouterr().err
+
+
+@cache
+def clients(mode: str) -> Plan:
+    spec = {
+        "model": "llama-3.2-1b",
+        "cluster": "1x2xh100",
+        "workload": {"input_tokens": 1000, "output_tokens": 200, "concurrency": 64},
+        "objective": "max_throughput",
+        "modes": [mode],
+    }
+    changes = [Override(path=(key,), value=value, origin=key) for key, value in spec.items()]
+    return make_plan(None, Run(diagnostics=Diagnostics()), changes)
+
+
+@pytest.mark.parametrize("mode", ["aggregated", "disaggregated"])
+def test_a_fixed_number_of_clients_is_a_closed_loop(mode: str) -> None:
+    plan = clients(mode)
+    report = simulate_plan(plan, problem_of(plan), SimulationOptions(num_requests=3000))
+    seen = {name: value for name, value, _ in report.figures}
+    assert report.rate_rps is not None
+    assert report.rate_rps * seen["e2e_s"] == pytest.approx(64.0, rel=0.03)  # Little's law
+    assert seen["e2e_s"] == pytest.approx(plan.predicted["e2e_s"].value, rel=0.10)
+
+
+def test_clients_cannot_be_sent_elsewhere_but_a_rate_can() -> None:
+    plan = clients("aggregated")
+    failures = (Failure(pool=plan.pools[0].name, replica=0, at_s=1.0, for_s=1.0),)
+    with pytest.raises(InputError, match="under a rate"):
+        simulate_plan(plan, problem_of(plan), SimulationOptions(num_requests=300, failures=failures))
+    options = SimulationOptions(num_requests=300, failures=failures, rate_rps=20.0)
+    assert simulate_plan(plan, problem_of(plan), options).num_requests == 300
