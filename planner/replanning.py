@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from planner.diagnostics import Diagnostics
-from planner.errors import InputError, UnknownNameError, VerificationError
+from planner.errors import InputError, NothingFoundError, UnknownNameError, VerificationError
 from planner.ir.candidates import ObjectiveValue, SearchResult
 from planner.ir.cluster import Cluster, NodeGroup
 from planner.ir.fleet import FleetModel, FleetProblem
@@ -139,6 +139,9 @@ def _fleet(
     found = replan_fleet(after, supplies, standing, hit, loss.tolerance)
     if found is None:
         report = too_much(after, supplies, rooms_of(after.cluster.groups, after.payload), 1.0)
+        carried = dict(report.relaxed).get("traffic")
+        if isinstance(carried, float) and carried >= 1.0:
+            raise NothingFoundError("what is left carries the traffic, but no answer was found in time")
         result = _result(plan, None)
         result = replace(result, status="infeasible", infeasibility=report)
         return plan_from_result(after, result, diagnostics, details=_details(after)), after

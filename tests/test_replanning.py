@@ -129,3 +129,31 @@ def test_a_tolerance_puts_the_objective_first() -> None:
     after = replan(before, loss, Run())
     assert after.objective.value == pytest.approx(before.objective.value)
     assert after.details["replanned"]["least"] <= after.details["replanned"]["started"]
+
+
+def test_an_answer_of_fewest_starts_is_kept_when_no_better_one_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ortools.math_opt.python import mathopt
+
+    from planner.search import fleet_replan
+    from planner.search.mip import solve_with_highs
+
+    asked: list[float] = []
+
+    def out_of_time(
+        model: mathopt.Model, seconds: float, gap: float, step: float = 0.0
+    ) -> mathopt.SolveResult:
+        asked.append(seconds)
+        if len(asked) > 1:
+            impossible = model.add_variable(lb=1.0)
+            model.add_linear_constraint(expr=impossible, ub=0.0)
+        return solve_with_highs(model, seconds, gap, step)
+
+    before = fleet_plan()
+    node = node_with(before, "chat")
+    monkeypatch.setattr(fleet_replan, "solve_with_highs", out_of_time)
+    after = replan(before, Loss(nodes=(node,)), Run())
+    assert len(asked) >= 2
+    assert after.status in {"optimal", "feasible"}
+    assert after.details["replanned"]["started"] == after.details["replanned"]["least"]

@@ -28,6 +28,8 @@ from planner.search.fleet_room import Room, rooms_of
 from planner.search.mip import Expression, at_least, at_most, solve_with_highs, total
 
 _SECONDS = 20.0
+_SECONDS_FOR_VALUE = 4.0
+"""Time to look for a better value at the fewest starts; an answer is known by then."""
 _EXACT = 1e-7
 _GAP = 2e-3
 """How close to the best value an answer of fewest starts is."""
@@ -196,19 +198,19 @@ def _by_starts(change: _Change) -> Solved | None:
     found = _least_starts(change)
     if found is None:
         return None
-    least, changing = found
+    least, changing, any_choices = found
     for affected in dict.fromkeys((change.affected, change.affected | changing)):
         program = _Program.of(change, affected)
         at_most(program.model, [program.starts], least + _EXACT)
         program.model.minimize(program.level.cost)
-        result = solve_with_highs(program.model, _SECONDS, _GAP)
+        result = solve_with_highs(program.model, _SECONDS_FOR_VALUE, _GAP)
         if result.has_primal_feasible_solution():
             return choices_of(program.level, result, None), least
-    return None
+    return any_choices, least
 
 
-def _least_starts(change: _Change) -> tuple[int, frozenset[int]] | None:
-    """Return the fewest starts that all models together need, and the models that such an answer changes."""
+def _least_starts(change: _Change) -> tuple[int, frozenset[int], tuple[Chosen | None, ...]] | None:
+    """Return the fewest starts that all models together need, and an answer with the models it changes."""
     program = _Program.of(change, change.everyone)
     program.model.minimize(program.starts)
     result = solve_with_highs(program.model, _SECONDS, 1e-6, 1.0)
@@ -218,7 +220,8 @@ def _least_starts(change: _Change) -> tuple[int, frozenset[int]] | None:
     for column, count in program.level.used():
         now[shape_key(column)] += column.replicas * round(result.variable_values(count))
     changing = {key[0] for key in {*now, *change.kept} if now[key] != change.kept.get(key, 0)}
-    return round(result.objective_value()), frozenset(changing)
+    choices = choices_of(program.level, result, None)
+    return round(result.objective_value()), frozenset(changing), choices
 
 
 def _by_value(change: _Change) -> Solved | None:
