@@ -78,6 +78,21 @@ def reshard_cost(
     )
 
 
+def missing_volume(held: FloatArray | None, wanted: FloatArray) -> float:
+    """Return the volume of `wanted` boxes that no `held` box covers.
+
+    Boxes are rows (three lower, three upper ends); those of one layout are equal or apart, and each is given
+    once.
+    """
+    need = float(_volume(wanted).sum())
+    if held is None or not len(held):
+        return need
+    low = np.maximum(wanted[:, None, :3], held[None, :, :3])
+    high = np.minimum(wanted[:, None, 3:], held[None, :, 3:])
+    found = need - float(np.prod(np.maximum(high - low, 0.0), axis=2).sum())
+    return found if found > need * 1e-12 else 0.0
+
+
 def through_storage_s(state_bytes: float, write_bytes_per_s: float, read_bytes_per_s: float) -> float:
     """Return the time of writing the state to storage and reading it back in the new layout, seconds."""
     return state_bytes / write_bytes_per_s + state_bytes / read_bytes_per_s

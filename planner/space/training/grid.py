@@ -233,7 +233,9 @@ def _options(
                     continue
                 sizes = chunk_sizes(num_layers, pp * count, first, last)
                 key = (count, SCHEDULES.index(name), sizes or ())
-                if sizes is not None and key not in seen:
+                if sizes is None or (count == 1 and min(sizes) < 1):
+                    continue  # every stage holds a layer
+                if key not in seen:
                     seen.add(key)
                     found.append((count, SCHEDULES.index(name), first, last))
     return tuple(found)
