@@ -147,10 +147,12 @@ class PackageWorkers:
         )
         wanted, cache_fmt = worker.model.weight_fmt, CACHE_FORMATS.get(worker.model.kv_fmt)
         if wanted not in checkpoint_formats(name, self.engine):
-            if wanted not in GEMM_FORMATS:
+            sparse = worker.model.num_experts > 0
+            if wanted not in (EXPERT_FORMATS if sparse else GEMM_FORMATS):
                 raise MissingDataError(f"it has no tables for {wanted}")
-            config.gemm_quant_mode = kinds.GEMMQuantMode[GEMM_FORMATS[wanted]]
-            if worker.model.num_experts:
+            if wanted in GEMM_FORMATS:
+                config.gemm_quant_mode = kinds.GEMMQuantMode[GEMM_FORMATS[wanted]]
+            if sparse:
                 config.moe_quant_mode = kinds.MoEQuantMode[EXPERT_FORMATS[wanted]]
         if cache_fmt is None:
             raise MissingDataError(f"it has no caches in {worker.model.kv_fmt}")

@@ -39,8 +39,7 @@ FORMATS = {
     "fp8_block": "fp8_block",
     "nvfp4": "nvfp4",
     "w4a16_mxfp4": "mxfp4",
-    "w4a8_mxfp4_mxfp8": "mxfp4",
-    "w4a8_mxfp4_mxfp8_trtllm": "mxfp4",
+    "w4a8_mxfp4_mxfp8": "mxfp4_mxfp8",
 }
 ROUNDING = 1e-3
 """How far a rate of three digits may lie from the same rate in full."""
@@ -167,7 +166,7 @@ def spec_of(case: Case, formats: dict[str, str], costs: str) -> dict[str, object
         "search": {"alternatives": 0},
     }
     if formats:
-        weights = formats["moe"] if FORMATS.get(formats["moe"]) == "mxfp4" else formats["gemm"]
+        weights = formats["moe"] if "mxfp4" in formats["moe"] else formats["gemm"]
         spec["formats"] = {"weights": [FORMATS[weights]], "kv": [FORMATS[formats["kvcache"]]]}
     return spec
 
@@ -254,6 +253,7 @@ def _common(case: Case, formats: dict[str, str]) -> dict[str, Any]:
         "isl": case.isl,
         "osl": case.osl,
         "kvcache_quant_mode": formats.get("kvcache"),
+        "moe_quant_mode": formats["moe"] if "mxfp4" in formats.get("moe", "") else None,
     }
 
 
