@@ -90,7 +90,12 @@ def _why_not_line(effect: Effect, unit: str) -> str:
         return f"{effect.change}: it does as well ({figure(effect.value, unit)}); the two are tied"
     value = figure(effect.value, unit)
     if effect.better > 0:
-        ruled_out = f"{percent(effect.better)} better ({value}), but the spec rules it out"
+        why = (
+            "but the spec rules it out"
+            if effect.is_proved
+            else "so the search for the plan was cut too short"
+        )
+        ruled_out = f"{percent(effect.better)} better ({value}), {why}"
         return f"{effect.change}: {ruled_out}. {effect.reason}".rstrip()
     return f"{effect.change}: {percent(-effect.better)} worse ({value}). {effect.reason}".rstrip()
 

@@ -46,7 +46,8 @@ class Variation:
 class Effect:
     """What a variation changes: the objective there, and by which share it is better (0 for no better).
 
-    `value` is None where the varied problem has no answer; `reason` says why then.
+    `value` is None where the varied problem has no answer; `reason` says why then. `is_proved`: the plan is
+    known to be the best, so that a better change is not one of its choices.
     """
 
     sort: Sort
@@ -55,6 +56,7 @@ class Effect:
     better: float | None
     reason: str = ""
     predicted: tuple[tuple[str, float], ...] = ()
+    is_proved: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ def effect_of(plan: Plan, variation: Variation, result: SearchResult) -> Effect:
         value=value,
         better=_improvement(plan.objective.sense, plan.objective.value, value),
         reason=reason,
+        is_proved=plan.status == "optimal",
         predicted=tuple((name, estimate.value) for name, estimate in result.predicted),
     )
 

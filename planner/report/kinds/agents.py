@@ -19,6 +19,10 @@ AgentCase = Problem[AgentProblem]
 
 _STREAMING = {"off": frozenset({"barrier"}), "lossless": frozenset({"barrier", "overlap", "items"})}
 _MAX_SHOWN = 8
+_MAX_QUESTION_CALLS = 1_500
+_MIN_QUESTIONS = 3
+_ALL_QUESTIONS_S = 12.0
+_LEAST_S = 0.5
 
 
 class AgentsExplainer:
@@ -57,10 +61,20 @@ class AgentsExplainer:
         if plan.status == "infeasible":
             return []
         graph = problem.payload.graph
-        return [
+        found = [
             *_lifted(problem),
-            *(v for m in graph.models if m.name in _used(plan) for v in _model_changes(problem, m)),
             *_without_streams(problem, plan),
+            *(v for m in graph.models if m.name in _used(plan) for v in _model_changes(problem, m)),
+        ]
+        # small graphs are solved long before their limit; of large ones few questions share the time
+        num_calls = len(planned_calls(plan))
+        found = found[: max(_MAX_QUESTION_CALLS // max(num_calls, 1), _MIN_QUESTIONS)]
+        if not found:
+            return []
+        limit_s = max(min(problem.options.time_limit_s, _ALL_QUESTIONS_S / len(found)), _LEAST_S)
+        return [
+            replace(v, problem=replace(v.problem, options=replace(v.problem.options, time_limit_s=limit_s)))
+            for v in found
         ]
 
     def fixed(self, problem: AgentCase, choices: Mapping[str, object]) -> AgentCase:
@@ -184,19 +198,30 @@ def _call_facts(graph: AgentGraph, plan: Plan, calls: list[PlannedCall]) -> Iter
         if name in plan.predicted and plan.predicted[name].value
     ]
     yield f"{len(calls)} calls ({models or 'no model'}): {', '.join(figures)}."
+    used: dict[str, set[str]] = {}
+    for call in calls:
+        used.setdefault(call.node.split("@")[0], set()).update({call.model} - {""})
+    lines: list[str] = []
     for node in graph.nodes:
         if isinstance(node.work, LlmCall) and len(node.work.models) > 1:
-            chosen = sorted({c.model for c in calls if c.node.split("@")[0] == node.name and c.model})
+            chosen = used.get(node.name, set())
             others = ", ".join(m for m in node.work.models if m not in chosen)
             if others:
-                yield f"{node.name}: {', '.join(chosen)} was chosen over {others}."
+                lines.append(f"{node.name}: {', '.join(sorted(chosen))} was chosen over {others}.")
+    yield from lines[:_MAX_SHOWN]
+    if len(lines) > _MAX_SHOWN:
+        yield f"So it is for {len(lines) - _MAX_SHOWN} more nodes with a choice of models."
 
 
 def _path_facts(plan: Plan, calls: list[PlannedCall]) -> Iterator[str]:
     path = critical_path(plan, calls)
     if not path:
         return
-    yield "Critical path: " + " -> ".join(f"{c.name} ({figure(c.duration_s, 's')})" for c in path) + "."
+    shown = [f"{c.name} ({figure(c.duration_s, 's')})" for c in path]
+    if len(shown) > 2 * _MAX_SHOWN:
+        left = len(shown) - 2 * _MAX_SHOWN
+        shown = [*shown[:_MAX_SHOWN], f"{left} more calls", *shown[-_MAX_SHOWN:]]
+    yield "Critical path: " + " -> ".join(shown) + "."
     levels = 0.0 if streams_of(plan) else level_time_s(plan, calls)
     end = max(c.end_s for c in calls)
     if end > 0 and levels > end * 1.001:
@@ -211,7 +236,8 @@ def _stream_facts(plan: Plan) -> Iterator[str]:
     for (source, target), kind, boundaries in streams_of(plan):
         by_target.setdefault((target, kind, boundaries), []).append(source)
     for (target, kind, boundaries), sources in list(by_target.items())[:_MAX_SHOWN]:
-        names = ", ".join(sources)
+        names = ", ".join(sources[:_MAX_SHOWN])
+        names += f" and {len(sources) - _MAX_SHOWN} more" if len(sources) > _MAX_SHOWN else ""
         chunks = ", ".join(f"{b:g}" for b in boundaries[:6]) + (", ..." if len(boundaries) > 6 else "")
         if kind == "staircase":
             yield (
