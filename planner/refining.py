@@ -234,6 +234,12 @@ def with_bound(result: SearchResult, first: Plan) -> SearchResult:
 
 
 def _remark(trials: Sequence[Trial], best: Trial) -> DiagnosticModel:
+    if not best.reports:
+        return DiagnosticModel(
+            severity="note",
+            code="not-simulated",
+            message="no model of the plan is priced, so none was simulated",
+        )
     if best.holds and len(trials) == 1:
         return DiagnosticModel(
             severity="note", code="simulated", message="a simulation of the plan keeps every stated limit"

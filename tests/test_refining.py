@@ -20,7 +20,7 @@ from planner.plan.schema import Plan
 from planner.plan.serialize import plan_text, read_plan
 from planner.refining import Refinement, check_refinable, simulated
 from planner.verify import problem_of, verify_plan
-from tests.fleet_cases import CHAT, spec
+from tests.fleet_cases import CHAT, spec, stage
 
 LENGTHS = {
     "input_tokens": {"lognormal": {"median": 600, "p90": 2000, "max": 6000}},
@@ -103,6 +103,12 @@ def test_a_fleet_takes_more_devices_where_a_queue_is_longer_than_was_thought() -
     assert trials(refined)[0]["models"]["chat"]["broken_limits"]["ttft"][0] > 0.045
     reports = simulated(refined, problem_of(refined))
     assert all(report.verdict.broken == () for report in reports.values())
+
+
+def test_stages_with_stated_rates_are_not_said_to_have_been_simulated() -> None:
+    only = planned(spec(stage("embed", 100, h100=100), objective="min_devices"), refine=True)
+    assert "not-simulated" in codes(only)
+    assert "simulated" not in codes(only)
 
 
 def test_without_a_plan_that_holds_the_nearest_comes_with_a_warning() -> None:
