@@ -19,6 +19,14 @@ WAITING_SIGMA = 0.30
 """Further error of a time to first token: arrivals, front ends, launches."""
 SPARSE_WAITING_SIGMA = 0.50
 """The same for a model with experts."""
+HANDOVER_SIGMA = 0.90
+"""Further error of a time to first token behind a prefill pool: places of the decode pool and how a router
+deals them out decide it, and nothing says them of measured runs (189 disaggregated runs of InferenceX)."""
+CAPACITY_SIGMA = 0.10
+"""Further error of the most that a dense model can serve: batches, drained queues (445 runs of the
+performance overviews of TensorRT-LLM)."""
+SPARSE_CAPACITY_SIGMA = 0.50
+"""The same for a model with experts (247 runs), whose tables do not say how attention was split."""
 
 
 def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
@@ -29,6 +37,16 @@ def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
 def first_token_sigma(sigma: float, *, sparse: bool) -> float:
     """Return the relative standard error of a time to first token, given that of a step."""
     return hypot(sigma, SPARSE_WAITING_SIGMA if sparse else WAITING_SIGMA)
+
+
+def handover_sigma(first_token_sigma: float) -> float:
+    """Return the relative standard error of a time to first token behind a prefill pool."""
+    return hypot(first_token_sigma, HANDOVER_SIGMA)
+
+
+def capacity_sigma(sigma: float, *, sparse: bool) -> float:
+    """Return the relative standard error of the highest throughput, given that of a step."""
+    return hypot(sigma, SPARSE_CAPACITY_SIGMA if sparse else CAPACITY_SIGMA)
 
 
 def interval_factor(sigma: float, level: float = 0.9) -> float:

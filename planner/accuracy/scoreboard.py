@@ -16,7 +16,9 @@ from typing import cast
 import numpy as np
 
 import cost_models
+from cost_models.curves import POOLED
 from hardware_profiles.calibration import calibrated_devices, device_curves, family_curves
+from hardware_profiles.loader import load_device
 from hardware_profiles.schema import FittedCurve
 from planner.accuracy.calibrate import write_text
 from planner.accuracy.refit import read_tables
@@ -136,7 +138,7 @@ def _shape_lines() -> list[Line]:
     groups: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
     for device, curve in _own_curves():
         axis = _axis(curve.operation, curve.fmt)
-        if axis is not None and curve.software != "pooled" and "shapes" in curve.fitted:
+        if axis is not None and curve.software != POOLED and "shapes" in curve.fitted:
             groups[axis].append((_label(device, curve), curve.num_rows, curve.held_out_mape))
     return _lines(groups, "shapes that were not fitted, same engine")
 
@@ -170,12 +172,22 @@ def _source_lines(scores: Iterable[Score]) -> list[Line]:
 
 
 def _device_lines() -> list[Line]:
+    """Return devices that were left out in turn: priced by their family's engines, and by the defaults."""
+    siblings: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
+    for family in sorted({load_device(name).family for name in calibrated_devices()}):
+        for curve in family_curves(family):
+            axis = _axis(curve.operation, curve.fmt)
+            if axis is not None and curve.software != POOLED and "device" in curve.fitted:
+                siblings[axis].append((_label(family, curve), curve.num_rows, curve.held_out_mape))
     groups: dict[str, list[tuple[str, int, float]]] = defaultdict(list)
     for curve in family_curves("generic"):
         axis = _axis(curve.operation, curve.fmt)
         if axis is not None and "device" in curve.fitted:
             groups[axis].append((f"{curve.operation} {curve.fmt}", curve.num_rows, curve.held_out_mape))
-    return _lines(groups, "devices that were not fitted (generic defaults)")
+    return [
+        *_lines(siblings, "devices that were not fitted, same engine on others of their family"),
+        *_lines(groups, "devices that were not fitted (generic defaults)"),
+    ]
 
 
 def _was_fitted(score: Score) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from math import ceil, isfinite, sqrt
 
 from cost_models.serving.queueing import normal_quantile
-from cost_models.serving.uncertainty import interval_factor
+from cost_models.serving.uncertainty import handover_sigma, interval_factor
 from hardware_profiles.provenance import Provenance
 from planner.ir.candidates import (
     Degrees,
@@ -112,6 +112,8 @@ def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
     time_tables = tables.catalogue.offers[pool.pick.offer].replica.tables
     sigma, provenance = time_tables.sigma, time_tables.provenance
     first = time_tables.first_token_sigma
+    if pool.pick.role == "prefill":
+        first = handover_sigma(first)
     state = pool.state
 
     def of(value: float, unit: str, spread: float = sigma) -> Estimate:
@@ -119,7 +121,7 @@ def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
 
     found = [
         ("request_rate_rps", Estimate(value=pool.rate_rps, unit="request/s", provenance=provenance)),
-        ("capacity_rps", of(pool.capacity_rps, "request/s")),
+        ("capacity_rps", of(pool.capacity_rps, "request/s", time_tables.capacity_sigma)),
     ]
     if pool.pick.role != "decode":
         found.append(("ttft_s", of(state.ttft_s[0], "s", first)))
@@ -141,6 +143,9 @@ def plan_predictions(
     replicas = [tables.catalogue.offers[pool.pick.offer].replica for pool in plan.pools]
     sigma = max(replica.tables.sigma for replica in replicas)
     first = max(replica.tables.first_token_sigma for replica in replicas)
+    if any(pool.pick.role == "prefill" for pool in plan.pools):
+        first = handover_sigma(first)
+    most = max(replica.tables.capacity_sigma for replica in replicas)
     provenance = max(replica.tables.provenance for replica in replicas)
     tokens = plan.rate_rps * tables.catalogue.requests.mean_output_tokens
 
@@ -154,7 +159,7 @@ def plan_predictions(
         ("e2e_s", of(plan.e2e_s, "s")),
         *((f"e2e_p{p:g}_s", of(value, "s")) for p, value in plan.e2e_percentiles_s),
         ("request_rate_rps", Estimate(value=plan.rate_rps, unit="request/s", provenance=provenance)),
-        ("capacity_rps", of(plan.capacity_rps, "request/s")),
+        ("capacity_rps", of(plan.capacity_rps, "request/s", most)),
         ("output_tokens_per_s", of(tokens, "token/s")),
         ("output_tokens_per_s_per_device", of(tokens / solution.num_devices, "token/s")),
         ("num_devices", Estimate(value=solution.num_devices, unit="devices", provenance=Provenance.MEASURED)),

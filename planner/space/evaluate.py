@@ -23,6 +23,7 @@ from cost_models.serving.closed_loop import Discipline, Loop, LoopTimes, closed_
 from cost_models.serving.closed_pair import DecodePool, PrefillPool, pair_times
 from cost_models.serving.queueing import Arrivals
 from cost_models.serving.static_batch import BatchTimes, static_batch
+from cost_models.serving.uncertainty import handover_sigma
 from cost_models.work import KvTransfer, LinkSpec
 from hardware_profiles.provenance import Provenance
 from hardware_profiles.schema import SoftwareProfile
@@ -60,7 +61,8 @@ class Prediction:
     """What a configuration does under its load.
 
     `saturated`: the load exceeds what can run, latencies are those of the highest load that can.
-    `sigma` is the standard deviation of the relative error of times, `first_token_sigma` that of TTFT.
+    `sigma` is the standard deviation of the relative error of times, `first_token_sigma` that of TTFT,
+    `capacity_sigma` that of the highest throughput.
     Latencies in seconds, rates per second of the whole configuration.
     """
 
@@ -78,6 +80,7 @@ class Prediction:
     num_devices: int
     sigma: float
     first_token_sigma: float
+    capacity_sigma: float
     provenance: Provenance
     memory: tuple[StageMemory, ...]
 
@@ -175,6 +178,7 @@ class Evaluator:
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
             first_token_sigma=replica.tables.first_token_sigma,
+            capacity_sigma=replica.tables.capacity_sigma,
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -282,6 +286,7 @@ class Evaluator:
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
             first_token_sigma=replica.tables.first_token_sigma,
+            capacity_sigma=replica.tables.capacity_sigma,
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -364,7 +369,8 @@ def _closed_pair(
         saturated=concurrency > places,
         num_devices=sum(r.num_devices * h.replicas for r, h in zip(replicas, halves, strict=True)),
         sigma=max(t.sigma for t in tables),
-        first_token_sigma=max(t.first_token_sigma for t in tables),
+        first_token_sigma=handover_sigma(max(t.first_token_sigma for t in tables)),
+        capacity_sigma=max(t.capacity_sigma for t in tables),
         provenance=max(t.provenance for t in tables),
         memory=(*first.memory_report(), *second.memory_report()),
     )
@@ -440,7 +446,8 @@ class _Pair:
                 r.num_devices * h.replicas for r, h in zip(self.replicas, self.halves, strict=True)
             ),
             sigma=max(t.sigma for t in tables),
-            first_token_sigma=max(t.first_token_sigma for t in tables),
+            first_token_sigma=handover_sigma(max(t.first_token_sigma for t in tables)),
+            capacity_sigma=max(t.capacity_sigma for t in tables),
             provenance=max(t.provenance for t in tables),
             memory=(*self.replicas[0].memory_report(), *self.replicas[1].memory_report()),
         )

@@ -21,9 +21,16 @@ from planner.accuracy.serving.score import (
 from planner.accuracy.serving.setup import has_experts
 
 SPLIT = (
+    "No row of this table is free of all influence: every source has been looked at while forms were chosen. "
     "Constants of TensorRT-LLM and SGLang were fitted on nvidia-aic-gap-analysis (dense rows on H100 and "
-    "H200, Qwen3-235B-A22B) and carried over to vLLM, whose request and launch times were judged with "
-    "inferencex-via-aic in view; spreads were set with both in view. trtllm-perf-overview was only scored."
+    "H200, Qwen3-235B-A22B) and carried over to vLLM, whose request and launch times were judged with the "
+    "vLLM rows of inferencex-via-aic in view. No constant was fitted on inferencex-via-aic, but the forms "
+    "were chosen with its rows in view: bursts of closed loops, the queue in front of a decode pool, the "
+    "rule that reads places of decode workers from a sweep (made on its disaggregated rows, so these are no "
+    "test of it), and experts that follow the tokens of all ranks. Spreads were set with all three sources "
+    "in view, those of highest throughputs on trtllm-perf-overview. What no source of runs has touched are "
+    "the kernels: they come from kernel tables alone, those of GH200, and of B300 and GB300 in part, from "
+    "other devices of their family."
 )
 SECTION_TITLE = "\n# Accuracy of served models\n"
 _FITTED_SOURCE = "nvidia-aic-gap-analysis"
@@ -72,11 +79,14 @@ def board_page(data: dict[str, object]) -> str:
 _NOTES = """
 What falls short, and why:
 
-- Models with experts: their kernels are predicted to 15-30 %, routing is not recorded, and several rows use
-  multi-token prediction without saying so. SGLang on Blackwell shows first tokens two times later than its
-  prefill explains (just-in-time compilation inside runs).
-- Disaggregated TTFT: bursts of a closed loop are followed in aggregated replicas only; in front of a prefill
-  pool the mean-value queue underestimates them.
+- Models with experts: kernels are predicted to 15-30 %, routing is not recorded, and several rows use
+  multi-token prediction without saying so (TensorRT-LLM on B200 and H200 with attention data parallelism).
+  SGLang on Blackwell shows first tokens of 7 s at any load in some sweeps (just-in-time compilation).
+- Disaggregated TTFT: the places of a decode worker and how a router deals requests out are not recorded. With
+  one place per client two requests meet on one worker and the second waits for a whole answer, or not.
+- NVFP4 products of TensorRT-LLM at small batches are timed slower in the kernel tables than engines run them.
+- Pipelines of four and eight stages without NVLink (RTX PRO 6000) lose more in the engine than we say, in runs
+  whose number of requests, which is not recorded, cannot fill the stages: the worst regrets are there.
 - PCIe devices (L40S, RTX PRO 6000) with tensor parallelism: the kernel tables of their all-reduce come from
   slower topologies than the published runs.
 - Small models with more than a hundred clients are limited by the engine's front end, which is not modelled.

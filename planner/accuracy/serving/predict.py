@@ -65,10 +65,10 @@ class RunPredictor:
             raise CannotPriceError(str(error)) from error
         if prediction is None:
             raise CannotPriceError(_TOO_LARGE)
-        values = {"throughput": prediction.output_tokens_per_s}
-        if setup.kind != "offline":
-            values = _said(prediction, setup)
-        return _spread(values, prediction.sigma, prediction.first_token_sigma)
+        if setup.kind == "offline":
+            values = {"throughput": prediction.output_tokens_per_s}
+            return _spread(values, prediction.capacity_sigma, prediction.first_token_sigma)
+        return _spread(_said(prediction, setup), prediction.sigma, prediction.first_token_sigma)
 
     def evaluator(self, setup: Setup) -> Evaluator:
         """Return the evaluator that predicts a run, set to its load."""
