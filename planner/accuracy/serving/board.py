@@ -84,9 +84,9 @@ What falls short, and why:
   SGLang on Blackwell shows first tokens of 7 s at any load in some sweeps (just-in-time compilation).
 - Disaggregated TTFT: the places of a decode worker and how a router deals requests out are not recorded. With
   one place per client two requests meet on one worker and the second waits for a whole answer, or not.
-- NVFP4 products of TensorRT-LLM at small batches are timed slower in the kernel tables than engines run them.
-- Pipelines of four and eight stages without NVLink (RTX PRO 6000) lose more in the engine than we say, in runs
-  whose number of requests, which is not recorded, cannot fill the stages: the worst regrets are there.
+- NVFP4 products of TensorRT-LLM at small batches are timed slower in kernel tables than engines run them.
+- Pipelines of four and eight stages without NVLink (RTX PRO 6000) lose more in the engine than we say, in
+  runs whose number of requests is not recorded and cannot fill the stages: the worst regrets are there.
 - PCIe devices (L40S, RTX PRO 6000) with tensor parallelism: the kernel tables of their all-reduce come from
   slower topologies than the published runs.
 - Small models with more than a hundred clients are limited by the engine's front end, which is not modelled.
