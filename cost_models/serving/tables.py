@@ -33,8 +33,8 @@ class TimeTables:
         Attention data-parallel ranks; grids count what one rank does.
     sigma
         Standard deviation of the relative error of a step.
-    first_token_sigma, capacity_sigma
-        The same of a time to first token, and of the highest throughput.
+    first_token_sigma
+        The same of a time to first token.
     shared_time_s
         The part of `token_time_s` that follows the tokens of all ranks together, [rows, grid]: experts and
         the exchange around them, at as many tokens per rank.
@@ -53,7 +53,6 @@ class TimeTables:
     sigma: float
     provenance: Provenance
     first_token_sigma: float = 0.0
-    capacity_sigma: float = 0.0
     prompt_step_s: FloatArray = field(default_factory=lambda: np.zeros(1))
     shared_time_s: FloatArray | None = None
 
@@ -76,7 +75,6 @@ class TimeTables:
             sigma=self.sigma,
             provenance=self.provenance,
             first_token_sigma=self.first_token_sigma,
-            capacity_sigma=self.capacity_sigma,
             prompt_step_s=self.prompt_step_s * factor,
             shared_time_s=None if self.shared_time_s is None else self.shared_time_s * factor,
         )

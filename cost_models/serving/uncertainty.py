@@ -22,11 +22,11 @@ SPARSE_WAITING_SIGMA = 0.50
 HANDOVER_SIGMA = 0.90
 """Further error of a time to first token behind a prefill pool: places of the decode pool and how a router
 deals them out decide it, and nothing says them of measured runs (189 disaggregated runs of InferenceX)."""
-CAPACITY_SIGMA = 0.10
-"""Further error of the most that a dense model can serve: batches, drained queues (445 runs of the
-performance overviews of TensorRT-LLM)."""
-SPARSE_CAPACITY_SIGMA = 0.50
-"""The same for a model with experts (247 runs), whose tables do not say how attention was split."""
+OFFLINE_SIGMA = 0.10
+"""Further error of a published highest throughput of a dense model: batches, queues that drain (445 runs)."""
+SPARSE_OFFLINE_SIGMA = 0.50
+"""The same for a model with experts: 247 runs that do not say how attention was split. Plans state that, so
+this belongs to what is read from such runs, not to plans."""
 
 
 def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
@@ -44,9 +44,9 @@ def handover_sigma(first_token_sigma: float) -> float:
     return hypot(first_token_sigma, HANDOVER_SIGMA)
 
 
-def capacity_sigma(sigma: float, *, sparse: bool) -> float:
-    """Return the relative standard error of the highest throughput, given that of a step."""
-    return hypot(sigma, SPARSE_CAPACITY_SIGMA if sparse else CAPACITY_SIGMA)
+def offline_sigma(sigma: float, *, sparse: bool) -> float:
+    """Return the relative standard error of a published highest throughput, given that of a step."""
+    return hypot(sigma, SPARSE_OFFLINE_SIGMA if sparse else OFFLINE_SIGMA)
 
 
 def interval_factor(sigma: float, level: float = 0.9) -> float:

@@ -121,7 +121,7 @@ def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
 
     found = [
         ("request_rate_rps", Estimate(value=pool.rate_rps, unit="request/s", provenance=provenance)),
-        ("capacity_rps", of(pool.capacity_rps, "request/s", time_tables.capacity_sigma)),
+        ("capacity_rps", of(pool.capacity_rps, "request/s")),
     ]
     if pool.pick.role != "decode":
         found.append(("ttft_s", of(state.ttft_s[0], "s", first)))
@@ -145,7 +145,6 @@ def plan_predictions(
     first = max(replica.tables.first_token_sigma for replica in replicas)
     if any(pool.pick.role == "prefill" for pool in plan.pools):
         first = handover_sigma(first)
-    most = max(replica.tables.capacity_sigma for replica in replicas)
     provenance = max(replica.tables.provenance for replica in replicas)
     tokens = plan.rate_rps * tables.catalogue.requests.mean_output_tokens
 
@@ -159,7 +158,7 @@ def plan_predictions(
         ("e2e_s", of(plan.e2e_s, "s")),
         *((f"e2e_p{p:g}_s", of(value, "s")) for p, value in plan.e2e_percentiles_s),
         ("request_rate_rps", Estimate(value=plan.rate_rps, unit="request/s", provenance=provenance)),
-        ("capacity_rps", of(plan.capacity_rps, "request/s", most)),
+        ("capacity_rps", of(plan.capacity_rps, "request/s")),
         ("output_tokens_per_s", of(tokens, "token/s")),
         ("output_tokens_per_s_per_device", of(tokens / solution.num_devices, "token/s")),
         ("num_devices", Estimate(value=solution.num_devices, unit="devices", provenance=Provenance.MEASURED)),

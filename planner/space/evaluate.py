@@ -61,8 +61,7 @@ class Prediction:
     """What a configuration does under its load.
 
     `saturated`: the load exceeds what can run, latencies are those of the highest load that can.
-    `sigma` is the standard deviation of the relative error of times, `first_token_sigma` that of TTFT,
-    `capacity_sigma` that of the highest throughput.
+    `sigma` is the standard deviation of the relative error of times, `first_token_sigma` that of TTFT.
     Latencies in seconds, rates per second of the whole configuration.
     """
 
@@ -80,7 +79,6 @@ class Prediction:
     num_devices: int
     sigma: float
     first_token_sigma: float
-    capacity_sigma: float
     provenance: Provenance
     memory: tuple[StageMemory, ...]
 
@@ -178,7 +176,6 @@ class Evaluator:
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
             first_token_sigma=replica.tables.first_token_sigma,
-            capacity_sigma=replica.tables.capacity_sigma,
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -286,7 +283,6 @@ class Evaluator:
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
             first_token_sigma=replica.tables.first_token_sigma,
-            capacity_sigma=replica.tables.capacity_sigma,
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -370,7 +366,6 @@ def _closed_pair(
         num_devices=sum(r.num_devices * h.replicas for r, h in zip(replicas, halves, strict=True)),
         sigma=max(t.sigma for t in tables),
         first_token_sigma=handover_sigma(max(t.first_token_sigma for t in tables)),
-        capacity_sigma=max(t.capacity_sigma for t in tables),
         provenance=max(t.provenance for t in tables),
         memory=(*first.memory_report(), *second.memory_report()),
     )
@@ -447,7 +442,6 @@ class _Pair:
             ),
             sigma=max(t.sigma for t in tables),
             first_token_sigma=handover_sigma(max(t.first_token_sigma for t in tables)),
-            capacity_sigma=max(t.capacity_sigma for t in tables),
             provenance=max(t.provenance for t in tables),
             memory=(*self.replicas[0].memory_report(), *self.replicas[1].memory_report()),
         )

@@ -11,7 +11,7 @@ import numpy as np
 from cost_models.cost import Cost, FloatArray
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
-from cost_models.serving.uncertainty import capacity_sigma, first_token_sigma, step_sigma
+from cost_models.serving.uncertainty import first_token_sigma, step_sigma
 from cost_models.work import Attention, ExpertGemm, Gemm, Span
 from hardware_profiles.provenance import Provenance
 from planner.ir.cluster import NodeGroup
@@ -258,7 +258,6 @@ class Pricer:
             per_request_s=software.per_request_s.value,
             sigma=sigma,
             first_token_sigma=first_token_sigma(sigma, sparse=sparse),
-            capacity_sigma=capacity_sigma(sigma, sparse=sparse),
             provenance=max(row.provenance for row in rows),
             prompt_step_s=np.array([self.prompt_step_s(shape) for shape in shapes]),
             shared_time_s=np.array([row.shared_s for row in rows]) if strategy.attention_dp > 1 else None,

@@ -363,7 +363,6 @@ def _empty_tables(pp: int, ranks: int) -> TimeTables:
         per_request_s=0.0,
         sigma=STEP_SIGMA_LOG,
         first_token_sigma=FIRST_TOKEN_SIGMA_LOG,
-        capacity_sigma=STEP_SIGMA_LOG,
         provenance=Provenance.CALIBRATED,
     )
 

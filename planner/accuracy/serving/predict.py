@@ -9,10 +9,11 @@ import numpy as np
 
 from cost_models.curves import NoCurveError
 from cost_models.formats import UnsupportedFormatError
+from cost_models.serving.uncertainty import offline_sigma
 from cost_models.work import LinkSpec
 from hardware_profiles.schema import SoftwareProfile
 from planner.accuracy.kernel_work import CannotPriceError
-from planner.accuracy.serving.setup import Setup
+from planner.accuracy.serving.setup import Setup, has_experts
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
 from planner.ir.workload import Lengths, ServingWorkload, Slo
@@ -67,7 +68,8 @@ class RunPredictor:
             raise CannotPriceError(_TOO_LARGE)
         if setup.kind == "offline":
             values = {"throughput": prediction.output_tokens_per_s}
-            return _spread(values, prediction.capacity_sigma, prediction.first_token_sigma)
+            most = offline_sigma(prediction.sigma, sparse=has_experts(setup.model))
+            return _spread(values, most, prediction.first_token_sigma)
         return _spread(_said(prediction, setup), prediction.sigma, prediction.first_token_sigma)
 
     def evaluator(self, setup: Setup) -> Evaluator:
