@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from planner.backends import BACKENDS, ExportOptions, export_files, write_folder
 from planner.diagnostics import Diagnostic, Diagnostics
 from planner.errors import InputError, UnknownNameError, VerificationError
 from planner.frontend.spec_tree import Override
@@ -29,6 +28,7 @@ from planner.report.explanation import EXPLAINERS, Effect, Explanation, Variatio
 from planner.verify import VerificationReport, doubted_pools, problem_of, verify_plan
 
 if TYPE_CHECKING:
+    from planner.backends import ExportOptions
     from planner.runtime.bindings import Bindings
     from planner.runtime.engine import RunOptions
     from planner.runtime.records import RunResult
@@ -299,6 +299,8 @@ def export_plan(
     InputError
         If there is no such backend, it cannot express the plan, or the folder cannot be written.
     """
+    from planner.backends import BACKENDS, export_files, write_folder
+
     files = export_files(BACKENDS.get(backend), plan, options)
     write_folder(out, files, force=force)
     return [out / file.path for file in files]
