@@ -14,8 +14,10 @@ from math import inf, log2
 from planner.search.training_table import ChainQuestion, Counts, Key, PipelineTable
 from planner.space.training.chain_stages import StageChoice
 
-TOLERANCE = 1e-9
-"""Steps that differ by less than this share count as equal."""
+EXACT, CLOSE = 1e-9, 5e-5
+"""Steps that differ by less than this share count as equal: on few devices, and on many."""
+MOST_DEVICES_EXACT = 128
+"""More devices than this are many."""
 _SAME = 1e-12
 
 
@@ -48,6 +50,7 @@ class ChainSearch:
     def __init__(self, question: ChainQuestion) -> None:
         self._q = question
         self._most_once_s = inf
+        self._close = question.tolerance
         self.num_tables = 0
 
     def best(self, cut_s: float) -> Chain | None:
@@ -57,7 +60,7 @@ class ChainSearch:
         self._most_once_s = inf
         fixed_s = self._q.per_step_s + self._least_once_s()
         while True:
-            chain = self._fastest_pipe(best_s - fixed_s)
+            chain = self._fastest_pipe(best_s * (1 - self._close) - fixed_s)
             if chain is None:
                 return found
             if chain.step_s < best_s:
@@ -70,7 +73,7 @@ class ChainSearch:
         Only stages that do at most `_most_once_s` once per step are looked at.
         """
         others = self._q.num_micro - 1
-        slack_s = cut_s * (1 - TOLERANCE) - self._bound(0.0, self._table(inf))
+        slack_s = cut_s * (1 - self._close) - self._bound(0.0, self._table(inf))
         if not slack_s > 0.0:
             return None
         high = slack_s / others if others else inf
@@ -78,7 +81,7 @@ class ChainSearch:
         brackets = [(0.0, high, self._table(high))]
         while brackets:
             low, high, table = brackets.pop()
-            if self._bound(low, table) >= cut_s * (1 - TOLERANCE):
+            if self._bound(low, table) >= cut_s * (1 - self._close):
                 continue
             chain = self._chain(high, table)
             pipe_s = self._late(_counts(chain.stages, len(self._q.segments))) * self._pipe_s(chain.stages)

@@ -12,7 +12,7 @@ import numpy as np
 from cost_models.cost import FloatArray
 from planner.ir.cluster import Cluster
 from planner.ir.training import Recompute
-from planner.search.training_chain import Chain, ChainSearch
+from planner.search.training_chain import CLOSE, EXACT, MOST_DEVICES_EXACT, Chain, ChainSearch
 from planner.search.training_table import ChainQuestion, ChainSegment
 from planner.space.training.chain_pricing import BandPricer
 from planner.space.training.chain_stages import ChainGroup, StageBand
@@ -70,6 +70,7 @@ class MixedSearch:
         self._num_stages = num_stages
         self._stop = stop
         self._pricers = tuple(BandPricer(group, fmt, ways) for group in groups)
+        self._tolerance = EXACT
         self._bands: dict[tuple[object, ...], StageBand] = {}
 
     def run(self, points: MixedPoints, incumbent_s: float, longest_s: float = inf) -> MixedOutcome:
@@ -77,10 +78,12 @@ class MixedSearch:
         evaluators = tuple(group.evaluator for group in self._groups)
         bound = mixed_bound(evaluators, points, self._fmt, self._ways)
         outcome = MixedOutcome(points=len(points))
+        devices = sum(group.evaluator.group.num_devices for group in self._groups)
+        self._tolerance = EXACT if devices <= MOST_DEVICES_EXACT else CLOSE
         best = min(incumbent_s, longest_s)
         heap = [(float(bound.step_s[i]), False, int(i)) for i in np.flatnonzero(bound.step_s < best)]
         heapify(heap)
-        while heap and heap[0][0] < best:
+        while heap and heap[0][0] < best * (1 - self._tolerance):
             if self._stop():
                 outcome.interrupted, outcome.bound = True, heap[0][0]
                 break
@@ -96,7 +99,8 @@ class MixedSearch:
                 best = chain.step_s
                 plans = tuple(plan.take(np.array([index])) for plan in points.plans)
                 outcome.found.insert(0, MixedPlan(plans=plans, chain=chain))
-        outcome.bound = min(outcome.bound, best)
+        proved = best * (1 - self._tolerance) if self._tolerance > EXACT else best
+        outcome.bound = min(outcome.bound, proved)
         return outcome
 
     def _refine(
@@ -149,6 +153,7 @@ class MixedSearch:
             per_step_s=first.software.per_step_s,
             num_stages=self._num_stages,
             least_groups=2,
+            tolerance=self._tolerance,
         )
 
     def _band(self, i: int, plan: PlanArrays, width: int) -> StageBand:

@@ -39,7 +39,8 @@ class ChainQuestion:
 
     `hop_s[i][j]` is one send from a stage on group i to the next stage on j; of sends inside a group the
     share `hidden` delays no loop; `straggler` is what doubling the nodes adds to the step. `num_stages` is
-    pinned unless it is 0; `least_groups` groups take part.
+    pinned unless it is 0; `least_groups` groups take part. Steps that differ by less than the share
+    `tolerance` count as equal.
     """
 
     segments: tuple[ChainSegment, ...]
@@ -50,6 +51,7 @@ class ChainQuestion:
     per_step_s: float
     num_stages: int = 0
     least_groups: int = 1
+    tolerance: float = 1e-9
 
     @property
     def most_stages(self) -> int:
@@ -166,18 +168,27 @@ class PipelineTable:
         hop = float(self._q.hop_s[key[1], before[1]])
         time, over = self._times(key[1], depth, 0.0)
         used = np.flatnonzero(np.isfinite(state.total_s).any(axis=0))
+        # Stages further in than those that may still come before can hold are in no whole pipeline.
+        num_rows = min((self._q.most_stages - depth) * time.shape[1] + 1, self._num_layers)
+        columns = np.flatnonzero(np.isfinite(time[:num_rows]).any(axis=0))
+        if not len(columns):
+            return
+        here = np.ix_(np.arange(num_rows), columns)
+        end, shape = self._end[here], time.shape
+        time, over = time[here], over[here]
         pad = np.full((1, len(used)), inf)
-        rest = np.vstack([state.total_s[:, used], pad])[self._end]
+        rest = np.vstack([state.total_s[:, used], pad])[end]
         if depth < self._q.num_micro:
-            loops = np.vstack([state.loop_s[:, used], np.zeros((1, len(used)))])[self._end] + 2.0 * hop
+            loops = np.vstack([state.loop_s[:, used], np.zeros((1, len(used)))])[end] + 2.0 * hop
             margin = _SAME * min(self._limit_s, 1e300)
             rest[over[:, :, None] + loops > margin] = inf
             loops = np.where(np.isfinite(rest), loops, inf).min(axis=2)
             over = over + np.where(np.isfinite(loops), np.maximum(loops, 0.0), 0.0)
         chosen = rest.argmin(axis=2)
-        total = time + 2.0 * hop + np.take_along_axis(rest, chosen[:, :, None], axis=2)[:, :, 0]
-        chosen = used[chosen]
-        self._put(layer, key, (total, over, chosen.astype(np.int64)), before)
+        total, loop, count = np.full(shape, inf), np.zeros(shape), np.zeros(shape, dtype=np.int64)
+        total[here] = time + 2.0 * hop + np.take_along_axis(rest, chosen[:, :, None], axis=2)[:, :, 0]
+        loop[here], count[here] = over, used[chosen]
+        self._put(layer, key, (total, loop, count), before)
 
     def _put(
         self,

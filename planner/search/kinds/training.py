@@ -108,7 +108,7 @@ def search(
     if answer is None:
         return _nothing(problem, total, diagnostics)
     value = answer.step_s if isinstance(answer, MixedAnswer) else answer.value
-    bound = value if not total.interrupted else min(total.bound, value)
+    bound = min(total.bound if total.interrupted else total.groups.bound, value)
     gap = (value - bound) / max(abs(value), 1e-300)
     spread = isinstance(answer, MixedAnswer)
     figures = mixed_figures(answer) if spread else figures_of(answer)
