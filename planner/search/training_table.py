@@ -118,7 +118,9 @@ class PipelineTable:
     def _fill(self) -> None:
         q = self._q
         layer: dict[Key, State] = {}
-        for i in range(len(q.segments)):
+        for i, own in enumerate(q.segments):
+            if own.most_stages < 1:
+                continue
             self._begin(layer, (tuple(int(i == k) for k in range(len(q.segments))), i))
         for depth in range(2, q.most_stages + 2):
             self.states |= layer
@@ -170,10 +172,11 @@ class PipelineTable:
         used = np.flatnonzero(np.isfinite(state.total_s).any(axis=0))
         # Stages further in than those that may still come before can hold are in no whole pipeline.
         num_rows = min((self._q.most_stages - depth) * time.shape[1] + 1, self._num_layers)
-        columns = np.flatnonzero(np.isfinite(time[:num_rows]).any(axis=0))
+        columns: IntArray = np.flatnonzero(np.isfinite(time[:num_rows]).any(axis=0))
         if not len(columns):
             return
-        here = np.ix_(np.arange(num_rows), columns)
+        rows: IntArray = np.arange(num_rows, dtype=np.int64)
+        here = rows[:, None], columns[None, :]
         end, shape = self._end[here], time.shape
         time, over = time[here], over[here]
         pad = np.full((1, len(used)), inf)

@@ -60,6 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
     "two kinds": {"model": SMALL, "cluster": "2xh100+2xa100"},
     "two kinds short of memory": {"model": SMALL, "cluster": "2xl40s+1xa100-40gb", "memory_reserve": "4GB"},
     "three groups": {"model": SMALL, "cluster": "1xh100+1xa100+1xl40s"},
+    "three groups, one too small for most": {"model": SMALL, "cluster": "2xh100+2xa100+1xl40s"},
     "two sites": {"model": SMALL, "cluster": SITES},
     "experts": {"model": EXPERTS, "cluster": "2xh100+2xa100"},
     "pinned": {"model": SMALL, "cluster": "2xh100+2xa100", "fix": {"pp": 3, "recompute": "full"}},
