@@ -80,15 +80,15 @@ _NOTES = """
 What falls short, and why:
 
 - Models with experts: kernels are predicted to 15-30 %, and routing is not recorded. Predicted steps are too
-  slow where TensorRT-LLM ran DeepSeek with attention data parallelism on B200 and H200; multi-token prediction
-  that the rows do not mention would look so, which cannot be told from the rows. SGLang on B200 shows first
-  tokens of 7 s at any load in some sweeps, which no prefill explains.
+  slow where TensorRT-LLM ran DeepSeek with attention data parallelism on B200 and H200; multi-token
+  prediction that goes unmentioned would look so, which rows cannot tell. SGLang on B200 shows first tokens
+  of 7 s at any load in some sweeps, which no prefill explains.
 - Disaggregated TTFT: the places of a decode worker and how a router deals requests out are not recorded. With
   one place per client two requests meet on one worker and the second waits for a whole answer, or not.
-- TensorRT-LLM on B200 with NVFP4 (Llama-3.1-70B): steps are predicted 23 % too slow. Its kernel table is slower
-  at small batches than those of the other engines; whether engines run quicker kernels is not known.
-- Pipelines of four and eight stages on RTX PRO 6000: predicted up to twice too fast, and the worst regrets are
-  there. Too few requests to fill the stages, or the engine's own cost per stage, could both be the cause.
+- TensorRT-LLM on B200 with NVFP4 (Llama-3.1-70B): steps are predicted 23 % too slow. Its kernel table is
+  slower at small batches than those of the other engines; whether engines run quicker kernels is not known.
+- Pipelines of four and eight stages on RTX PRO 6000: predicted up to twice too fast, and the worst regrets
+  are there. Too few requests to fill the stages, or the engine's own cost per stage, could both be the cause.
 - PCIe devices (L40S, RTX PRO 6000) with tensor parallelism: the kernel tables of their all-reduce come from
   slower topologies than the published runs.
 - Small models with more than a hundred clients are limited by the engine's front end, which is not modelled.
