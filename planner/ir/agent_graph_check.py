@@ -39,8 +39,11 @@ def graph_faults(graph: AgentGraph, models: tuple[AgentModel, ...] = ()) -> list
     """Return the faults of a graph; `models` are those of the graph around it."""
     known = {m.name: m for m in (*models, *graph.models)}
     found = [*_name_faults(graph), *_edge_faults(graph), *_probability_faults(graph)]
+    producers: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        producers.setdefault(edge.target, []).append(edge.source)
     for node in graph.nodes:
-        found += _node_faults(graph, node, known)
+        found += _node_faults(graph, node, producers.get(node.name, []), known)
     found += _cycle_faults(graph)
     if not graph.nodes:
         found.append(GraphFault(path=("nodes",), message="the graph has no nodes"))
@@ -110,9 +113,11 @@ def _probability_faults(graph: AgentGraph) -> Iterator[GraphFault]:
                 )
 
 
-def _node_faults(graph: AgentGraph, node: Node, models: dict[str, AgentModel]) -> Iterator[GraphFault]:
+def _node_faults(
+    graph: AgentGraph, node: Node, sources: list[str], models: dict[str, AgentModel]
+) -> Iterator[GraphFault]:
     path = ("nodes", node.name)
-    producers = sum(e.target == node.name and e.source != START for e in graph.edges)
+    producers = sum(source != START for source in sources)
     if node.join is not None and not 1 <= node.join <= max(producers, 1):
         yield GraphFault(
             path=(*path, "join"),
@@ -123,7 +128,7 @@ def _node_faults(graph: AgentGraph, node: Node, models: dict[str, AgentModel]) -
     if node.copies < 1 or (node.parallel is not None and node.parallel < 1):
         yield GraphFault(path=path, message="copies and parallel are at least 1")
     if isinstance(node.work, LlmCall):
-        yield from _call_faults(graph, node, node.work, models)
+        yield from _call_faults(graph, node, sources, models)
     if isinstance(node.work, ToolCall) and node.work.limit is not None and node.work.limit < 1:
         yield GraphFault(path=(*path, "limit"), message="a tool runs at least once", value=node.work.limit)
     if isinstance(node.work, Nested):
@@ -138,8 +143,10 @@ def _node_faults(graph: AgentGraph, node: Node, models: dict[str, AgentModel]) -
 
 
 def _call_faults(
-    graph: AgentGraph, node: Node, call: LlmCall, models: dict[str, AgentModel]
+    graph: AgentGraph, node: Node, sources: list[str], models: dict[str, AgentModel]
 ) -> Iterator[GraphFault]:
+    call = node.work
+    assert isinstance(call, LlmCall)
     path = ("nodes", node.name)
     for name in call.models:
         if name not in models:
@@ -162,7 +169,7 @@ def _call_faults(
         )
     if not 1 <= call.keep <= call.samples:
         yield GraphFault(path=(*path, "keep"), message=f"keep is 1 to {call.samples}", value=call.keep)
-    producers = {e.source for e in graph.edges if e.target == node.name}
+    producers = set(sources)
     for i, part in enumerate(call.prompt):
         if part.kind == "node" and part.source not in producers:
             yield GraphFault(

@@ -13,6 +13,7 @@ import numpy as np
 from planner.ir.scheduling_problem import Lag, SchedulingProblem
 
 _MAX_WINDOWS_PER_RESOURCE = 24
+_MAX_CORNERS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +280,13 @@ def _queue(slots: list[tuple[int, int]], capacity: int) -> int:
     return best
 
 
+def _thinned(
+    values: np.ndarray[tuple[int], np.dtype[np.int64]],
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return sorted values, or evenly chosen ones where they are many; the first is always among them."""
+    return values[:: -(-len(values) // _MAX_CORNERS)]
+
+
 def _corners(
     heads: np.ndarray[tuple[int], np.dtype[np.int64]],
     tails: np.ndarray[tuple[int], np.dtype[np.int64]],
@@ -286,11 +294,17 @@ def _corners(
     capacity: int,
 ) -> list[tuple[int, int]]:
     """Return the (head, tail) pairs whose load bounds the makespan most, the widest window always first."""
-    all_heads, all_tails = np.unique(heads), np.unique(tails)
-    inside_head = heads[None, :] >= all_heads[:, None]
-    inside_tail = tails[:, None] >= all_tails[None, :]
-    loads = (inside_head * energies[None, :]) @ inside_tail.astype(np.int64)
-    peopled = inside_head.astype(np.int64) @ inside_tail.astype(np.int64) > 0
+    all_heads, all_tails = _thinned(np.unique(heads)), _thinned(np.unique(tails))
+    rows = np.searchsorted(all_heads, heads, side="right") - 1
+    cols = np.searchsorted(all_tails, tails, side="right") - 1
+    loads = np.zeros((len(all_heads), len(all_tails)), dtype=np.int64)
+    peopled = np.zeros_like(loads)
+    np.add.at(loads, (rows, cols), energies)
+    np.add.at(peopled, (rows, cols), 1)
+    for axis in (0, 1):
+        loads = np.flip(np.cumsum(np.flip(loads, axis), axis), axis)
+        peopled = np.flip(np.cumsum(np.flip(peopled, axis), axis), axis)
+    peopled = peopled > 0
     values = np.where(peopled, all_heads[:, None] + all_tails[None, :] + -(-loads // capacity), -1)
     order = np.argsort(-values, axis=None, kind="stable")[: _MAX_WINDOWS_PER_RESOURCE - 1]
     best = [divmod(int(i), len(all_tails)) for i in order if values.flat[int(i)] >= 0]

@@ -53,6 +53,7 @@ def _spec(seed: int) -> str:
     return "\n".join(
         [
             "kind: agents",
+            "search: {time_limit: 10min}",
             f"goal: {rng.choice(['min_ttft', 'min_latency', 'min_latency', 'min_cost'])}",
             limit,
             "models:",
