@@ -28,6 +28,8 @@ from planner.space.agent_variants import Variants, variants_of, variants_under
 _WAITING_SHARE, _RELAXED_SHARE, _FIXED_SHARE, _JOINT_SHARE = 0.12, 0.2, 0.1, 0.3
 _LEAST_S = 0.1
 _MAX_AT_ONCE = 40
+_MAX_LISTED = 200
+"""Consumers whose streams are listed for the proposed models only; with more, all at once gained nothing."""
 _NEVER = float("inf")
 
 
@@ -125,17 +127,25 @@ class _Search:
         stages = [waiting] if left else [waiting, relaxed]
         proposals = self._proposals([waiting, relaxed])
         for models in proposals:
+            if self._left_s() <= 0.0:
+                break
             under = Choice(variants=variants_under(self.payload, self.flow, names, [models], own=False))
             stages.append(self._solve(under, _FIXED_SHARE, fixed=models))
-        listed = variants | variants_under(self.payload, self.flow, left, proposals)
-        hint = min(stages, key=lambda stage: stage.value)
-        joint = self._solve(Choice(variants=listed), _JOINT_SHARE, hint=hint)
-        stages.append(joint)
+        bound = relaxed.answer.bound
+        if len(left) <= _MAX_LISTED and self._left_s() > 0.0:
+            listed = variants | variants_under(self.payload, self.flow, left, proposals)
+            hint = min(stages, key=lambda stage: stage.value)
+            joint = self._solve(Choice(variants=listed), _JOINT_SHARE, hint=hint)
+            stages.append(joint)
+            bound = bound if left else max(bound, joint.answer.bound)
         best = min(stages, key=lambda stage: stage.value)
-        bound = relaxed.answer.bound if left else max(relaxed.answer.bound, joint.answer.bound)
         error = max(s.answer.error for s in (relaxed, *stages))
         proved = best.answer.value is not None and best.value <= bound + 2.0 * error + 1e-9 * abs(best.value)
         return Joint(best=best, bound=min(bound, best.value), is_proved=proved, worlds=self.worlds)
+
+    def _left_s(self) -> float:
+        """Return the seconds that are left of the time limit."""
+        return self.problem.options.time_limit_s - (time.monotonic() - self.began)
 
     def _solve(
         self, choice: Choice, share: float, *, fixed: dict[str, str] | None = None, hint: Stage | None = None
@@ -144,9 +154,8 @@ class _Search:
         combined = lower_worlds(self.payload.graph, self.worlds, {}, fixed or {}, choice)
         start = None if hint is None else _carried(hint, combined)
         limit_s = self.problem.options.time_limit_s
-        left_s = limit_s - (time.monotonic() - self.began)
         options = ScheduleOptions(
-            time_limit_s=max(min(limit_s * share, left_s), _LEAST_S),
+            time_limit_s=max(min(limit_s * share, self._left_s()), _LEAST_S),
             seed=self.problem.options.seed,
             num_workers=self.problem.options.num_workers,
         )
