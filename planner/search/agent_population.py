@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem
 
 _POPULATION = 96
+_NEAR = (0.5, 0.0, 0.2, 0.0)
+"""Share of each island that begins near to the schedule at hand."""
 _MAX_HORIZON = 4_000
 _MAX_TASKS = 200
 _MIN_TASKS = 20
@@ -55,26 +57,27 @@ def is_improvable(problem: SchedulingProblem) -> bool:
 def improved_schedule(
     problem: SchedulingProblem, start: Schedule, *, target: int, num_generations: int, seed: int
 ) -> Schedule:
-    """Return the best schedule of a genetic search from `start`; it stops at a makespan of `target`."""
+    """Return the best schedule of a genetic search from `start`; it stops at a makespan of `target`.
+
+    Islands evolve apart, so that they do not all end in the first good valley; the best of each then
+    evolve together.
+    """
     # schedules that run past the horizon are cut there and are too long to be kept
     horizon = int(max(r.end_s for r in start.runs) * _HORIZON_SHARE) + 1
     forward, backward = _project(problem, horizon, turned=False), _project(problem, horizon, turned=True)
-    generator = np.random.default_rng(seed)
-    first = np.array([-r.start_s for r in start.runs], dtype=np.float64)
-    keys = generator.random((_POPULATION, len(problem.tasks)))
-    keys[: _POPULATION // 2] = _ranked(first)[None, :] + generator.normal(
-        0, 0.1, (_POPULATION // 2, len(first))
+    first = _ranked(np.array([-r.start_s for r in start.runs], dtype=np.float64))
+    evolution = _Evolution(
+        forward=forward, backward=backward, target=target, generator=np.random.default_rng(seed)
     )
-    keys[0] = _ranked(first)
-    starts = _justified(forward, backward, keys)
-    ends = (starts + forward.durations).max(axis=1)
-    for _ in range(num_generations):
+    islands: list[tuple[Ints, Ints]] = []
+    for near in _NEAR:
+        starts, ends = evolution.run(evolution.born(evolution.keys(first, near)), num_generations)
         if int(ends.min()) <= target:
             break
-        children = _children(starts, ends, generator)
-        born = _justified(forward, backward, children)
-        lengths = (born + forward.durations).max(axis=1)
-        starts, ends = _survivors(np.vstack([starts, born]), np.concatenate([ends, lengths]))
+        islands.append((starts[: _POPULATION // len(_NEAR)], ends[: _POPULATION // len(_NEAR)]))
+    else:
+        together = np.vstack([s for s, _ in islands]), np.concatenate([e for _, e in islands])
+        starts, ends = evolution.run(together, num_generations)
     best = starts[int(np.argmin(ends))]
     runs = [
         Run(mode=0, start_s=int(s), end_s=int(s) + t.modes[0].duration_s)
@@ -82,6 +85,39 @@ def improved_schedule(
     ]
     found = Schedule(runs=tuple(runs))
     return found if ends.min() < max(r.end_s for r in start.runs) else start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Evolution:
+    """What populations of one problem have in common; a population is (starts, ends)."""
+
+    forward: _Project
+    backward: _Project
+    target: int
+    generator: np.random.Generator
+
+    def keys(self, first: Floats, near: float) -> Floats:
+        """Return the orders of a first population, a share of them near to a known one."""
+        keys = self.generator.random((_POPULATION, len(first)))
+        count = round(_POPULATION * near)
+        keys[:count] = first[None, :] + self.generator.normal(0, 0.1, (count, len(first)))
+        keys[0] = first
+        return keys
+
+    def born(self, keys: Floats) -> tuple[Ints, Ints]:
+        """Return the schedules of orders."""
+        starts = _justified(self.forward, self.backward, keys)
+        return starts, (starts + self.forward.durations).max(axis=1)
+
+    def run(self, population: tuple[Ints, Ints], num_generations: int) -> tuple[Ints, Ints]:
+        """Return the population after so many generations, the best first."""
+        starts, ends = _survivors(*population)
+        for _ in range(num_generations):
+            if int(ends.min()) <= self.target:
+                break
+            born, lengths = self.born(_children(starts, ends, self.generator))
+            starts, ends = _survivors(np.vstack([starts, born]), np.concatenate([ends, lengths]))
+        return starts, ends
 
 
 def _project(problem: SchedulingProblem, horizon: int, *, turned: bool) -> _Project:
