@@ -42,7 +42,7 @@ CAPABILITIES = Capabilities(
     refused_settings={
         **ONE_GROUP,
         "cp_ulysses": "torchtitan passes keys and values round, it does not exchange heads",
-        "recompute_layers": "torchtitan recomputes all layers or none",
+        "recompute_layers": "torchtitan recomputes all layers or none (plan with --fix recompute_layers=0)",
     },
 )
 SCHEDULE_FILE = "schedule.csv"

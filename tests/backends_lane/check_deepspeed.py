@@ -14,10 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from training_plans import plans
+from training_plans import hold
 
-from planner.backends import BACKENDS, ExportOptions
-from planner.errors import UnsupportedError
 from planner.plan.schema import Plan
 
 MEANT_TO_BE_REFUSED = {
@@ -71,29 +69,10 @@ def defect(plan: Plan, text: str) -> str | None:
     return None if config.zero_optimization_stage == settings.zero else "another ZeRO stage"
 
 
-def finding(name: str, plan: Plan) -> tuple[str, str | None]:
-    meant = MEANT_TO_BE_REFUSED.get(name)
-    try:
-        files = {file.path: file.text for file in BACKENDS.get("deepspeed").export(plan, ExportOptions())}
-    except UnsupportedError as error:
-        return "refuse", None if meant and meant in str(error) else str(error)
-    if meant:
-        return "ok", f"{meant} is not refused"
-    return "ok", defect(plan, files["ds_config.json"])
-
-
 def main() -> int:
     os.environ["DS_ACCELERATOR"] = "cpu"
     logging.disable(logging.WARNING)
-    count = 0
-    for name, plan in plans():
-        word, why = finding(name, plan)
-        word = "REJECT" if why else word
-        sys.stdout.write(f"{word:6} deepspeed {name}" + (f": {why}" if why else "") + "\n")
-        sys.stdout.flush()
-        count += why is not None
-    sys.stdout.write(f"{count} defects\n")
-    return 1 if count else 0
+    return hold("deepspeed", "ds_config.json", MEANT_TO_BE_REFUSED, defect)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ import sys
 import warnings
 from typing import Any
 
-from training_plans import plans
+from training_plans import hold
 
-from planner.backends import BACKENDS, ExportOptions
-from planner.errors import UnsupportedError
 from planner.plan.schema import Plan
 
 MEANT_TO_BE_REFUSED = {
@@ -141,29 +139,10 @@ def defect(plan: Plan, text: str) -> str | None:
     return f"no configuration has {sorted(unused)}" if unused else None
 
 
-def finding(name: str, plan: Plan) -> tuple[str, str | None]:
-    meant = MEANT_TO_BE_REFUSED.get(name)
-    try:
-        files = {file.path: file.text for file in BACKENDS.get("megatron").export(plan, ExportOptions())}
-    except UnsupportedError as error:
-        return "refuse", None if meant and meant in str(error) else str(error)
-    if meant:
-        return "ok", f"{meant} is not refused"
-    return "ok", defect(plan, files["megatron.args"])
-
-
 def main() -> int:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    count = 0
-    for name, plan in plans():
-        word, why = finding(name, plan)
-        word = "REJECT" if why else word
-        sys.stdout.write(f"{word:6} megatron {name}" + (f": {why}" if why else "") + "\n")
-        sys.stdout.flush()
-        count += why is not None
-    sys.stdout.write(f"{count} defects\n")
-    return 1 if count else 0
+    return hold("megatron", "megatron.args", MEANT_TO_BE_REFUSED, defect)
 
 
 if __name__ == "__main__":

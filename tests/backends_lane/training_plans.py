@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from planner.backends import BACKENDS, ExportOptions
+from planner.errors import UnsupportedError
 from planner.pipeline import Run, make_plan
 from planner.plan.schema import Plan
 
 _LLAMA = "llama-3.1-8b"
 _EXPERTS = "deepseek-v3"
-_WHOLE = {"recompute": "full"}
+_WHOLE = {"recompute": "full", "recompute_layers": 0}
 _ALL = "optimizer_and_parameters"
 SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "replicated": (_LLAMA, "8xh100", {"tp": 4, "pp": 1, "cp": 1, "dp": 2, "zero": 0}),
@@ -19,7 +22,7 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "states": (_LLAMA, "8xh100", {"tp": 1, "pp": 1, "cp": 1, "dp": 8, "zero": 1, "recompute": "full"}),
     "tensor": (_LLAMA, "8xh100", {"tp": 4, "pp": 1, "cp": 1, "dp": 2, "zero": 2, "sequence_parallel": False}),
     "selective": (_LLAMA, "8xh100", {"tp": 2, "pp": 1, "cp": 1, "zero": 3, "recompute": "selective"}),
-    "offload": (_LLAMA, "8xh100", {"pp": 1, "cp": 1, "zero": 3, "offload": "optimizer_and_parameters"}),
+    "offload": (_LLAMA, "8xh100", {"pp": 1, "cp": 1, "zero": 3, "recompute": "selective", "offload": _ALL}),
     "offloaded states": (
         _LLAMA,
         "8xh100",
@@ -37,11 +40,15 @@ SHAPES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "zero bubble": (_LLAMA, "2x8xh100@ib400", {"tp": 2, "pp": 4, "cp": 1, "zero": 2, "schedule": "zb-h1"}),
     "v shape": (_LLAMA, "2x8xh100@ib400", {"tp": 2, "pp": 4, "cp": 1, "zero": 2, "schedule": "zb-v"}),
     "wide tensor": (_LLAMA, "2x8xh100@ib400", {"tp": 16, "pp": 1, "cp": 1, "dp": 1, "zero": 0}),
-    "experts": (_EXPERTS, "64x8xh100@ib400", {"tp": 1, "pp": 1, "cp": 1, "ep": 64, "etp": 1, "zero": 3}),
+    "experts": (
+        _EXPERTS,
+        "64x8xh100@ib400",
+        {"tp": 1, "pp": 1, "cp": 1, "ep": 64, "etp": 1, "zero": 3, **_WHOLE},
+    ),
     "experts in a pipeline": (
         _EXPERTS,
         "64x8xh100@ib400",
-        {"tp": 1, "pp": 8, "cp": 1, "ep": 64, "etp": 1, "zero": 2, "schedule": "1f1b"},
+        {"tp": 1, "pp": 8, "cp": 1, "ep": 64, "etp": 1, "zero": 2, "schedule": "1f1b", **_WHOLE},
     ),
 }
 """(model, cluster, decisions) by name of the shape."""
@@ -62,3 +69,31 @@ def plans() -> Iterator[tuple[str, Plan]]:
             "fix": {"offload": "none", **fixed},
         }
         yield name, make_plan(spec, Run())
+
+
+def hold(
+    backend: str, file: str, refused: Mapping[str, str], defect: Callable[[Plan, str], str | None]
+) -> int:
+    """Hold the export of every plan against `defect`, print one line each and return an exit code.
+
+    `refused` are the decisions that plans of a shape must be refused for; all others must be accepted.
+    """
+    count = 0
+    for name, plan in plans():
+        word, why = _finding(backend, file, plan, refused.get(name), defect)
+        word = "REJECT" if why else word
+        sys.stdout.write(f"{word:6} {backend} {name}" + (f": {why}" if why else "") + "\n")
+        sys.stdout.flush()
+        count += why is not None
+    sys.stdout.write(f"{count} defects\n")
+    return 1 if count else 0
+
+
+def _finding(
+    backend: str, file: str, plan: Plan, meant: str | None, defect: Callable[[Plan, str], str | None]
+) -> tuple[str, str | None]:
+    try:
+        files = {found.path: found.text for found in BACKENDS.get(backend).export(plan, ExportOptions())}
+    except UnsupportedError as error:
+        return "refuse", None if meant and meant in str(error) else str(error)
+    return "ok", f"{meant} is not refused" if meant else defect(plan, files[file])
