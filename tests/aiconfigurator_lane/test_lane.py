@@ -149,4 +149,5 @@ def test_the_package_is_imported_by_no_other_plan() -> None:
         f"make_plan({ {**SPEC, 'cluster': '8xh100'}!r}, Run())\n"
         "assert 'aiconfigurator_core' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], check=False, timeout=120)
+    assert done.returncode == 0

@@ -53,9 +53,9 @@ def test_links_and_node_of_a_device_exist(name: str) -> None:
 @pytest.mark.parametrize("name", NODES)
 def test_links_and_device_of_a_node_exist(name: str) -> None:
     node = load_node(name)
-    load_device(node.device)
+    assert load_device(node.device).name == node.device
     for link in (node.scale_up_link, node.intra_node_link, node.network_link):
-        load_link(link)
+        assert load_link(link).name == link
 
 
 @pytest.mark.parametrize("name", LINKS)

@@ -95,7 +95,9 @@ def test_rounds_need_memory() -> None:
 def test_patterns_never_deadlock(waits: tuple[float, ...], late: float, p: int) -> None:
     work = arrange("v", num_devices=p, num_microbatches=5, pass_times_s=(2, 3, 1), send_s=0.25)
     orders = pattern_orders(work, Pattern(waits_s=waits, weight_wait_s=late, period_s=6.0))
-    replay(timed(work, orders, "pattern"))
+    schedule = timed(work, orders, "pattern")
+    replay(schedule)
+    assert sum(map(len, schedule.device_ops)) == 3 * 2 * p * 5
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])
