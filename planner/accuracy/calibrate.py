@@ -14,6 +14,7 @@ import yaml
 from cost_models.curves import POOLED
 from cost_models.facts import DeviceFacts
 from hardware_profiles.calibration import CalibrationFile, read_calibration
+from hardware_profiles.loader import canonical
 from hardware_profiles.schema import DeviceProfile, FittedCurve, Source
 from planner.accuracy.devices import device_links, find_device
 from planner.accuracy.fitting import Sample, Target, fit_curves, fit_family, samples_of, version_of
@@ -138,8 +139,10 @@ def shipped_curves(curves: Sequence[FittedCurve]) -> tuple[FittedCurve, ...]:
 
 
 def _is_device(name: str, device: DeviceProfile) -> bool:
+    if canonical(name) in {canonical(own) for own in (device.name, *device.aliases)}:
+        return True
     found = find_device(name)
-    return name == device.name or (found is not None and found.name == device.name)
+    return found is not None and found.name == device.name
 
 
 def _target(device: DeviceProfile) -> Target:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from cost_models.work import LinkSpec
 from hardware_profiles.errors import ProfileError
-from hardware_profiles.loader import load_device, load_link, load_node, validate_profile
+from hardware_profiles.loader import (
+    UnknownProfileError,
+    load_device,
+    load_link,
+    load_node,
+    validate_profile,
+)
 from hardware_profiles.profile_file import read_profile_file
 from hardware_profiles.schema import DeviceProfile
 from planner.errors import InputError
@@ -58,6 +64,8 @@ def device_profile(name: str) -> DeviceProfile:
             return validate_profile(DeviceProfile, read_profile_file(Path(name)))
         return load_device(name)
     except ProfileError as error:
+        own = "A device of your own is a YAML file: `newel profiles show l4 --yaml > mine.yaml` is a start."
+        hints = [error.hint, own if isinstance(error, UnknownProfileError) else ""]
         raise InputError(
             error.message,
             file=error.file,
@@ -65,7 +73,7 @@ def device_profile(name: str) -> DeviceProfile:
             key=error.key or None,
             value=error.value,
             allowed=error.allowed or None,
-            hint=error.hint or None,
+            hint=" ".join(hint for hint in hints if hint) or None,
         ) from error
 
 

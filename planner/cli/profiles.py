@@ -55,9 +55,13 @@ def show_profile(
     name: Annotated[str, typer.Argument(help="Name or alias of a profile.")],
     kind: Annotated[str | None, typer.Option("--kind", help="Which kind, where a name has several.")] = None,
     profiles: Folder = None,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="Print the profile's file: a start for one of your own.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show one profile: every number with its source and date."""
+    from hardware_profiles.loader import find_profile
     from planner.frontend.profile_lookup import profile_errors
     from planner.report.profile_view import profile_lines
 
@@ -66,6 +70,8 @@ def show_profile(
     with profile_errors():
         if as_json:
             emit_json(_as_json(found, name, folders))
+        elif as_yaml:
+            emit(find_profile(found, name, folders=folders).read_text(encoding="utf-8").rstrip())
         elif found == "clusters":
             emit("\n".join(_cluster_lines(name)))
         else:

@@ -52,6 +52,34 @@ def test_fit_writes_a_file_that_accuracy_takes(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["num_refused"] == 0
 
 
+def test_a_device_of_ones_own_is_described_calibrated_and_scored(tmp_path, capsys, monkeypatch):
+    for folder in ("devices", "calibrations"):
+        (tmp_path / folder).mkdir()
+    assert main(["profiles", "show", "l4", "--yaml"]) == 0
+    text = (
+        capsys.readouterr()
+        .out.replace("name: l4\n", "name: my-gpu\n")
+        .replace("nvidia-l4, g6", "engineering")
+    )
+    profile = tmp_path / "devices" / "my-gpu.yaml"
+    profile.write_text(text, encoding="utf-8")
+    shapes = [(m, n) for m in (1, 16, 64, 256, 1024, 4096) for n in (4096, 8192)]
+    rows = [f"Engineering,bf16,{m},{n},4096,{9.0 + m * n * 9e-5 + n * 0.033},me" for m, n in shapes]
+    table = tmp_path / "gemm.csv"
+    table.write_text("\n".join(["gpu,dtype,m,n,k,time_us,source", *rows]), encoding="utf-8")
+    fitted = tmp_path / "calibrations" / "my-gpu.yaml"
+    fit = ["calibrate", "fit", "--kernels", str(table), "--device"]
+    assert main([*fit, "my-gpu"]) == 2
+    assert "newel profiles show l4 --yaml" in capsys.readouterr().err
+    assert main([*fit, str(profile), "-o", str(fitted)]) == 0
+    monkeypatch.setenv("NEWEL_PROFILES", str(tmp_path))
+    capsys.readouterr()
+    assert main(["accuracy", "--kernels", str(table), "--json"]) == 0
+    [score] = json.loads(capsys.readouterr().out)["scores"]
+    assert score["num_refused"] == 0
+    assert score["model"]["mape"] < 10.0
+
+
 def test_fit_into_a_folder_that_is_not_there_writes_nothing(tmp_path):
     path = tmp_path / "none" / "mine.yaml"
     table = str(DATA / "collective.csv")
