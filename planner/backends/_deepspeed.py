@@ -38,6 +38,7 @@ CAPABILITIES = Capabilities(
             "offload",
             "schedule",
             "layers_per_chunk",
+            "gradients",
         }
     ),
     refused_settings={
@@ -69,6 +70,12 @@ def config(job: Job) -> dict[str, object]:
         "gradient_clipping": 1.0,
         "zero_optimization": _zero(job),
     }
+    if settings.gradients == "1bit":
+        raise job.refuse(
+            "gradients", "DeepSpeed 0.19 has removed its 1-bit optimizers", allowed="full, bf16, int4"
+        )
+    if settings.gradients == "bf16":
+        found["communication_data_type"] = "fp16" if job.pool.weight_dtype == "fp16" else "bf16"
     if s.tp > 1:
         found["tensor_parallel"] = {"autotp_size": s.tp}
     return found
@@ -77,6 +84,8 @@ def config(job: Job) -> dict[str, object]:
 def _zero(job: Job) -> dict[str, object]:
     settings, s = job.settings, job.pool.strategy
     found: dict[str, object] = {"stage": settings.zero, "overlap_comm": True, "contiguous_gradients": True}
+    if settings.gradients == "int4":
+        found["zero_quantized_gradients"] = True
     if settings.zero and settings.dp_shard < s.dp:
         raise job.refuse(
             "dp_shard",

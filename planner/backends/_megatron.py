@@ -44,6 +44,7 @@ CAPABILITIES = Capabilities(
             "offload",
             "schedule",
             "layers_per_chunk",
+            "gradients",
         }
     ),
     refused_settings=ONE_GROUP,
@@ -167,12 +168,19 @@ def _states(job: Job) -> Arguments:
 
 
 def _precision(job: Job) -> Arguments:
-    fmt = job.pool.weight_dtype
+    fmt, gradients = job.pool.weight_dtype, job.settings.gradients
+    if gradients not in ("full", "bf16"):
+        raise job.refuse("gradients", "Megatron-LM reduces gradients in 32 or 16 bit", allowed="full, bf16")
     if fmt == "fp16":
+        if gradients != "full":
+            raise job.refuse("gradients", "Megatron-LM reduces in bf16 what it computes in bf16")
         return {"fp16": True}
+    found: Arguments = {"bf16": True}
+    if gradients == "bf16":
+        found["grad-reduce-in-bf16"] = True
     if fmt in _RECIPES:
-        return {"bf16": True, "fp8-format": "hybrid", "fp8-recipe": _RECIPES[fmt]}
-    return {"bf16": True}
+        found |= {"fp8-format": "hybrid", "fp8-recipe": _RECIPES[fmt]}
+    return found
 
 
 def _model(job: Job) -> Arguments:

@@ -41,6 +41,7 @@ CAPABILITIES = Capabilities(
     ),
     refused_settings={
         **ONE_GROUP,
+        "gradients": "torchtitan reduces gradients in 32 bit alone (training.mixed_precision_reduce)",
         "cp_ulysses": "torchtitan passes keys and values round, it does not exchange heads",
         "recompute_layers": "torchtitan recomputes all layers or none (plan with --fix recompute_layers=0)",
     },

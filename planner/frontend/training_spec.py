@@ -99,6 +99,9 @@ class TrainingSpec(CommonSpec):
     offload: Annotated[list[str], Field(min_length=1), _named("offload", WORDS["offload"])] = Field(
         default=["none"]
     )
+    gradients: Annotated[
+        list[str], Field(min_length=1), _named("format of gradients", WORDS["gradients"])
+    ] = Field(default=["full"])
     schedule: Annotated[list[str] | None, _named("schedule", SCHEDULES)] = None
     software: Text = "megatron-lm"
     flash_attention: bool = True

@@ -9,6 +9,7 @@ from planner.ir.model_graph import ModelGraph
 
 Recompute = Literal["none", "selective", "full"]
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
+Gradients = Literal["full", "bf16", "int4", "1bit"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class TrainingStrategy:
     `etp` is smaller than tp) and split `etp` ways. `num_chunks` is the number of model chunks
     per device (virtual pipeline). `cp_ulysses` of the cp context ranks exchange heads (they divide cp), the
     others pass keys and values in a ring. The first `recompute_layers` of each chunk are recomputed when
-    `recompute` is full (0 means all of them).
+    `recompute` is full (0 means all of them). `gradients` is the format in which they are reduced (full: the
+    software's own).
     """
 
     tp: int = 1
@@ -40,6 +42,7 @@ class TrainingStrategy:
     offload: Offload = "none"
     cp_ulysses: int = 1
     schedule: str = "1f1b"
+    gradients: Gradients = "full"
 
     @property
     def num_devices(self) -> int:
@@ -94,6 +97,7 @@ class TrainingChoices:
     software: str = "megatron-lm"
     fixed: tuple[tuple[str, int | str | bool], ...] = ()
     partial_recompute: bool = False
+    gradients: tuple[Gradients, ...] = ("full",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

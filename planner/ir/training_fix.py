@@ -12,6 +12,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "recompute": ("none", "selective", "full"),
     "offload": ("none", "optimizer", "optimizer_and_parameters"),
     "schedule": SCHEDULES,
+    "gradients": ("full", "bf16", "int4", "1bit"),
     "precision": PRECISIONS,
 }
 SWITCHES = ("sequence_parallel",)

@@ -79,6 +79,9 @@ class TrainingSettings(_Strict):
     every model chunk in model order; chunk c sits on stage c mod pp. The first `recompute_layers` of
     every chunk are recomputed where `recompute` is full (0: all of them).
 
+    `gradients` is the format in which they are reduced: the software's own (full), 16 bit, ZeRO++'s 4 bit, or
+    the signs of 1-bit Adam.
+
     A pipeline over several node groups has a pool on each: this one holds the stages from `first_stage`
     on, of `num_stages` (0: all stages are here), and the layers from `first_layer` on; `recompute_stages`
     says of each of its stages what it recomputes (empty: all alike).
@@ -95,6 +98,7 @@ class TrainingSettings(_Strict):
     recompute_layers: Annotated[int, Field(ge=0)] = 0
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     schedule: str = "1f1b"
+    gradients: Literal["full", "bf16", "int4", "1bit"] = "full"
     layers_per_chunk: list[int] = []
     first_stage: Annotated[int, Field(ge=0)] = 0
     num_stages: Annotated[int, Field(ge=0)] = 0

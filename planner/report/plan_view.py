@@ -74,6 +74,8 @@ def training_words(settings: TrainingSettings) -> str:
     words.append(_recompute_words(settings))
     if settings.offload != "none":
         words.append(f"offload {settings.offload.replace('_', ' ')}")
+    if settings.gradients != "full":
+        words.append(f"gradients {settings.gradients}")
     if settings.sequence_parallel:
         words.append("sequence parallel")
     if settings.cp_ulysses > 1:

@@ -79,6 +79,8 @@ def summary_of(answer: Answer) -> str:
         parts.append(f"of {strategy.recompute_layers}")
     if strategy.offload != "none":
         parts.append(f"offload {strategy.offload}")
+    if strategy.gradients != "full":
+        parts.append(f"gradients {strategy.gradients}")
     return " ".join([*parts, answer.fmt, "on", answer.group.name])
 
 
@@ -114,6 +116,7 @@ def pool_of(problem: Problem[TrainingProblem], answer: Answer) -> PoolChoice:
             ("recompute_layers", strategy.recompute_layers),
             ("offload", strategy.offload),
             ("schedule", strategy.schedule if strategy.pp > 1 else "none"),
+            ("gradients", strategy.gradients),
             ("layers_per_chunk", list(chunks)),
         ),
     )

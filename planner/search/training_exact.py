@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cost_models.cost import FloatArray
+from planner.ir.training import Gradients
 from planner.search.training_question import Limits, Rates
 from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, rows, sharded
-from planner.space.training.plans import OFFLOADS, PlanArrays, concatenate
+from planner.space.training.plans import GRADIENTS, OFFLOADS, PlanArrays, concatenate
 from planner.space.training.recompute_fit import fitted
 
 _FIRST_POINTS = 64
@@ -132,6 +133,7 @@ class ExactSearch:
                 found.offload,
                 max(OFFLOADS.index(o) for o in self._space.word("offload", choices.offloads)),
             ),
+            gradients=np.full_like(found.gradients, GRADIENTS.index(lean_gradients(self._space))),
         )
         leanest = fitted(self._evaluator, leanest, fmt, self._limits.capacity_bytes, lean=True)
         outline = self._evaluator.outline(leanest, fmt)
@@ -191,6 +193,11 @@ class ExactSearch:
             step_s=merged[1][order],
             peak_bytes=merged[2][order],
         )
+
+
+def lean_gradients(space: Space) -> Gradients:
+    """Return the format of gradients that takes the least memory of those allowed."""
+    return "bf16" if "bf16" in space.word("gradients", space.choices.gradients) else "full"
 
 
 def _num_devices(plans: PlanArrays) -> FloatArray:

@@ -157,7 +157,7 @@ class MixedSearch:
         )
 
     def _band(self, i: int, plan: PlanArrays, width: int) -> StageBand:
-        names = ("tp", "cp", "dp", "cp_ulysses", "ep", "etp", "micro_batch", "zero", "offload")
+        names = ("tp", "cp", "dp", "cp_ulysses", "ep", "etp", "micro_batch", "zero", "offload", "gradients")
         key = (i, width, *(int(getattr(plan, name)[0]) for name in names))
         if key not in self._bands:
             self._bands[key] = self._pricers[i].band(plan, width)

@@ -95,6 +95,7 @@ def mixed_pools(problem: Problem[TrainingProblem], answer: MixedAnswer) -> tuple
                     ("recompute", max(ways, key=RECOMPUTES.index)),
                     ("offload", strategy.offload),
                     ("schedule", strategy.schedule),
+                    ("gradients", strategy.gradients),
                     ("layers_per_chunk", list(layers)),
                     ("first_stage", first_stage),
                     ("num_stages", num_stages),

@@ -117,6 +117,7 @@ def _arrays(problem: Problem[TrainingProblem], pool: Pool, settings: TrainingSet
         recompute=settings.recompute,
         recompute_layers=settings.recompute_layers,
         offload=settings.offload,
+        gradients=settings.gradients,
         schedule="1f1b" if settings.schedule == "none" else settings.schedule,
     )
     num_layers = len(problem.payload.model.layers)

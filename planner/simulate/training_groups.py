@@ -73,6 +73,7 @@ def _priced(problem: Problem[TrainingProblem], pool: Pool) -> tuple[ChainGroup, 
         sequence_parallel=settings.sequence_parallel,
         cp_ulysses=settings.cp_ulysses,
         offload=settings.offload,
+        gradients=settings.gradients,
     )
     plan = single(strategy)
     evaluator = evaluator_of(problem.payload, group, plan)

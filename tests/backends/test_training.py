@@ -266,3 +266,26 @@ def test_a_placement_that_does_not_fit_is_refused() -> None:
             continue
         with pytest.raises(InputError):
             exported("megatron", broken)
+
+
+def test_formats_of_gradients_are_told_to_the_trainers_that_know_them() -> None:
+    base = plan(tp=1, pp=1, cp=1, dp=16, zero=3, dp_shard=16)
+    assert "grad-reduce-in-bf16" in flags(
+        exported("megatron", settings(base, gradients="bf16"))["megatron.args"]
+    )
+    assert "grad-reduce-in-bf16" not in flags(exported("megatron", base)["megatron.args"])
+    half = json.loads(exported("deepspeed", settings(base, gradients="bf16"))["ds_config.json"])
+    assert half["communication_data_type"] == "bf16"
+    four = json.loads(exported("deepspeed", settings(base, gradients="int4"))["ds_config.json"])
+    assert four["zero_optimization"]["zero_quantized_gradients"] is True
+
+
+@pytest.mark.parametrize(
+    ("backend", "gradients"),
+    [("megatron", "int4"), ("megatron", "1bit"), ("torchtitan", "bf16"), ("deepspeed", "1bit")],
+)
+def test_formats_of_gradients_are_refused_by_name(backend: str, gradients: str) -> None:
+    base = plan(tp=1, pp=1, cp=1, dp=16, zero=3, dp_shard=16)
+    with pytest.raises(UnsupportedError) as caught:
+        exported(backend, settings(base, gradients=gradients))
+    assert caught.value.key == "pools[0].training.gradients"

@@ -75,6 +75,17 @@ CASES: dict[str, dict[str, Any]] = {
         "schedule": ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v"],
         "fix": {"dp": 1},
     },
+    "formats of gradients": {
+        "model": SMALL,
+        "cluster": "2x4xa100@eth100",
+        "gradients": ["full", "bf16", "int4", "1bit"],
+        "fix": {"pp": 1},
+    },
+    "formats of gradients, short of memory": {
+        "model": LARGE,
+        "cluster": "8xl40s",
+        "gradients": ["full", "bf16"],
+    },
     "deadline": {
         "model": SMALL,
         "cluster": "8xh100",

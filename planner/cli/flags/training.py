@@ -14,6 +14,7 @@ FLAGS = (
     Flag(name="precision", keys=("precision",), help="Precisions allowed: bf16,fp8.", form="list"),
     Flag(name="recompute", keys=("recompute",), help="Allowed: none,selective,full.", form="list"),
     Flag(name="offload", keys=("offload",), help="Allowed: none,optimizer,...", form="list"),
+    Flag(name="gradients", keys=("gradients",), help="Formats allowed: full,bf16,...", form="list"),
     Flag(name="schedule", keys=("schedule",), help="Pipeline schedules allowed.", form="list"),
     Flag(name="software", keys=("software",), help="Training software to predict.", form="text"),
     Flag(name="fix", keys=("fix",), help="Degrees to fix: tp=8,pp=2.", form="pairs"),

@@ -16,7 +16,14 @@ from planner.ir.cluster import Cluster
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
-from planner.ir.training import Offload, Recompute, TrainingChoices, TrainingProblem, TrainingWorkload
+from planner.ir.training import (
+    Gradients,
+    Offload,
+    Recompute,
+    TrainingChoices,
+    TrainingProblem,
+    TrainingWorkload,
+)
 from planner.ir.training_fix import fix_name, fixed_value
 
 SPEC = TrainingSpec
@@ -108,6 +115,7 @@ def _choices(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> Tr
         max_micro_batch=spec.max_micro_batch,
         software=spec.software,
         fixed=tuple(sorted(fixed.items())),
+        gradients=cast("tuple[Gradients, ...]", tuple(spec.gradients)),
         partial_recompute=engine in PARTIAL_RECOMPUTE,
     )
 

@@ -6,9 +6,10 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, CollectiveOp
+from cost_models.work import Collective, CollectiveOp, Stream
 from planner.ir.cluster import NodeGroup
 from planner.space.spans import span_of
+from planner.space.training.gradients import chosen, pass_bytes, wire_bytes
 from planner.space.training.plans import IntArray, PlanArrays
 from planner.space.training.software import TrainingSoftware
 
@@ -59,7 +60,9 @@ class ExposedCommunication:
         layers = np.ceil(self._num_layers / plans.pp) if num_layers is None else num_layers
         shard = plans.dp_shard * plans.cp
         expert_ranks = np.maximum(plans.dp * plans.cp * plans.tp // (plans.ep * plans.etp), 1)
-        sent = self._software.reduce_bytes
+        inside = (self._group.devices_per_node / plans.tp).astype(np.float64)
+        sent = wire_bytes(plans, self._software, inside)
+        packing = self._packing_s(plans, dense, inside)
         forward, backward = windows
         stride = plans.tp
         replicas = self._collective(
@@ -68,17 +71,28 @@ class ExposedCommunication:
         scatter = self._collective("reduce_scatter", dense * sent, stride, shard)
         gather = self._collective("all_gather", dense * 2.0, stride, shard)
         rings = self._rings_s(plans, (dense, layers), shard)
-        scatter, gather = scatter + rings, gather + rings
+        scatter, gather = scatter + rings + packing, gather + rings
         experts = self._collective("all_reduce", expert * sent, stride * plans.ep, expert_ranks)
         whole = self._collective("all_reduce", dense * sent, stride, plans.dp * plans.cp)
         sharded = self._exposed(scatter + replicas + experts, backward) + self._exposed(gather, forward)
-        once = np.where(plans.zero == 0, self._exposed(whole + experts, backward), sharded)
+        plain = np.where(
+            chosen(plans, "1bit"), whole + packing, self._exposed(whole + experts + packing, backward)
+        )
+        once = np.where(plans.zero == 0, plain, sharded)
         each = self._exposed(gather, forward) + self._exposed(gather + scatter, backward)
         fully = plans.zero >= 3
         return (
             np.where(fully, self._exposed(replicas + experts, backward), once),
             np.where(fully, each, 0.0),
         )
+
+    def _packing_s(self, plans: PlanArrays, params: FloatArray, inside: FloatArray) -> FloatArray:
+        """Return the time that packing and unpacking gradients takes; `inside` ranks share a node."""
+        each = pass_bytes(plans, inside)
+        if not each.any():
+            return np.zeros(len(plans))
+        packed = self._costs.price(Stream(num_bytes=params * each, num_kernels=4.0)).time_s
+        return np.where(each > 0.0, packed, 0.0)
 
     def _rings_s(self, plans: PlanArrays, held: tuple[FloatArray, FloatArray], ranks: IntArray) -> FloatArray:
         """Return what a step's all-gathers (or reduce-scatters) pay for the length of their rings.

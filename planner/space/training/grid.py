@@ -17,7 +17,15 @@ import numpy as np
 from planner.ir.model_graph import AttentionCore, Experts, Linear, ModelGraph, StateCore
 from planner.ir.training import TrainingChoices, TrainingWorkload
 from planner.space.training.partition import chunk_sizes
-from planner.space.training.plans import FITTED, OFFLOADS, RECOMPUTES, SCHEDULES, IntArray, PlanArrays
+from planner.space.training.plans import (
+    FITTED,
+    GRADIENTS,
+    OFFLOADS,
+    RECOMPUTES,
+    SCHEDULES,
+    IntArray,
+    PlanArrays,
+)
 
 MOST_DROPPED = 4
 """Layers by which the first and the last chunk may be shorter, to make room for embedding and head."""
@@ -249,7 +257,7 @@ def _runs(name: str, num_chunks: int) -> bool:
 
 
 def sharded(space: Space, found: PlanArrays) -> PlanArrays:
-    """Return every plan of the rows `found`: ZeRO level, ranks that share the states, offload.
+    """Return every plan of the rows `found`: ZeRO level, ranks that share the states, offload, gradients.
 
     ZeRO-3 gathers parameters for every micro-batch of every chunk; it is tried wherever a rank has others
     to share with. Level 0 shares with nobody, so its ranks are all replicas.
@@ -262,20 +270,43 @@ def sharded(space: Space, found: PlanArrays) -> PlanArrays:
     for key in np.unique(keys):
         here = np.flatnonzero(keys == key)
         dp, cp = int(found.dp[here[0]]), int(found.cp[here[0]])
-        table = np.array(_sharings(space, dp, cp, zeros, offloads), dtype=np.int64).reshape(-1, 3)
+        table = np.array(_sharings(space, dp, cp, zeros, offloads), dtype=np.int64).reshape(-1, 4)
         parts.append(np.repeat(here, len(table)))
         options.append(np.tile(table, (len(here), 1)))
     index = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-    table = np.concatenate(options) if options else np.zeros((0, 3), dtype=np.int64)
-    return replace(found.take(index), zero=table[:, 0], dp_shard=table[:, 1], offload=table[:, 2])
+    table = np.concatenate(options) if options else np.zeros((0, 4), dtype=np.int64)
+    return replace(
+        found.take(index),
+        zero=table[:, 0],
+        dp_shard=table[:, 1],
+        offload=table[:, 2],
+        gradients=table[:, 3],
+    )
 
 
 def _sharings(
     space: Space, dp: int, cp: int, zeros: list[int], offloads: list[int]
-) -> list[tuple[int, int, int]]:
-    found: list[tuple[int, int, int]] = []
+) -> list[tuple[int, int, int, int]]:
+    found: list[tuple[int, int, int, int]] = []
     for zero in zeros:
         shards = [dp] if zero == 0 else [d for d in divisors(dp) if d * cp > 1]
         for shard in space.fixed("dp_shard", shards):
-            found.extend((zero, shard, offload) for offload in offloads)
+            formats = gradient_formats(space, (dp, shard, cp), zero)
+            found.extend((zero, shard, *rest) for rest in product(offloads, formats))
     return found
+
+
+def gradient_formats(space: Space, ranks: tuple[int, int, int], zero: int) -> list[int]:
+    """Return the formats in which `ranks` (dp, shard, cp) may reduce gradients under a ZeRO level.
+
+    ZeRO++ is part of ZeRO-3 over all ranks, 1-bit Adam keeps whole states; neither knows experts.
+    """
+    dp, shard, cp = ranks
+    names = space.word("gradients", space.choices.gradients)
+    allowed = {"full", "bf16"}
+    allowed |= {"int4"} if zero == 3 and shard == dp else set()
+    allowed |= {"1bit"} if zero == 0 else set()
+    experts = any(isinstance(op, Experts) for layer in space.model.layers for op in layer.ops)
+    if dp * cp == 1 or experts:
+        allowed = {"full", "bf16"}
+    return [GRADIENTS.index(name) for name in GRADIENTS if name in names and name in allowed]

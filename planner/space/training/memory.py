@@ -13,12 +13,14 @@ import numpy as np
 
 from cost_models.cost import FloatArray
 from cost_models.memory.workspace import communication_bytes
+from planner.space.training.gradients import chosen, error_bytes, held_bytes
 from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
 from planner.space.training.software import TrainingSoftware
 
 _GATHERED_LAYERS = 2.0
 """FSDP holds the layer at work and the one prefetched (PyTorch FSDP documentation, backward prefetch)."""
 _CAST_BYTES = 2.0
+_CAST_GRADIENT_BYTES = 4.0
 _LARGEST_MATRIX = 1.0 / 3.0
 """Share of a layer's parameters in its largest matrix (4 h^2 of 12 h^2), which is gathered whole."""
 _OPTIMIZER_CHUNK_BYTES = 0.5e9
@@ -132,7 +134,7 @@ def stage_memory(
     zero = plans.zero[None, :]
     dense_shard, expert_shard = (s[None, :] for s in shards)
 
-    def split(level: int, bytes_per_param: float) -> FloatArray:
+    def split(level: int, bytes_per_param: float | FloatArray) -> FloatArray:
         dense = load.dense_params / np.where(zero >= level, dense_shard, 1.0)
         expert = load.expert_params / np.where(zero >= level, expert_shard, 1.0)
         return (dense + expert) * bytes_per_param
@@ -157,9 +159,13 @@ def stage_memory(
     head = load.logits_bytes
     step = np.minimum(states, _OPTIMIZER_CHUNK_BYTES)
     workspace = np.maximum(np.maximum(backward, head), step)
+    # Gradients summed in 16 bit are cast for the optimizer, when no activation is left.
+    cast = np.where(chosen(plans, "bf16")[None, :], split(1, _CAST_GRADIENT_BYTES) - activations, 0.0)
+    workspace = np.maximum(workspace, np.where(offload == 0, cast, 0.0))
+    errors = (load.dense_params + load.expert_params) * error_bytes(plans)[None, :]
     return StageMemory(
         weights=np.where(away, 0.0, weights),
-        gradients=split(2, software.gradient_bytes),
+        gradients=split(2, held_bytes(plans, software)[None, :]) + errors,
         optimizer=states,
         gathered=gathered,
         activations=activations,

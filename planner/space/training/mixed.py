@@ -17,6 +17,7 @@ from planner.space.training.grid import (
     divisors,
     exchange_degrees,
     expert_degrees,
+    gradient_formats,
     plan_columns,
     tensor_degrees,
 )
@@ -129,8 +130,12 @@ def _columns(space: Space, degrees: tuple[int, int, int, int, int]) -> PlanArray
     zeros = [z for z in space.fixed("zero", list(space.choices.zeros)) if z == 0 or dp * cp > 1]
     zeros = zeros if space.fixed("dp_shard", [dp]) else [z for z in zeros if z == 0]
     offloads = [OFFLOADS.index(o) for o in space.word("offload", space.choices.offloads)]
-    rows = list(product(space.fixed("micro_batch", sizes), zeros, offloads))
-    table = np.array(rows, dtype=np.int64).reshape(len(rows), 3)
+    rows = [
+        (size, zero, offload, gradients)
+        for size, zero, offload in product(space.fixed("micro_batch", sizes), zeros, offloads)
+        for gradients in gradient_formats(space, (dp, dp, cp), zero)
+    ]
+    table = np.array(rows, dtype=np.int64).reshape(len(rows), 4)
     return plan_columns(
         len(table),
         tp=1,
@@ -145,4 +150,5 @@ def _columns(space: Space, degrees: tuple[int, int, int, int, int]) -> PlanArray
         micro_batch=table[:, 0],
         zero=table[:, 1],
         offload=table[:, 2],
+        gradients=table[:, 3],
     )

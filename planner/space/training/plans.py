@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.ir.training import Offload, Recompute, TrainingStrategy
+from planner.ir.training import Gradients, Offload, Recompute, TrainingStrategy
 
 IntArray = NDArray[np.int64]
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
 OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "optimizer_and_parameters")
+GRADIENTS: tuple[Gradients, ...] = ("full", "bf16", "int4", "1bit")
 SCHEDULES: tuple[str, ...] = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "zb-2p")
 
 FITTED = -1
@@ -21,7 +22,7 @@ FITTED = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanArrays:
-    """Plans as columns. Choices that are words are indices into RECOMPUTES, OFFLOADS and SCHEDULES.
+    """Plans as columns. Choices that are words are indices into RECOMPUTES, OFFLOADS, SCHEDULES, GRADIENTS.
 
     `first_drop` and `last_drop` are the layers by which the first and the last chunk are shorter
     than the others, making room for the embedding and the head. `cp_ulysses` of the context ranks exchange
@@ -47,6 +48,7 @@ class PlanArrays:
     last_drop: IntArray
     cp_ulysses: IntArray
     recompute_layers: IntArray
+    gradients: IntArray
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -74,6 +76,7 @@ class PlanArrays:
             recompute_layers=int(self.recompute_layers[i]),
             offload=OFFLOADS[int(self.offload[i])],
             schedule=SCHEDULES[int(self.schedule[i])],
+            gradients=GRADIENTS[int(self.gradients[i])],
         )
 
 
@@ -109,4 +112,5 @@ def single(strategy: TrainingStrategy, *, first_drop: int = 0, last_drop: int = 
         last_drop=one(last_drop),
         cp_ulysses=one(strategy.cp_ulysses),
         recompute_layers=one(strategy.recompute_layers),
+        gradients=one(GRADIENTS.index(strategy.gradients)),
     )

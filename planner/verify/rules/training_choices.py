@@ -49,6 +49,7 @@ def _open(payload: TrainingProblem, pool: Pool, settings: TrainingSettings) -> I
         ("recompute", choices.recomputes),
         ("offload", choices.offloads),
         ("zero", choices.zeros),
+        ("gradients", choices.gradients),
     ):
         if what not in fixed and values[what] not in allowed:
             yield f"{what} {values[what]!r} is not among {', '.join(map(str, allowed))}"

@@ -12,7 +12,7 @@ from planner.verify.training.view import JobView, jobs
 
 def _check(case: Case) -> Iterator[Violation]:
     for job in jobs(case):
-        for message in (*_ranks(case, job), *_model(job), *_batch(job), *_schedule(job)):
+        for message in (*_ranks(case, job), *_model(job), *_batch(job), *_gradients(job), *_schedule(job)):
             yield Violation(message=f"pool {job.pool.name!r}: {message}")
 
 
@@ -61,6 +61,15 @@ def _batch(job: JobView) -> Iterator[str]:
         yield "sequence parallelism without tensor parallelism"
     if settings.zero and settings.dp_shard * s.cp == 1:
         yield f"ZeRO-{settings.zero} on one rank"
+
+
+def _gradients(job: JobView) -> Iterator[str]:
+    """Yield formats of gradients that rest on another way of sharing states."""
+    settings = job.settings
+    if settings.gradients == "int4" and not (settings.zero == 3 and settings.dp_shard == job.strategy.dp):
+        yield "gradients in 4 bit are part of ZeRO-3 over all ranks"
+    if settings.gradients == "1bit" and settings.zero:
+        yield "1-bit Adam keeps whole states, ZeRO shares them out"
 
 
 def _schedule(job: JobView) -> Iterator[str]:

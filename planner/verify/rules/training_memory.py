@@ -66,7 +66,7 @@ def _states(
     parts = {part.name: part.num_bytes for part in memory.parts}
     for name, level, each, stays in (
         ("weights", 3, trainer.weight_bytes.value, settings.offload != "optimizer_and_parameters"),
-        ("gradients", 2, trainer.gradient_bytes.value, True),
+        ("gradients", 2, _gradient_bytes(job, trainer), True),
         ("optimizer", 1, trainer.optimizer_bytes.value, settings.offload == "none"),
     ):
         shared = settings.zero >= level
@@ -77,6 +77,15 @@ def _states(
                 message=f"{name} are {own / 1e9:.3f} GB, the plan says {parts.get(name, 0.0) / 1e9:.3f}",
                 numbers=(("own", own), ("claimed", parts.get(name, 0.0))),
             )
+
+
+def _gradient_bytes(job: JobView, trainer: TrainerProfile) -> float:
+    """Return the bytes of a gradient: 2 where summed in 16 bit, with the two errors of 1-bit Adam."""
+    own, sent = trainer.gradient_bytes.value, trainer.reduce_bytes.value
+    if job.settings.gradients == "bf16" and own == sent:
+        return min(own, 2.0)
+    errors = 4.0 + 4.0 / (job.strategy.dp * job.strategy.cp)
+    return own + (errors if job.settings.gradients == "1bit" else 0.0)
 
 
 def _activations(memory: DeviceMemory, count: StageCount, held: float) -> Iterator[Violation]:
