@@ -36,7 +36,8 @@ def _print(report: TrainingReport) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("source", "device", "software"):
         table.add_column(name, overflow="fold")
-    for name in ("rows", "refused", "MAPE", "p50", "p90", "bias", "in 90%", "roofline", "constant", "memory"):
+    figures = ("rows", "refused", "MAPE", "p50", "p90", "bias", "in 90%", "roofline")
+    for name in (*figures, "constant", "left out", "memory"):
         table.add_column(name, justify="right", no_wrap=True)
     for score in report.scores:
         table.add_row(
@@ -47,6 +48,7 @@ def _print(report: TrainingReport) -> None:
             "-" if score.coverage_90 is None else f"{score.coverage_90:.0f}",
             "-" if score.roofline is None else f"{score.roofline.mape:.1f}",
             "-" if score.constant is None else f"{score.constant.mape:.1f}",
+            "-" if score.left_out is None else f"{score.left_out.mape:.1f}",
             "-" if score.memory is None else f"{score.memory.mape:.1f}",
         )
     stdout_console().print(table)

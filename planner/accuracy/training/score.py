@@ -33,9 +33,11 @@ class TrainingScore:
     """How the runs of one source on one device were predicted; errors in percent of the measured step time.
 
     `roofline` divides the FLOPs done by the peak, `constant` uses the one utilisation that fits these very
-    rows best. `coverage_90` is the share of rows inside the 90 % interval, percent. `memory` compares peak
-    allocated memory where it was measured. `wrongly_feasible` counts runs that ran out of memory and were
-    predicted to fit, `wrongly_infeasible` runs that ran and were predicted not to.
+    rows best; `left_out` predicts each row with the utilisation that fits the other rows of its source and
+    device best, as a prediction must (None with a single row). `coverage_90` is the share of rows inside the
+    90 % interval, percent. `memory` compares peak allocated memory where it was measured. `wrongly_feasible`
+    counts runs that ran out of memory and were predicted to fit, `wrongly_infeasible` runs that ran and were
+    predicted not to.
     """
 
     source: str
@@ -47,6 +49,7 @@ class TrainingScore:
     model: Errors | None
     roofline: Errors | None
     constant: Errors | None
+    left_out: Errors | None
     coverage_90: float | None
     memory: Errors | None
     num_memory: int
@@ -131,6 +134,7 @@ def _score(key: tuple[str, str], found: Sequence[Prediction], num_refused: int) 
         model=errors(predicted, measured) if timed else None,
         roofline=errors(done, measured) if timed else None,
         constant=errors(ideal * best_factor(ideal, measured), measured) if timed else None,
+        left_out=errors(ideal * factors_left_out(ideal, measured), measured) if len(timed) > 1 else None,
         coverage_90=round(100.0 * sum(inside) / len(inside), 1) if inside else None,
         memory=errors(*memory) if sized else None,
         num_memory=len(sized),
@@ -150,6 +154,12 @@ def best_factor(ideal: FloatArray, measured: FloatArray) -> float:
     order = np.argsort(1.0 / ratio)
     weight = np.cumsum(ratio[order])
     return float(1.0 / ratio[order][np.searchsorted(weight, weight[-1] / 2.0)])
+
+
+def factors_left_out(ideal: FloatArray, measured: FloatArray) -> FloatArray:
+    """Return for each of two or more rows the `best_factor` of all other rows."""
+    rows = np.arange(len(ideal))
+    return np.array([best_factor(ideal[rows != row], measured[rows != row]) for row in rows])
 
 
 def groups_of(predictions: Iterable[Prediction]) -> list[Group]:

@@ -14,7 +14,13 @@ from planner.accuracy.training.clusters import cluster_of
 from planner.accuracy.training.models import model_of
 from planner.accuracy.training.predict import predict, question_of
 from planner.accuracy.training.rows import TrainingRow, read_training
-from planner.accuracy.training.score import TrainingReport, best_factor, score_training, spearman
+from planner.accuracy.training.score import (
+    TrainingReport,
+    best_factor,
+    factors_left_out,
+    score_training,
+    spearman,
+)
 from planner.accuracy.training.software import software_of
 from planner.cli.main import build_app
 from planner.errors import InputError
@@ -181,6 +187,25 @@ def test_best_constant_is_the_best() -> None:
     best = np.abs(best_factor(ideal, measured) * ideal / measured - 1).mean()
     grid = [np.abs(f * ideal / measured - 1).mean() for f in np.linspace(0.3, 9, 4000)]
     assert best <= min(grid) + 1e-9
+
+
+def test_a_constant_left_out_never_sees_the_row_that_it_predicts() -> None:
+    ideal, measured = np.array([1.0, 2.0, 4.0]), np.array([2.0, 4.0, 80.0])
+    # The odd third row gets the factor of the others, which agree on 2.
+    factors = factors_left_out(ideal, measured)
+    assert factors[2] == pytest.approx(2.0)
+    assert factors[2] * ideal[2] == pytest.approx(8.0)
+    assert (
+        np.abs(factors * ideal / measured - 1).mean()
+        >= np.abs(best_factor(ideal, measured) * ideal / measured - 1).mean()
+    )
+
+
+def test_both_constants_stand_beside_the_model(report: TrainingReport) -> None:
+    for score in report.scores:
+        assert (score.left_out is None) == (score.num_timed < 2)
+        if score.left_out is not None and score.constant is not None:
+            assert score.left_out.mape >= score.constant.mape - 1e-9
 
 
 def test_rank_correlation_shares_ranks_of_ties() -> None:
