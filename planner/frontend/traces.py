@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from math import fsum
@@ -19,6 +20,9 @@ MAX_TRACE_BYTES = 512 * 1024 * 1024
 # Arrivals are called slotted when at least this share of the requests repeat the time of the one before.
 _SLOTTED_SHARE = 0.5
 _LONGEST_SPAN_S = 1e9
+_WINDOW_S = 60.0
+_WINDOW_REQUESTS = 300.0
+_LEAST_WINDOWS = 5
 
 
 class TraceImporter(Protocol):
@@ -95,6 +99,35 @@ def arrival_rate_rps(trace: RequestTrace) -> float:
             "the trace spans no time, so it has no rate", key="workload.trace", hint="State workload.rate."
         )
     return (len(trace.arrival_s) - 1) / (trace.arrival_s[-1] - trace.arrival_s[0])
+
+
+def busy_rate_rps(trace: RequestTrace, share: float) -> float:
+    """Return the rate that `share` of the requests do not see exceeded, requests per second.
+
+    Rates are those of windows of a minute, or of as long as 300 requests take at the mean rate where that
+    is longer, so that chance alone moves a window's rate by 6 % at most. Waiting grows over minutes in which
+    more arrives than is served, which the spread of single gaps does not tell. A trace of fewer than five
+    windows has only its mean rate.
+
+    Raises
+    ------
+    InputError
+        If the trace has no times or spans no time.
+    """
+    mean_rps = arrival_rate_rps(trace)
+    window_s = max(_WINDOW_S, _WINDOW_REQUESTS / mean_rps)
+    start_s = trace.arrival_s[0]
+    num_windows = int((trace.arrival_s[-1] - start_s) // window_s)
+    if num_windows < _LEAST_WINDOWS:
+        return mean_rps
+    counts = Counter(int((arrival - start_s) // window_s) for arrival in trace.arrival_s)
+    whole = sorted(counts[index] for index in range(num_windows))
+    seen, total = 0, sum(whole)
+    for count in whole:
+        seen += count
+        if seen >= share * total:
+            return max(mean_rps, count / window_s)
+    return max(mean_rps, whole[-1] / window_s)
 
 
 def burstiness(trace: RequestTrace, diagnostics: Diagnostics) -> float:

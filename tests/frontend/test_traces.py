@@ -8,7 +8,7 @@ import pytest
 
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError
-from planner.frontend.traces import arrival_rate_rps, burstiness, read_trace
+from planner.frontend.traces import arrival_rate_rps, burstiness, busy_rate_rps, read_trace
 from planner.ir.trace import RequestTrace
 
 
@@ -94,6 +94,18 @@ def test_rate_and_burstiness() -> None:
     assert burstiness(_arriving(0.0, 1.0, 2.0, 3.0), Diagnostics()) == pytest.approx(0.0)
     # Gaps 1 and 3: mean 2, variance 1, squared coefficient of variation 1/4.
     assert burstiness(_arriving(0.0, 1.0, 4.0), Diagnostics()) == pytest.approx(0.25)
+
+
+def test_the_busy_rate_is_that_of_the_minutes_that_a_share_of_the_requests_see() -> None:
+    # Nine quiet minutes of 300 requests, one of 900: three quarters of the requests arrive in quiet ones.
+    per_minute = [300] * 9 + [900]
+    times = [60.0 * m + 60.0 * i / n for m, n in enumerate(per_minute) for i in range(n)] + [600.0]
+    trace = _arriving(*times)
+    assert busy_rate_rps(trace, 0.99) == pytest.approx(15.0, rel=0.01)
+    assert busy_rate_rps(trace, 0.5) == pytest.approx(arrival_rate_rps(trace))
+    assert busy_rate_rps(trace, 0.5) <= busy_rate_rps(trace, 0.9) <= busy_rate_rps(trace, 0.99)
+    # Too short for windows that say more than chance.
+    assert busy_rate_rps(_arriving(0.0, 1.0, 1.1, 1.2), 0.99) == pytest.approx(3 / 1.2)
 
 
 def test_a_coarse_clock_is_no_burst() -> None:

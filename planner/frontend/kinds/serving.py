@@ -11,16 +11,21 @@ from planner.frontend.serving_spec import DEGREES, GOALS, ServingSpec, WorkloadS
 from planner.frontend.spec_inputs import cluster_input, model_input
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import validated
-from planner.frontend.traces import arrival_rate_rps, burstiness, read_trace
+from planner.frontend.traces import arrival_rate_rps, burstiness, busy_rate_rps, read_trace
 from planner.ir.cluster import Cluster
 from planner.ir.cost_sources import COST_SOURCES
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingChoices, ServingProblem
+from planner.ir.trace import RequestTrace
 from planner.ir.workload import Lengths, ServingWorkload, Slo
 
 SPEC = ServingSpec
+
+_BUSY_SHARE, _BUSY_SHARE_OF_MEANS = 0.9, 0.99
+"""Of the requests of a trace, how many are planned for at the rate of their minute: at least, and where
+limits hold of means, which a few minutes of too much traffic spoil."""
 
 
 def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
@@ -129,9 +134,25 @@ def _from_trace(
     spread = burstiness(trace, diagnostics) if timed and section.burstiness is None else workload.burstiness
     rate = workload.rate_rps
     if rate is None and section.concurrency is None and spec.objective.name != "max_throughput" and timed:
-        rate = arrival_rate_rps(trace)
-        diagnostics.note("trace-rate", f"{file.name}: {rate:.4g} requests/s, burstiness {spread:.3g}")
+        rate = _rate_of(trace, spec.slo.percentile, file.name, spread, diagnostics)
     return replace(workload, lengths=lengths, rate_rps=rate, burstiness=spread)
+
+
+def _rate_of(
+    trace: RequestTrace, percentile: float, name: str, spread: float, diagnostics: Diagnostics
+) -> float:
+    """Return the rate to plan for: that of the minutes in which the limits have to hold, too."""
+    mean_rps = arrival_rate_rps(trace)
+    share = max(_BUSY_SHARE, percentile / 100.0) if percentile else _BUSY_SHARE_OF_MEANS
+    rate_rps = busy_rate_rps(trace, share)
+    told = f"{name}: {mean_rps:.4g} requests/s, burstiness {spread:.3g}"
+    if rate_rps > mean_rps:
+        told += (
+            f"; planned for {rate_rps:.4g} requests/s, as {100 * share:.4g} % of the requests arrive in "
+            f"minutes no busier than that (--rate {mean_rps:.4g} plans for the mean)"
+        )
+    diagnostics.note("trace-rate", told)
+    return rate_rps
 
 
 def _choices(

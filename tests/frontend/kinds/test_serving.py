@@ -136,6 +136,21 @@ def test_a_trace_gives_lengths_rate_and_burstiness(tmp_path: Path) -> None:
     assert fastest.payload.workload.rate_rps is None
 
 
+@pytest.mark.parametrize(("percentile", "rate_rps"), [("mean", 15.0), ("p90", 15.0), ("p50", 15.0)])
+def test_a_trace_is_planned_for_at_the_rate_of_its_busy_minutes(
+    tmp_path: Path, percentile: str, rate_rps: float
+) -> None:
+    per_minute = [300] * 9 + [900]
+    rows = [f"{60 * m + 60 * i / n:.6f},10,5" for m, n in enumerate(per_minute) for i in range(n)]
+    (tmp_path / "t.csv").write_text("\n".join(["arrival,input,output", *rows, "600,10,5"]), encoding="utf-8")
+    (tmp_path / "spec.yaml").write_text(
+        "model: llama-3.1-8b\ncluster: 1xh100\nworkload: {trace: t.csv}\n"
+        f"slo: {{ttft: 1s, percentile: {percentile}}}\n",
+        encoding="utf-8",
+    )
+    assert _read(tmp_path / "spec.yaml").payload.workload.rate_rps == pytest.approx(rate_rps, rel=0.01)
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"slo": {"ttft": 1}}, "slo.ttft: a time needs its unit; got 1"),
     ({"slo": {"ttft": "1 parsec"}}, "slo.ttft: unknown unit"),
