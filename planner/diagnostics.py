@@ -31,17 +31,18 @@ class Diagnostics:
 
     def note(self, code: str, message: str) -> None:
         """Record something worth knowing."""
-        self._add(Diagnostic(severity="note", code=code, message=message))
+        self.take(Diagnostic(severity="note", code=code, message=message))
 
     def warn(self, code: str, message: str) -> None:
         """Record something that makes the answer weaker than it looks."""
-        self._add(Diagnostic(severity="warning", code=code, message=message))
+        self.take(Diagnostic(severity="warning", code=code, message=message))
 
     def progress(self, message: str) -> None:
         """Tell the listener, if any, what is being done now."""
         if self.on_progress is not None:
             self.on_progress(message)
 
-    def _add(self, entry: Diagnostic) -> None:
+    def take(self, entry: Diagnostic) -> None:
+        """Record a remark made elsewhere, unless it is known already."""
         if entry not in self.entries:
             self.entries.append(entry)

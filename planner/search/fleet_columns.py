@@ -55,7 +55,7 @@ class Column:
     `split` numbers the cache format and the share of an end-to-end limit that is left to decode; prefill
     and decode of one split go together. `crosses` marks prefill whose cache may go to decode on another
     group. `units` are the scale-up slots that one replica occupies. `loss_rps` is the most that one lost
-    replica takes away.
+    replica takes away (0 where no failure is to be survived).
     """
 
     model: int
@@ -152,7 +152,8 @@ def catalogue_supply(
 ) -> ModelSupply:
     """Return the columns over a catalogue of priced shapes."""
     model = problem.payload.models[index]
-    tables = PoolTables(catalogue=catalogue)
+    # Only failures ask for the lengths between.
+    tables = PoolTables(catalogue=catalogue, queue_sizes=None if model.tolerance else QUEUE_SIZES)
     question = replace(question_of(case), budget=Budget(), resources=Resources.of(case.cluster.groups))
     supply = ModelSupply(
         tables=tables,
@@ -319,7 +320,7 @@ class _Builder:
             if key not in best or capacity > best[key][2] * (1.0 + 1e-12):
                 best[key] = (offer, replicas, capacity, 0.0)
         return [
-            (offer, replicas, capacity, _loss(series[offer], replicas))
+            (offer, replicas, capacity, _loss(series[offer], replicas) if self.model.tolerance else 0.0)
             for offer, replicas, capacity, _ in best.values()
         ]
 
@@ -380,17 +381,3 @@ def _loss(series: dict[int, float], replicas: int) -> float:
     """Return the most that a queue loses per lost replica: max over j of (f(k) - f(k - j)) / j."""
     whole = series[replicas]
     return max((whole - series.get(replicas - j, 0.0)) / j for j in range(1, replicas + 1))
-
-
-def supplies_of(
-    problem: Problem[FleetProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
-) -> list[ModelSupply]:
-    """Return the columns of every model; models without traffic or replicas to keep are not priced."""
-    found: list[ModelSupply] = []
-    for index, model in enumerate(problem.payload.models):
-        if model.rate_rps <= 0.0 and not model.min_replicas:
-            found.append(ModelSupply())
-            continue
-        diagnostics.progress(f"pricing {model.name}")
-        found.append(supply_of(problem, index, costs, diagnostics, stop))
-    return found

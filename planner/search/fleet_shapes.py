@@ -17,10 +17,9 @@ from planner.search.fleet_columns import (
     serving_problem,
     stated_columns,
 )
-from planner.search.serving_catalogue import Catalogue, Offer
+from planner.search.serving_catalogue import Offer, empty_catalogue
 from planner.space.compose import ReplicaShape
 from planner.space.engine import CostSource
-from planner.space.replica import ReplicaBuilder, requests_of
 
 ShapeFacts = dict[str, object]
 
@@ -62,24 +61,11 @@ def supply_from(
     if model.serving is None:
         return ModelSupply(columns=list(stated_columns(problem, index)))
     case = serving_problem(problem, model)
-    workload = case.payload.workload
-    catalogue = Catalogue(
-        problem=case,
-        requests=requests_of(workload.lengths, workload.prefix_hit_share),
-        builders={},
-    )
     groups = {group.name: at for at, group in enumerate(case.cluster.groups)}
     read = [_read(stored, list(groups)) for stored in facts]
     found: dict[int, Offer] = {}
-    for key in dict.fromkeys((groups[shape.group], shape.engine) for shape, _ in read):
-        group = case.cluster.groups[key[0]]
-        builder = ReplicaBuilder(
-            problem=case.payload,
-            group=group,
-            costs=costs(group, key[1]),
-            robust_quantile=case.objective.robust,
-        )
-        catalogue.builders[key] = builder
+    catalogue = empty_catalogue(case, costs, {(groups[shape.group], shape.engine): None for shape, _ in read})
+    for key, builder in catalogue.builders.items():
         own = [at for at, (shape, _) in enumerate(read) if (groups[shape.group], shape.engine) == key]
         replicas = builder.build_exactly([read[at] for at in own])
         for at, replica in zip(own, replicas, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -88,6 +88,29 @@ class Catalogue:
         return self.builders[offer.group, offer.replica.shape.engine].prompt_cache_bytes(offer.replica.shape)
 
 
+def empty_catalogue(
+    problem: Problem[ServingProblem], costs: CostSource, where: Iterable[tuple[int, str]] = ()
+) -> Catalogue:
+    """Return a catalogue without offers, with builders for the groups and engines named."""
+    workload = problem.payload.workload
+    return Catalogue(
+        problem=problem,
+        requests=requests_of(workload.lengths, workload.prefix_hit_share),
+        builders={at: builder_of(problem, at, costs) for at in where},
+    )
+
+
+def builder_of(problem: Problem[ServingProblem], where: tuple[int, str], costs: CostSource) -> ReplicaBuilder:
+    """Return what builds the replicas of a problem on one group under one engine."""
+    group = problem.cluster.groups[where[0]]
+    return ReplicaBuilder(
+        problem=problem.payload,
+        group=group,
+        costs=costs(group, where[1]),
+        robust_quantile=problem.objective.robust,
+    )
+
+
 def build_catalogue(
     problem: Problem[ServingProblem],
     costs: CostSource,
@@ -97,22 +120,12 @@ def build_catalogue(
 ) -> Catalogue:
     """Return every offer of the problem (that is `wanted`); `complete` is False if `stop` cut it short."""
     payload = problem.payload
-    catalogue = Catalogue(
-        problem=problem,
-        requests=requests_of(payload.workload.lengths, payload.workload.prefix_hit_share),
-        builders={},
-    )
+    catalogue = empty_catalogue(problem, costs)
     roles = roles_of(catalogue)
     for index, group in enumerate(problem.cluster.groups):
         for engine in payload.choices.engines:
-            builder = ReplicaBuilder(
-                problem=payload,
-                group=group,
-                costs=costs(group, engine),
-                robust_quantile=problem.objective.robust,
-            )
-            builder.refuse_unknown()
-            catalogue.builders[index, engine] = builder
+            catalogue.builders[index, engine] = builder_of(problem, (index, engine), costs)
+            catalogue.builders[index, engine].refuse_unknown()
             _note_formats(group, payload, diagnostics)
             for role in roles:
                 diagnostics.progress(f"pricing {role} replicas on {group.name} under {engine}")

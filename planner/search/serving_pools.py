@@ -7,6 +7,7 @@ share of the traffic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -108,9 +109,11 @@ class PoolTables:
     """Makes tables for questions to one catalogue; capacities are kept across questions.
 
     `deadline` is a reading of the monotonic clock; `cut_short` says that something was left out for it.
+    `queue_sizes` are the replica counts to look at within a group (None: all).
     """
 
     catalogue: Catalogue
+    queue_sizes: frozenset[int] | None = None
     deadline: float = np.inf
     num_evaluations: int = 0
     cut_short: bool = False
@@ -172,14 +175,19 @@ class PoolTables:
             for row, index in enumerate(self.catalogue.by_role(role)):
                 offer = self.catalogue.offers[index]
                 copies = min(limits[offer.group] // offer.replica.num_devices, self._room(offer))
+                sizes: Sequence[int] = range(1, copies + 1)
                 if group is not None:
-                    copies = min(copies, MAX_REPLICAS_PER_QUEUE)
-                rows.extend([row] * copies)
-                counts.extend(range(1, copies + 1))
+                    sizes = self._sizes(min(copies, MAX_REPLICAS_PER_QUEUE))
+                rows.extend([row] * len(sizes))
+                counts.extend(sizes)
             self._entries[key] = Entries(
                 shape=np.array(rows, dtype=np.intp), replicas=np.array(counts, dtype=np.float64)
             )
         return self._entries[key]
+
+    def _sizes(self, most: int) -> Sequence[int]:
+        every = range(1, most + 1)
+        return every if self.queue_sizes is None else [n for n in every if n in self.queue_sizes]
 
     def _room(self, offer: Offer) -> int:
         """Return how many replicas there are places for: a stage lies inside one scale-up domain."""

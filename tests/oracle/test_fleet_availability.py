@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.diagnostics import Diagnostics
-from planner.search.fleet_columns import supplies_of
 from planner.search.fleet_merge import joined
 from planner.search.fleet_milp import Effort, solve_milp
 from planner.search.fleet_question import master_of
 from planner.search.fleet_room import rooms_of
+from planner.search.fleet_supplies import supplies_of
 from planner.space.engine import installed_costs
 from tests.fleet_cases import fleet, stage
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from planner.diagnostics import Diagnostics
 from planner.ir.fleet import FleetProblem
 from planner.ir.problem import Problem
-from planner.search.fleet_columns import supplies_of
 from planner.search.fleet_master import Master, Work
 from planner.search.fleet_milp import Effort, solve_milp
 from planner.search.fleet_patterns import PatternSolver
 from planner.search.fleet_question import master_of
 from planner.search.fleet_room import rooms_of
+from planner.search.fleet_supplies import supplies_of
 from planner.space.engine import installed_costs
 from tests.fleet_cases import stage
 

@@ -18,7 +18,7 @@ from planner.ir.fleet import FleetProblem, TrafficLevel
 from planner.ir.problem import Problem
 from planner.search.fleet_alternatives import fleet_alternatives, simplest
 from planner.search.fleet_answer import ModelAnswer, answer_of, items_of, totals_of
-from planner.search.fleet_columns import ModelSupply, supplies_of
+from planner.search.fleet_columns import ModelSupply
 from planner.search.fleet_details import details_of
 from planner.search.fleet_infeasible import homeless, too_much
 from planner.search.fleet_levels import day_of, solve_day
@@ -27,6 +27,7 @@ from planner.search.fleet_master import GOALS, MasterSolution, Work
 from planner.search.fleet_place import place_fleet
 from planner.search.fleet_question import check_goal, master_of
 from planner.search.fleet_room import Room, rooms_of
+from planner.search.fleet_supplies import supplies_of
 from planner.space.engine import CostSource, cached, installed_costs
 
 SPACE = (
