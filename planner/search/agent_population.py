@@ -1,222 +1,284 @@
-"""Better schedules for single-mode projects: a genetic search over priorities with justification.
+"""Better orders for a schedule whose modes are settled: a genetic search over priorities with justification.
 
-Whole populations are scheduled at once with numpy. Each child is scheduled forwards, backwards by its
-ends and forwards again by its starts. Source of the scheme: Valls, Ballestin, Quintanilla, "A hybrid
-genetic algorithm for the resource-constrained project scheduling problem", EJOR 185(2), 2008. Work is
-counted, not timed: same seed, same answer.
+Whole populations are scheduled at once (see `planner.search.serial_schedules`). Each child is scheduled
+forwards, backwards by its ends and forwards again by its starts; a child keeps a busy stretch of one parent
+and the other's order elsewhere. Long problems are searched on a coarser clock and the best orders placed
+again on their own. Source of the scheme: Valls, Ballestin, Quintanilla, "A hybrid genetic algorithm for the
+resource-constrained project scheduling problem", EJOR 185(2), 2008. Work is counted: same seed, same answer,
+unless the deadline cuts it short.
 """
 
 from __future__ import annotations
 
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem
+from planner.ir.scheduling_problem import Mode, Run, Schedule, SchedulingProblem, lag_s
+from planner.search.heft import placed_again, topological_order
+from planner.search.serial_schedules import Ints, SerialScheduler, Tasks, turned
 
-_POPULATION = 96
-_NEAR = (0.5, 0.0, 0.2, 0.0)
-"""Share of each island that begins near to the schedule at hand."""
-_MAX_HORIZON = 4_000
-_MAX_TASKS = 200
-_MIN_TASKS = 20
-_HORIZON_SHARE = 1.3
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+_MAX_ROWS, _MIN_ROWS = 512, 32
+_LEAST_GENERATIONS = 40
+_NUM_ISLANDS = 2
+_ISLAND_SHARE = 0.3
+_NEAR_SHARE = 0.1
+_NEAR_NOISE = 0.1
+_NUM_WINDOWS = 4
+_LEAST_WINDOW, _WINDOW_SPREAD = 0.15, 0.5
+_NOISE = (0.0, 0.02, 0.08)
+_EXACT_SLOTS, _COARSE_SLOTS = 1_500, 512
+_HORIZON_SHARE, _COARSE_HORIZON_SHARE = 1.15, 1.4
+_MIN_TASKS, _MAX_TASKS = 20, 2_000
+_MAX_CAPACITY = 1 << 30
+_MAX_PLACED_AGAIN = 3_000
+"""Tasks, over all orders of a coarse clock that are placed again on the true one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Project:
-    """A project as arrays: durations, demands [task, resource], padded successors, horizon."""
+class Effort:
+    """How much to search: placements of single tasks, and the monotonic time at which to stop regardless.
 
-    durations: Ints
-    demands: Ints
-    capacities: Ints
-    successors: Ints
-    num_predecessors: Ints
-    horizon: int
+    Threads share the rows of a population; how many there are does not change what is found.
+    """
+
+    num_placements: int
+    deadline: float = math.inf
+    num_threads: int = 1
 
 
 def is_improvable(problem: SchedulingProblem) -> bool:
-    """Whether the search knows how to handle a problem: one mode, plain precedence, held resources."""
+    """Whether the search can handle a problem once its modes are settled, and its size is worth it."""
     return (
         _MIN_TASKS <= len(problem.tasks) <= _MAX_TASKS
-        and problem.makespan_weight > 0
         and problem.period_s is None
-        and all(len(t.modes) == 1 and t.release_s == 0 and t.deadline_s is None for t in problem.tasks)
-        and all(t.weight == 0 for t in problem.tasks)
-        and all(d.hold_s is None for _, _, d in problem.demands())
-        and all(r.renewable for r in problem.resources)
-        and all(g.after_modes is None for g in problem.lags)
-        and all(g.kind == "end_start" and g.lag_s == 0 and g.off_site_s == 0 for g in problem.lags)
-        and sum(int(t.modes[0].duration_s) for t in problem.tasks) <= _MAX_HORIZON
+        and any(r.renewable for r in problem.resources)
+        and all(r.capacity < _MAX_CAPACITY for r in problem.resources)
+        and all(lag.lag_s >= 0 for lag in problem.lags)
+        and topological_order(problem) is not None
     )
 
 
 def improved_schedule(
-    problem: SchedulingProblem, start: Schedule, *, target: int, num_generations: int, seed: int
+    problem: SchedulingProblem, start: Schedule, *, target: float, effort: Effort, seed: int
 ) -> Schedule:
-    """Return the best schedule of a genetic search from `start`; it stops at a makespan of `target`.
+    """Return the best schedule found from `start`, in its modes; it stops at an objective of `target`.
 
     Islands evolve apart, so that they do not all end in the first good valley; the best of each then
     evolve together.
     """
-    # schedules that run past the horizon are cut there and are too long to be kept
-    horizon = int(max(r.end_s for r in start.runs) * _HORIZON_SHARE) + 1
-    forward, backward = _project(problem, horizon, turned=False), _project(problem, horizon, turned=True)
-    first = _ranked(np.array([-r.start_s for r in start.runs], dtype=np.float64))
-    evolution = _Evolution(
-        forward=forward, backward=backward, target=target, generator=np.random.default_rng(seed)
-    )
-    islands: list[tuple[Ints, Ints]] = []
-    for near in _NEAR:
-        starts, ends = evolution.run(evolution.born(evolution.keys(first, near)), num_generations)
-        if int(ends.min()) <= target:
-            break
-        islands.append((starts[: _POPULATION // len(_NEAR)], ends[: _POPULATION // len(_NEAR)]))
-    else:
-        together = np.vstack([s for s, _ in islands]), np.concatenate([e for _, e in islands])
-        starts, ends = evolution.run(together, num_generations)
-    best = starts[int(np.argmin(ends))]
-    runs = [
-        Run(mode=0, start_s=int(s), end_s=int(s) + t.modes[0].duration_s)
-        for s, t in zip(best, problem.tasks, strict=True)
-    ]
-    found = Schedule(runs=tuple(runs))
-    return found if ends.min() < max(r.end_s for r in start.runs) else start
+    clock = _clock(problem, start)
+    if clock is None:
+        return start
+    constant = sum(t.modes[r.mode].cost for t, r in zip(problem.tasks, start.runs, strict=True))
+    with ThreadPoolExecutor(effort.num_threads) as threads:
+        generator = np.random.default_rng(seed)
+        found = _Evolution(clock, (target - constant) / clock.slot, effort, generator, threads).run()
+    best = start
+    for starts in found:
+        runs = tuple(
+            Run(mode=r.mode, start_s=float(s) * clock.slot, end_s=float(s) * clock.slot)
+            for r, s in zip(start.runs, starts, strict=True)
+        )
+        placed = placed_again(problem, Schedule(runs=runs))
+        if placed is not None and problem.objective(placed) < problem.objective(best):
+            best = placed
+    return best
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Evolution:
-    """What populations of one problem have in common; a population is (starts, ends)."""
+class _Clock:
+    """A problem in its settled modes, in slots of `slot` units of its time, and its first starts."""
 
-    forward: _Project
-    backward: _Project
-    target: int
-    generator: np.random.Generator
+    slot: int
+    horizon: int
+    tasks: Tasks
+    lengths: Ints
+    deadlines: Ints
+    weights: Floats
+    makespan_weight: float
+    first: Ints
 
-    def keys(self, first: Floats, near: float) -> Floats:
-        """Return the orders of a first population, a share of them near to a known one."""
-        keys = self.generator.random((_POPULATION, len(first)))
-        count = round(_POPULATION * near)
-        keys[:count] = first[None, :] + self.generator.normal(0, 0.1, (count, len(first)))
-        keys[0] = first
-        return keys
-
-    def born(self, keys: Floats) -> tuple[Ints, Ints]:
-        """Return the schedules of orders."""
-        starts = _justified(self.forward, self.backward, keys)
-        return starts, (starts + self.forward.durations).max(axis=1)
-
-    def run(self, population: tuple[Ints, Ints], num_generations: int) -> tuple[Ints, Ints]:
-        """Return the population after so many generations, the best first."""
-        starts, ends = _survivors(*population)
-        for _ in range(num_generations):
-            if int(ends.min()) <= self.target:
-                break
-            born, lengths = self.born(_children(starts, ends, self.generator))
-            starts, ends = _survivors(np.vstack([starts, born]), np.concatenate([ends, lengths]))
-        return starts, ends
+    def values(self, starts: Ints) -> Floats:
+        """Return the objective of every row, infinite where something is late or past the horizon."""
+        ends = starts + self.lengths
+        values = self.makespan_weight * ends.max(axis=1) + ends @ self.weights
+        late = (starts >= self.horizon).any(axis=1) | (ends > self.deadlines).any(axis=1)
+        return np.where(late, np.inf, values)
 
 
-def _project(problem: SchedulingProblem, horizon: int, *, turned: bool) -> _Project:
-    count = len(problem.tasks)
-    demands = np.zeros((count, max(len(problem.resources), 1)), dtype=np.int64)
-    for t, _, demand in problem.demands():
-        demands[t, demand.resource] += demand.amount
-    after: list[list[int]] = [[] for _ in range(count)]
-    for before, later in {(g.before, g.after) for g in problem.lags}:
-        after[later if turned else before].append(before if turned else later)
-    width = max(1, *(len(a) for a in after))
-    successors = np.full((count, width), count, dtype=np.int64)
-    waiting = np.zeros(count + 1, dtype=np.int64)
-    for t, targets in enumerate(after):
-        successors[t, : len(targets)] = sorted(targets)
-        for target in targets:
-            waiting[target] += 1
-    return _Project(
-        durations=np.array([int(t.modes[0].duration_s) for t in problem.tasks], dtype=np.int64),
-        demands=demands,
-        capacities=np.array([r.capacity for r in problem.resources] or [0], dtype=np.int64),
-        successors=successors,
-        num_predecessors=waiting,
+def _clock(problem: SchedulingProblem, start: Schedule) -> _Clock | None:
+    """Return the problem on a clock fine enough; None if a task alone exceeds a resource."""
+    end = max(r.end_s for r in start.runs)
+    slot = 1 if end <= _EXACT_SLOTS else math.ceil(end / _COARSE_SLOTS)
+    share = _HORIZON_SHARE if slot == 1 else _COARSE_HORIZON_SHARE
+    horizon = int(end / slot * share) + 2
+    modes = [t.modes[r.mode] for t, r in zip(problem.tasks, start.runs, strict=True)]
+    tasks = _tasks(problem, start, modes, slot)
+    if (tasks.demands > tasks.capacities).any() or int(tasks.holds.max(initial=0)) > horizon:
+        return None
+    late = [math.inf if t.deadline_s is None else t.deadline_s for t in problem.tasks]
+    return _Clock(
+        slot=slot,
         horizon=horizon,
+        tasks=tasks,
+        lengths=np.array([math.ceil(m.duration_s / slot) for m in modes], dtype=np.int64),
+        # a coarse clock is late by itself: the true one decides
+        deadlines=np.array([min(d, 2 * end) if slot == 1 else 2 * horizon for d in late], dtype=np.int64),
+        weights=np.array([t.weight for t in problem.tasks], dtype=np.float64),
+        makespan_weight=problem.makespan_weight,
+        first=np.array([r.start_s // slot for r in start.runs], dtype=np.int64),
     )
 
 
-def _ranked(values: Floats) -> Floats:
-    return np.argsort(np.argsort(values, kind="stable"), kind="stable") / max(len(values) - 1, 1)
-
-
-def _schedules(project: _Project, keys: Floats) -> Ints:
-    """Return serial schedules for every row of keys: the highest key among the ready tasks goes first."""
-    rows, count = keys.shape
-    row: Ints = np.arange(rows, dtype=np.int64)
-    slots = project.horizon + int(project.durations.max(initial=0)) + 1
-    free = np.broadcast_to(project.capacities[None, :, None], (rows, len(project.capacities), slots)).copy()
-    # one column more: padded successors point there
-    earliest = np.zeros((rows, count + 1), dtype=np.int64)
-    waiting = np.broadcast_to(project.num_predecessors, (rows, count + 1)).copy()
-    waiting[:, count] = 1 << 30
-    starts = np.zeros((rows, count), dtype=np.int64)
-    masked = np.where(waiting[:, :count] == 0, keys, -np.inf)
-    times = np.arange(project.horizon + 1)
-    for _ in range(count):
-        task = masked.argmax(axis=1)
-        length = project.durations[task]
-        tight = (free < project.demands[task][:, :, None]).any(axis=1)
-        blocked = np.zeros((rows, slots + 1), dtype=np.int32)
-        np.cumsum(tight, axis=1, out=blocked[:, 1:])
-        ends = np.minimum(times[None, :] + length[:, None], slots)
-        fits = blocked[row[:, None], ends] == blocked[:, : project.horizon + 1]
-        fits &= times[None, :] >= earliest[row, task][:, None]
-        begin = np.where(fits.any(axis=1), fits.argmax(axis=1), project.horizon)
-        starts[row, task] = begin
-        held = (np.arange(slots)[None, :] >= begin[:, None]) & (
-            np.arange(slots)[None, :] < (begin + length)[:, None]
-        )
-        free -= project.demands[task][:, :, None] * held[:, None, :]
-        targets = project.successors[task]
-        earliest[row[:, None], targets] = np.maximum(
-            earliest[row[:, None], targets], (begin + length)[:, None]
-        )
-        waiting[row[:, None], targets] -= 1
-        masked[row, task] = -np.inf
-        ready = (waiting[row[:, None], targets] == 0) & (targets < count)
-        lanes, places = np.nonzero(ready)
-        nodes = targets[lanes, places]
-        masked[lanes, nodes] = keys[lanes, nodes]
-    return starts
-
-
-def _justified(forward: _Project, backward: _Project, keys: Floats) -> Ints:
-    """Schedule forwards, backwards by latest end first, and forwards by earliest start first."""
-    starts = _schedules(forward, keys)
-    turned = _schedules(backward, (starts + forward.durations).astype(np.float64))
-    return _schedules(forward, turned.astype(np.float64) + forward.durations)
-
-
-def _children(starts: Ints, ends: Ints, generator: np.random.Generator) -> Floats:
-    """Mix the orders of two parents chosen by tournament, and disturb some."""
-    rows, count = starts.shape
-    order: Floats = np.argsort(np.argsort(-starts, axis=1, kind="stable"), axis=1, kind="stable") / max(
-        count - 1, 1
+def _tasks(problem: SchedulingProblem, start: Schedule, modes: list[Mode], slot: int) -> Tasks:
+    """Return the tasks in slots; what a task holds for different times counts as held for the longest."""
+    held = [i for i, r in enumerate(problem.resources) if r.renewable]
+    column = {r: i for i, r in enumerate(held)}
+    demands = np.zeros((len(modes), len(held)), dtype=np.int64)
+    holds = np.zeros(len(modes), dtype=np.int64)
+    for t, mode in enumerate(modes):
+        for demand in mode.demands:
+            if demand.resource in column and demand.amount:
+                demands[t, column[demand.resource]] += demand.amount
+                holds[t] = max(holds[t], math.ceil(mode.hold_s(demand) / slot))
+    demands[holds == 0] = 0
+    arcs: list[tuple[int, int, int]] = []
+    for lag in problem.lags:
+        mode = start.runs[lag.after].mode
+        if lag.holds(mode):
+            wait = lag_s(problem, lag, start.runs[lag.before].mode, mode)
+            wait += modes[lag.before].duration_s if lag.kind.startswith("end") else 0.0
+            wait -= modes[lag.after].duration_s if lag.kind.endswith("end") else 0.0
+            arcs.append((lag.before, lag.after, math.ceil(wait / slot)))
+    return Tasks(
+        holds=holds,
+        demands=demands,
+        capacities=np.array([problem.resources[r].capacity for r in held], dtype=np.int64),
+        releases=np.array([math.ceil(t.release_s / slot) for t in problem.tasks], dtype=np.int64),
+        arcs=tuple(arcs),
     )
-    pairs = generator.integers(0, rows, (2, 2, rows))
-    parents = np.where(ends[pairs[:, 0]] <= ends[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
-    times = starts[parents[0]]
-    span = np.maximum(ends[parents[0]], 1)[:, None]
-    cut = generator.random((2, rows))
-    low, high = np.minimum(cut[0], cut[1])[:, None] * span, np.maximum(cut[0], cut[1])[:, None] * span
-    inside = (times >= low) & (times < high)
-    mixed: Floats = np.where(inside, order[parents[0]], order[parents[1]])
-    noise: Floats = generator.normal(0.0, 1.0, mixed.shape) * generator.choice([0.0, 0.02, 0.08], (rows, 1))
-    return mixed + noise
 
 
-def _survivors(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
-    """Keep the best different ones."""
-    _, unique = np.unique(starts, axis=0, return_index=True)
-    kept = unique[np.argsort(ends[unique], kind="stable")][:_POPULATION]
-    return starts[kept], ends[kept]
+class _Evolution:
+    """Populations of one problem; a population is (starts, values), the best first."""
+
+    def __init__(
+        self,
+        clock: _Clock,
+        target: float,
+        effort: Effort,
+        generator: np.random.Generator,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self.clock = clock
+        self.threads = threads
+        self.target = target
+        self.effort = effort
+        self.generator = generator
+        self.forward = SerialScheduler(clock.tasks, clock.horizon)
+        self.backward = SerialScheduler(turned(clock.tasks), clock.horizon)
+        self.left = effort.num_placements
+        per_generation = 3 * clock.tasks.num_tasks * _LEAST_GENERATIONS
+        self.rows = min(max(effort.num_placements // max(per_generation, 1), _MIN_ROWS), _MAX_ROWS)
+        used = clock.tasks.capacities > 0
+        shares = clock.tasks.demands[:, used] / clock.tasks.capacities[used]
+        self.intensities = shares.mean(axis=1) if shares.size else np.zeros(clock.tasks.num_tasks)
+
+    def run(self) -> Ints:
+        """Return the starts of the best rows: one on an exact clock, some on a coarse one."""
+        share = int(self.effort.num_placements * _ISLAND_SHARE)
+        islands: list[tuple[Ints, Floats]] = []
+        for number in range(_NUM_ISLANDS):
+            islands.append(self._evolved(self._first(near=number > 0), self.left - share))
+            if self._is_over(0):
+                break
+        kept = max(self.rows // len(islands), 1)
+        together = _population(
+            np.vstack([s[:kept] for s, _ in islands]), np.concatenate([v[:kept] for _, v in islands])
+        )
+        starts, values = self._evolved(together, 0)
+        count = 1 if self.clock.slot == 1 else max(_MAX_PLACED_AGAIN // starts.shape[1], 1)
+        return starts[: min(count, int(np.isfinite(values).sum()))]
+
+    def _is_over(self, left: int) -> bool:
+        return self.left <= left or time.monotonic() >= self.effort.deadline
+
+    def _first(self, *, near: bool) -> tuple[Ints, Floats]:
+        """Return a first population; if `near`, a share of it around the schedule at hand."""
+        count = self.clock.tasks.num_tasks
+        keys = self.generator.random((self.rows, count))
+        if near:
+            first = _ranks(self.clock.first[None, :])
+            some = max(round(self.rows * _NEAR_SHARE), 1)
+            keys[:some] = first + self.generator.normal(0.0, _NEAR_NOISE, (some, count))
+            keys[0] = first[0]
+        return _population(*self._born(keys))
+
+    def _born(self, keys: Floats) -> tuple[Ints, Floats]:
+        """Return the schedules of keys and their values."""
+        parts = np.array_split(keys, self.effort.num_threads)
+        starts = np.vstack(list(self.threads.map(self._justified, parts)))
+        self.left -= 3 * starts.size
+        return starts, self.clock.values(starts)
+
+    def _justified(self, keys: Floats) -> Ints:
+        """Schedule forwards by rising key, backwards by latest end and forwards by earliest start."""
+        length = self.clock.tasks.holds
+        starts = self.forward.starts(self.forward.orders(keys))
+        back = self.backward.starts(self.backward.orders(-(starts + length).astype(np.float64)))
+        return self.forward.starts(self.forward.orders(-(back + length).astype(np.float64)))
+
+    def _evolved(self, population: tuple[Ints, Floats], left: int) -> tuple[Ints, Floats]:
+        """Return the population once `left` placements are left, or the target is met."""
+        starts, values = population
+        while not self._is_over(left) and values[0] > self.target:
+            born, fresh = self._born(self._children(starts, values))
+            # the young first: among equals the old make way, and the population drifts
+            starts, values = _population(np.vstack([born, starts]), np.concatenate([fresh, values]))
+            starts, values = starts[: self.rows], values[: self.rows]
+        return starts, values
+
+    def _children(self, starts: Ints, values: Floats) -> Floats:
+        """Mix the orders of two parents, the better of two drawn each, and disturb some."""
+        drawn = self.generator.integers(0, len(values), (2, 2, self.rows))
+        father, mother = np.where(values[drawn[:, 0]] <= values[drawn[:, 1]], drawn[:, 0], drawn[:, 1])
+        ranks = _ranks(starts)
+        mixed: Floats = np.where(self._busy(starts[father]), ranks[father], ranks[mother])
+        noise: Floats = self.generator.normal(0.0, 1.0, mixed.shape)
+        return mixed + noise * self.generator.choice(_NOISE, (self.rows, 1))
+
+    def _busy(self, starts: Ints) -> NDArray[np.bool_]:
+        """Return the tasks of every row that start in its busiest window of a few drawn."""
+        holds = self.clock.tasks.holds
+        span = (starts + holds).max(axis=1).astype(np.float64)
+        most = np.full(len(starts), -1.0)
+        found = np.zeros(starts.shape, dtype=bool)
+        for _ in range(_NUM_WINDOWS):
+            wide = (_LEAST_WINDOW + _WINDOW_SPREAD * self.generator.random(len(starts))) * span
+            low = (self.generator.random(len(starts)) * (span - wide))[:, None]
+            high = low + wide[:, None]
+            inside = np.clip(np.minimum(starts + holds, high) - np.maximum(starts, low), 0.0, None)
+            busy = inside @ self.intensities / np.maximum(wide, 1.0)
+            better = busy > most
+            most = np.where(better, busy, most)
+            found = np.where(better[:, None], (starts >= low) & (starts < high), found)
+        return found
+
+
+def _ranks(starts: Ints) -> Floats:
+    """Return the place of every task in its row's order, from 0 to 1."""
+    order = np.argsort(np.argsort(starts, axis=1, kind="stable"), axis=1, kind="stable")
+    return order / max(starts.shape[1] - 1, 1)
+
+
+def _population(starts: Ints, values: Floats) -> tuple[Ints, Floats]:
+    """Return the different rows, best first and then as they came."""
+    _, first = np.unique(starts, axis=0, return_index=True)
+    kept = first[np.lexsort((first, values[first]))]
+    return starts[kept], values[kept]
