@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
-from cost_models.serving.iteration import step_time
+from cost_models.serving.iteration import StepTime, step_time
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
 
@@ -49,12 +49,17 @@ class Discipline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """Clients of one replica, the attention ranks they spread over, and what a rank may hold."""
+    """Clients of one replica, the attention ranks they spread over, and what a rank may hold.
+
+    With several pipeline stages a step is that of one micro-batch: a rank's sequences are spread over as many
+    micro-batches as there are stages, and each of them has a step in turn.
+    """
 
     num_clients: int
     num_ranks: int
     max_sequences: float
     cache_tokens: float
+    num_stages: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,20 +94,10 @@ class LoopTimes:
 
 
 def loop_times(pattern: Pattern, tables: TimeTables, requests: Requests) -> LoopTimes:
-    """Return the times of a pattern's requests.
-
-    With several pipeline stages a round of all micro-batches is one step of the pattern, and prompts ride
-    in one of the slots. Ranks run in lockstep: dense work waits for the fullest rank.
-    """
-    stages = float(tables.num_stages)
-    attention = _attention_s(pattern, tables)
-    decode = pattern.decode / stages
-    mean_tokens = decode + pattern.mean_prompt_tokens
-    slot = step_time(tables, decode, pattern.prompt_tokens, attention, mean_tokens=mean_tokens)
-    once = slot.slot_s
-    if stages > 1.0:
-        once = once + (stages - 1.0) * step_time(tables, decode, np.zeros_like(decode)).slot_s
-    ends = np.concatenate(([0.0], np.cumsum(once * pattern.num_steps)))
+    """Return the times of a pattern's requests. Ranks run in lockstep: dense work waits for the fullest."""
+    slot = _slots(pattern, tables)
+    lasts = convoy_s(slot.slot_s, pattern.num_steps, tables.num_stages)
+    ends = np.concatenate(([0.0], np.cumsum(lasts)))
     steps = requests.steps[pattern.sample]
     fill = slot.fill_s[np.maximum(pattern.first - 1, 0)]
     ttft = ends[pattern.first] - ends[pattern.arrived] + fill + tables.per_request_s
@@ -112,9 +107,48 @@ def loop_times(pattern: Pattern, tables: TimeTables, requests: Requests) -> Loop
         ttft_s=ttft,
         tpot_s=decoding / np.maximum(steps, 1.0),
         e2e_s=ttft + decoding,
-        sequences=float((pattern.decode * once * pattern.num_steps).sum()) / total,
+        sequences=float((pattern.decode * lasts).sum()) * tables.num_stages / total,
         mixed_share=float(pattern.num_steps[pattern.prompt_tokens > 0].sum() / pattern.num_steps.sum()),
     )
+
+
+def run_s(pattern: Pattern, tables: TimeTables) -> float:
+    """Return how long a pattern lasts from the first step to the last token, seconds."""
+    slot = _slots(pattern, tables)
+    lasts = convoy_s(slot.slot_s, pattern.num_steps, tables.num_stages)
+    return float(lasts.sum() + slot.fill_s[-1]) + tables.per_request_s
+
+
+def _slots(pattern: Pattern, tables: TimeTables) -> StepTime:
+    mean_tokens = pattern.decode + pattern.mean_prompt_tokens
+    attention = _attention_s(pattern, tables)
+    return step_time(tables, pattern.decode, pattern.prompt_tokens, attention, mean_tokens=mean_tokens)
+
+
+def convoy_s(slot_s: FloatArray, num_steps: FloatArray, num_stages: int) -> FloatArray:
+    """Return how long each segment of equal steps occupies a pipeline, seconds.
+
+    Micro-batches cannot overtake, and each returns to the first stage only when it has left the last one. One
+    that takes long therefore holds up all that are in flight: behind it they wait at every stage, in front
+    of it they come round and queue behind it. A step lasts as long as the longest of the last `num_stages`.
+
+    Source: permutation flow shop with as many jobs in flight as machines and equal stages, whose makespan is
+    the sum of the times and (stages - 1) times the longest; the bubbles of Sarathi-Serve (OSDI 2024), section 3.
+    """
+    if num_stages == 1:
+        return slot_s * num_steps
+    # the first steps of a segment one by one, as long as earlier ones are in flight, then the rest at once
+    single = np.minimum(num_steps, num_stages).astype(np.int64)
+    rest = num_steps - single
+    entries = single + (rest > 0.0)
+    owner = np.repeat(np.arange(slot_s.size), entries)
+    counts = np.ones(owner.size)
+    counts[(np.cumsum(entries) - 1)[rest > 0.0]] = rest[rest > 0.0]
+    each = slot_s[owner]
+    longest = each.copy()
+    for lag in range(1, min(num_stages, each.size)):
+        longest[lag:] = np.maximum(longest[lag:], each[:-lag])
+    return np.bincount(owner, weights=longest * counts, minlength=slot_s.size)
 
 
 def _attention_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
@@ -139,12 +173,29 @@ def closed_loop_pattern(requests: Requests, loop: Loop, how: Discipline) -> Patt
             strict=True,
         )
     )
-    return _pattern(lengths, loop, how)
+    return _pattern(lengths, loop, how, 0)
+
+
+def offline_pattern(requests: Requests, loop: Loop, how: Discipline) -> Pattern:
+    """Return the pattern of `num_clients` requests that are all there at the start and come only once."""
+    lengths = tuple(
+        zip(
+            requests.input_tokens.tolist(),
+            requests.new_tokens.tolist(),
+            requests.steps.tolist(),
+            requests.weights.tolist(),
+            strict=True,
+        )
+    )
+    return _pattern(lengths, loop, how, 1)
 
 
 @lru_cache(maxsize=2048)
-def _pattern(lengths: tuple[tuple[float, float, float, float], ...], loop: Loop, how: Discipline) -> Pattern:
-    waves = max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(loop.num_clients, 1)))
+def _pattern(
+    lengths: tuple[tuple[float, float, float, float], ...], loop: Loop, how: Discipline, waves: int
+) -> Pattern:
+    once = waves == 1
+    waves = waves or max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(loop.num_clients, 1)))
     samples = np.array(lengths)
     weights = samples[:, 3] / samples[:, 3].sum()
     rng = np.random.default_rng(_SEED)
@@ -154,8 +205,10 @@ def _pattern(lengths: tuple[tuple[float, float, float, float], ...], loop: Loop,
         how=how,
         prompt=[max(1, round(x)) for x in samples[drawn, 1]],
         held=[float(x) for x in samples[drawn, 0] + how.reserved_share * samples[drawn, 2]],
-        steps=[int(x) for x in np.ceil(samples[drawn, 2])],
-        admitted_per_step=admitted_per_step(loop.num_clients, float(samples[:, 2] @ weights)),
+        steps=[int(x) * loop.num_stages for x in np.ceil(samples[drawn, 2])],
+        admitted_per_step=loop.num_clients
+        if once
+        else admitted_per_step(loop.num_clients, float(samples[:, 2] @ weights) * loop.num_stages),
     )
     run.run()
     return run.pattern(drawn)
@@ -181,7 +234,7 @@ class _Run:
     arrived: list[int] = field(default_factory=list[int])
     first: list[int] = field(default_factory=list[int])
     finished: list[int] = field(default_factory=list[int])
-    segments: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+    segments: list[tuple[int, float, int, int]] = field(default_factory=list[tuple[int, float, int, int]])
     chunks: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     _queues: list[deque[int]] = field(default_factory=list[deque[int]])
     _running: list[int] = field(default_factory=list[int])
@@ -237,11 +290,16 @@ class _Run:
                 most, total = max(most, taken), total + taken
         if not total:
             return None
-        self.segments.append((1, max(self._decoding), most, total))
+        self.segments.append((1, self._fullest(), most, total))
         return ended
 
+    def _fullest(self) -> float:
+        """Return the decode sequences of the fullest rank in one step."""
+        most = max(self._decoding)
+        return max(1.0, most / self.loop.num_stages) if most else 0.0
+
     def _take(self, rank: int, queue: deque[int], ended: list[int]) -> int:
-        room = self.how.token_budget - self._decoding[rank]
+        room = self.how.token_budget - ceil(self._decoding[rank] / self.loop.num_stages)
         taken = 0
         while room > 0 and queue:
             request = queue[0]
@@ -286,7 +344,7 @@ class _Run:
         count = self._ends[0][0] - self._step
         if self._coming:
             count = max(1, min(count, self._coming[0][0] - self._step))
-        self.segments.append((count, max(self._decoding), 0, 0))
+        self.segments.append((count, self._fullest(), 0, 0))
         self._step += count
         return self._retire()
 

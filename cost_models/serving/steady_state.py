@@ -181,7 +181,7 @@ def _aggregated(batch: _Batch, requests: Requests) -> _Sweep:
     attention = tables.prompt_attention_s[..., None, :] * (chunk / new)
     mixed = step_time(tables, np.broadcast_to(decode[..., None], chunk.shape), chunk, attention)
     busy = per_slot * (num_chunks @ requests.weights)
-    any_busy = 1.0 - (1.0 - np.minimum(busy, 1.0)) ** batch.num_ranks
+    any_busy = 1.0 - (1.0 - np.minimum(busy, 1.0)) ** (batch.num_ranks * batch.num_stages)
     extra = (num_chunks * (mixed.slot_s - empty.slot_s[..., None])) @ requests.weights
     step = empty.slot_s + per_slot * extra * any_busy / np.maximum(busy, 1e-300)
     whole = np.maximum(np.ceil(num_chunks - 1e-9), 1.0)

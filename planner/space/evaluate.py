@@ -19,7 +19,15 @@ from cost_models.serving.capacity import (
     state_at,
     ttft_percentiles,
 )
-from cost_models.serving.closed_loop import Discipline, Loop, LoopTimes, closed_loop_pattern, loop_times
+from cost_models.serving.closed_loop import (
+    Discipline,
+    Loop,
+    LoopTimes,
+    closed_loop_pattern,
+    loop_times,
+    offline_pattern,
+    run_s,
+)
 from cost_models.serving.closed_pair import DecodePool, PrefillPool, pair_times
 from cost_models.serving.queueing import Arrivals
 from cost_models.serving.static_batch import BatchTimes, static_batch
@@ -181,21 +189,34 @@ class Evaluator:
         )
 
     def _loop_times(self, fixed: FixedReplica, replica: Replica, concurrency: int) -> LoopTimes:
+        loop, how = self._loop(fixed, replica, concurrency)
+        pattern = closed_loop_pattern(self.builder.requests, loop, how)
+        return loop_times(pattern, replica.tables, self.builder.requests)
+
+    def evaluate_offline(self, fixed: FixedReplica, num_requests: int) -> float | None:
+        """Return how long so many requests take that are all queued at the start; None if it does not fit."""
+        replica = self.replica(fixed)
+        if replica is None:
+            return None
+        loop, how = self._loop(fixed, replica, num_requests)
+        return run_s(offline_pattern(self.builder.requests, loop, how), replica.tables)
+
+    def _loop(self, fixed: FixedReplica, replica: Replica, num_requests: int) -> tuple[Loop, Discipline]:
         software, limits = self.costs.software, replica.limits
         context = self.builder.requests.context_moments()[0]
         loop = Loop(
-            num_clients=max(1, round(concurrency / fixed.replicas)),
+            num_clients=max(1, round(num_requests / fixed.replicas)),
             num_ranks=replica.curve.num_ranks,
             max_sequences=limits.max_sequences,
             cache_tokens=round(limits.cache_sequences * context, -2),
+            num_stages=replica.tables.num_stages,
         )
         share = software.reserved_output_share
         how = Discipline(
             token_budget=fixed.token_budget,
             reserved_share=share.value if share is not None else 1.0,
         )
-        pattern = closed_loop_pattern(self.builder.requests, loop, how)
-        return loop_times(pattern, replica.tables, self.builder.requests)
+        return loop, how
 
     def evaluate_static(self, fixed: FixedReplica, batch: float) -> BatchTimes | None:
         """Return the times of one static batch per attention rank; None if it does not fit."""
