@@ -277,6 +277,9 @@ class SoftwareProfile(_Sourced):
     of a step that holds prompt tokens, which no graph covers (twice in layers with experts, which launch
     about twice the kernels); `reserved_output_share` is the share of a request's output for which cache must
     be free before it starts. `compute_scale` multiplies GEMM, attention and expert kernels (1 where absent).
+    `memory_fraction` is a share of `memory_scope`: of the ``device`` for everything, of the device for
+    weights and caches alone (``static``; activations and graphs live in the rest), or of what weights and
+    buffers leave ``free`` for the caches.
     """
 
     engine: str
@@ -287,6 +290,7 @@ class SoftwareProfile(_Sourced):
     per_request_s: TimeFact
     overlap: CountFact
     memory_fraction: CountFact
+    memory_scope: Literal["device", "static", "free"] = "device"
     graph_memory_bytes: BytesFact
     context_memory_bytes: BytesFact
     static_quantisation: bool = True

@@ -66,6 +66,8 @@ class Loop:
 class Pattern:
     """Segments of equal steps, the prompt chunks in them, and between which segments each request ran.
 
+    A segment of no steps says that nothing was left to do.
+
     `arrived`, `first` and `finished` index the ends of segments; 0 is the start, before the first one.
     """
 
@@ -95,60 +97,68 @@ class LoopTimes:
 
 def loop_times(pattern: Pattern, tables: TimeTables, requests: Requests) -> LoopTimes:
     """Return the times of a pattern's requests. Ranks run in lockstep: dense work waits for the fullest."""
-    slot = _slots(pattern, tables)
-    lasts = convoy_s(slot.slot_s, pattern.num_steps, tables.num_stages)
-    ends = np.concatenate(([0.0], np.cumsum(lasts)))
+    ends = _ends_s(pattern, tables)
     steps = requests.steps[pattern.sample]
-    fill = slot.fill_s[np.maximum(pattern.first - 1, 0)]
-    ttft = ends[pattern.first] - ends[pattern.arrived] + fill + tables.per_request_s
-    decoding = np.maximum(ends[pattern.finished] - ends[pattern.first] - fill, 0.0)
+    ttft = ends[pattern.first] - ends[pattern.arrived] + tables.per_request_s
+    decoding = np.maximum(ends[pattern.finished] - ends[pattern.first], 0.0)
     total = float(ends[-1])
     return LoopTimes(
         ttft_s=ttft,
         tpot_s=decoding / np.maximum(steps, 1.0),
         e2e_s=ttft + decoding,
-        sequences=float((pattern.decode * lasts).sum()) * tables.num_stages / total,
+        sequences=float((pattern.decode * np.diff(ends)).sum()) * tables.num_stages / total,
         mixed_share=float(pattern.num_steps[pattern.prompt_tokens > 0].sum() / pattern.num_steps.sum()),
     )
 
 
 def run_s(pattern: Pattern, tables: TimeTables) -> float:
     """Return how long a pattern lasts from the first step to the last token, seconds."""
-    slot = _slots(pattern, tables)
-    lasts = convoy_s(slot.slot_s, pattern.num_steps, tables.num_stages)
-    return float(lasts.sum() + slot.fill_s[-1]) + tables.per_request_s
+    return float(_ends_s(pattern, tables)[-1]) + tables.per_request_s
 
 
-def _slots(pattern: Pattern, tables: TimeTables) -> StepTime:
+def _ends_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
+    """Return when each segment has left the last stage, the start before them."""
     mean_tokens = pattern.decode + pattern.mean_prompt_tokens
     attention = _attention_s(pattern, tables)
-    return step_time(tables, pattern.decode, pattern.prompt_tokens, attention, mean_tokens=mean_tokens)
+    step = step_time(tables, pattern.decode, pattern.prompt_tokens, attention, mean_tokens=mean_tokens)
+    if tables.num_stages == 1:
+        return np.concatenate(([0.0], np.cumsum(step.slot_s * pattern.num_steps)))
+    return convoy_ends_s(step, pattern.num_steps, tables.num_stages)
 
 
-def convoy_s(slot_s: FloatArray, num_steps: FloatArray, num_stages: int) -> FloatArray:
-    """Return how long each segment of equal steps occupies a pipeline, seconds.
+def convoy_ends_s(step: StepTime, num_steps: FloatArray, num_stages: int) -> FloatArray:
+    """Return when each segment of equal steps has left a pipeline, 0 before them.
 
     Micro-batches cannot overtake, and each returns to the first stage only when it has left the last one. One
     that takes long therefore holds up all that are in flight: behind it they wait at every stage, in front
-    of it they come round and queue behind it. A step lasts as long as the longest of the last `num_stages`.
+    of it they come round and queue behind it. A step enters when the step before has left the first stage
+    and its own micro-batch the last; it leaves one step after the step before, or after all stages. Before
+    a segment of no steps the pipeline runs empty.
 
-    Source: permutation flow shop with as many jobs in flight as machines and equal stages, whose makespan is
-    the sum of the times and (stages - 1) times the longest; the bubbles of Sarathi-Serve (OSDI 2024), section 3.
+    Source: permutation flow shop with proportionate times, for which these two rules are exact; the pipeline
+    bubbles of Sarathi-Serve (OSDI 2024).
     """
-    if num_stages == 1:
-        return slot_s * num_steps
-    # the first steps of a segment one by one, as long as earlier ones are in flight, then the rest at once
-    single = np.minimum(num_steps, num_stages).astype(np.int64)
-    rest = num_steps - single
-    entries = single + (rest > 0.0)
-    owner = np.repeat(np.arange(slot_s.size), entries)
-    counts = np.ones(owner.size)
-    counts[(np.cumsum(entries) - 1)[rest > 0.0]] = rest[rest > 0.0]
-    each = slot_s[owner]
-    longest = each.copy()
-    for lag in range(1, min(num_stages, each.size)):
-        longest[lag:] = np.maximum(longest[lag:], each[:-lag])
-    return np.bincount(owner, weights=longest * counts, minlength=slot_s.size)
+    left = deque([0.0] * num_stages, maxlen=num_stages)
+    free_s = now_s = 0.0
+    ends = [0.0]
+    for slot_s, through_s, count in zip(
+        step.slot_s.tolist(), step.through_s.tolist(), num_steps.tolist(), strict=True
+    ):
+        if not count:
+            free_s = now_s
+        single = min(int(count), 2 * num_stages)
+        for _ in range(single):
+            enters_s = max(left[0], free_s)
+            free_s = enters_s + slot_s
+            now_s = max(now_s + slot_s, enters_s + through_s)
+            left.append(now_s)
+        if count > single:
+            # all that is in flight is alike by now, and one leaves per step
+            more_s = (count - single) * slot_s
+            free_s, now_s = free_s + more_s, now_s + more_s
+            left = deque((end_s + more_s for end_s in left), maxlen=num_stages)
+        ends.append(now_s)
+    return np.array(ends)
 
 
 def _attention_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
@@ -164,21 +174,18 @@ def _attention_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
 
 def closed_loop_pattern(requests: Requests, loop: Loop, how: Discipline) -> Pattern:
     """Return the pattern of a closed loop (see `Pattern`); equal questions are answered once."""
-    lengths = tuple(
-        zip(
-            requests.input_tokens.tolist(),
-            requests.new_tokens.tolist(),
-            requests.steps.tolist(),
-            requests.weights.tolist(),
-            strict=True,
-        )
-    )
-    return _pattern(lengths, loop, how, 0)
+    waves = max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(loop.num_clients, 1)))
+    at_once = admitted_per_step(loop.num_clients, requests.mean_steps * loop.num_stages)
+    return _pattern(_lengths(requests), loop, how, waves, at_once)
 
 
 def offline_pattern(requests: Requests, loop: Loop, how: Discipline) -> Pattern:
-    """Return the pattern of `num_clients` requests that are all there at the start and come only once."""
-    lengths = tuple(
+    """Return the pattern of `num_clients` requests that are all queued at the start and come only once."""
+    return _pattern(_lengths(requests), loop, how, 1, loop.num_clients)
+
+
+def _lengths(requests: Requests) -> tuple[tuple[float, float, float, float], ...]:
+    return tuple(
         zip(
             requests.input_tokens.tolist(),
             requests.new_tokens.tolist(),
@@ -187,15 +194,16 @@ def offline_pattern(requests: Requests, loop: Loop, how: Discipline) -> Pattern:
             strict=True,
         )
     )
-    return _pattern(lengths, loop, how, 1)
 
 
 @lru_cache(maxsize=2048)
 def _pattern(
-    lengths: tuple[tuple[float, float, float, float], ...], loop: Loop, how: Discipline, waves: int
+    lengths: tuple[tuple[float, float, float, float], ...],
+    loop: Loop,
+    how: Discipline,
+    waves: int,
+    at_once: int,
 ) -> Pattern:
-    once = waves == 1
-    waves = waves or max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(loop.num_clients, 1)))
     samples = np.array(lengths)
     weights = samples[:, 3] / samples[:, 3].sum()
     rng = np.random.default_rng(_SEED)
@@ -206,9 +214,7 @@ def _pattern(
         prompt=[max(1, round(x)) for x in samples[drawn, 1]],
         held=[float(x) for x in samples[drawn, 0] + how.reserved_share * samples[drawn, 2]],
         steps=[int(x) * loop.num_stages for x in np.ceil(samples[drawn, 2])],
-        admitted_per_step=loop.num_clients
-        if once
-        else admitted_per_step(loop.num_clients, float(samples[:, 2] @ weights) * loop.num_stages),
+        admitted_per_step=at_once,
     )
     run.run()
     return run.pattern(drawn)
@@ -265,7 +271,7 @@ class _Run:
             done += self._advance(ended) if ended is not None else self._stride()
 
     def _launch(self, rank: int, delay: int) -> None:
-        """Let a client send its next request; it is seen one step later, since the next step is under way."""
+        """Let a client send its next request, which is seen when the steps under way have been through."""
         if self._launched == len(self.prompt):
             return
         request = self._launched
@@ -339,6 +345,7 @@ class _Run:
     def _stride(self) -> int:
         """Decode up to the next event; return how many requests ended."""
         if not self._ends:
+            self.segments.append((0, 0.0, 0, 0))
             self._step = max(self._step + 1, self._coming[0][0] if self._coming else 0)
             return 0
         count = self._ends[0][0] - self._step
@@ -357,7 +364,7 @@ class _Run:
             self._running[rank] -= 1
             self._decoding[rank] -= 1
             self._cache[rank] -= self.held[request]
-            self._launch(rank, 1)
+            self._launch(rank, self.loop.num_stages)
             done += 1
         return done
 

@@ -20,6 +20,7 @@ from cost_models.serving.capacity import (
     ttft_percentiles,
 )
 from cost_models.serving.closed_loop import (
+    WAVES,
     Discipline,
     Loop,
     LoopTimes,
@@ -47,6 +48,7 @@ from planner.space.engine import EngineCosts
 from planner.space.replica import Replica, ReplicaBuilder
 
 _BISECTIONS = 60
+_FEWEST_WAVES, _ENOUGH_REQUESTS = 3.0, 4000.0
 PERCENTILES = np.array([50.0, 90.0, 99.0])
 
 
@@ -193,13 +195,24 @@ class Evaluator:
         pattern = closed_loop_pattern(self.builder.requests, loop, how)
         return loop_times(pattern, replica.tables, self.builder.requests)
 
-    def evaluate_offline(self, fixed: FixedReplica, num_requests: int) -> float | None:
-        """Return how long so many requests take that are all queued at the start; None if it does not fit."""
+    def evaluate_offline(self, fixed: FixedReplica, num_requests: int) -> float:
+        """Return how long replicas take for so many requests that are all queued at the start, seconds.
+
+        Raises
+        ------
+        ValueError
+            If the replica does not fit.
+        """
         replica = self.replica(fixed)
         if replica is None:
-            return None
+            raise ValueError("the replica does not fit the memory of its devices")
         loop, how = self._loop(fixed, replica, num_requests)
         return run_s(offline_pattern(self.builder.requests, loop, how), replica.tables)
+
+    def requests_offline(self, fixed: FixedReplica, replica: Replica) -> int:
+        """Return how many requests show the highest throughput: several times as many as run at once."""
+        places = max(1.0, _capacity(replica)) * replica.curve.num_ranks * fixed.replicas
+        return round(max(_FEWEST_WAVES * places, min(WAVES * places, _ENOUGH_REQUESTS)))
 
     def _loop(self, fixed: FixedReplica, replica: Replica, num_requests: int) -> tuple[Loop, Discipline]:
         software, limits = self.costs.software, replica.limits

@@ -24,7 +24,10 @@ MAX_EXPERT_TOKENS = 32768
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residency:
-    """Formats and limits that decide what is resident."""
+    """Formats and limits that decide what is resident.
+
+    `memory_fraction` is a share of `memory_scope` (see `hardware_profiles.schema.SoftwareProfile`).
+    """
 
     strategy: ServingStrategy
     weight_fmt: str
@@ -32,6 +35,7 @@ class Residency:
     token_budget: float
     max_sequences: float
     memory_fraction: float
+    memory_scope: str = "device"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +62,20 @@ class StageBytes:
         """Return the memory of the stage with so much cache."""
         parts = (*self.parts, ("kv_cache", cache_bytes))
         return StageMemory(stage=stage, parts=parts, capacity_bytes=self.capacity_bytes)
+
+
+def usable_bytes(capacity: float, parts: tuple[tuple[str, float], ...], what: Residency) -> float:
+    """Return what all parts and the cache may take together on a device.
+
+    Source: meaning of gpu_memory_utilization (vLLM), mem_fraction_static (SGLang) and
+    free_gpu_memory_fraction (TensorRT-LLM) in the documents that their profiles name.
+    """
+    held = sum(num_bytes for _, num_bytes in parts)
+    if what.memory_scope == "free":
+        return held + what.memory_fraction * max(capacity - held, 0.0) if held <= capacity else capacity
+    if what.memory_scope == "static":
+        return min(capacity, capacity * what.memory_fraction + held - dict(parts)["weights"])
+    return capacity * what.memory_fraction
 
 
 def device_capacity_bytes(group: NodeGroup) -> float:
@@ -88,16 +106,17 @@ class MemoryModel:
         """Return the bytes of a stage that holds each layer so many times."""
         weights, mean, longest, prompt = self._resident(layers, first, last, what)
         capacity = device_capacity_bytes(self.group)
+        parts = (
+            ("weights", weights),
+            ("activations", self._activation_bytes(layers, last, what)),
+            ("communication", self._communication_bytes(what.strategy)),
+            ("graphs", self.software.graph_memory_bytes.value),
+            ("context", self.software.context_memory_bytes.value),
+        )
         return StageBytes(
-            parts=(
-                ("weights", weights),
-                ("activations", self._activation_bytes(layers, last, what)),
-                ("communication", self._communication_bytes(what.strategy)),
-                ("graphs", self.software.graph_memory_bytes.value),
-                ("context", self.software.context_memory_bytes.value),
-            ),
+            parts=parts,
             capacity_bytes=capacity,
-            usable_bytes=capacity * what.memory_fraction,
+            usable_bytes=usable_bytes(capacity, parts, what),
             cache_bytes_per_sequence=mean,
             cache_bytes_longest=longest,
             cache_bytes_prompt=prompt,
@@ -190,13 +209,14 @@ class MemoryModel:
         """Return the peak of a forward pass at the token budget, in 16 bit.
 
         Residual and normed input (2 hidden), the widest pair of neighbouring maps, and routed copies;
-        the last stage also holds the logits of all sequences in 32 bit.
+        the last stage also holds the logits of all sequences of a micro-batch in 32 bit.
         """
         tp = what.strategy.tp
         tokens = what.token_budget / what.strategy.prefill_cp
         widest = max((self._width(layer, tp) for layer, _ in layers), default=0.0)
         routed = max((self._routed_bytes(layer, what) for layer, _ in layers), default=0.0)
-        logits = what.max_sequences * self.model.vocab_size * (LOGIT_BYTES + HALF_BYTES) if last else 0.0
+        sampled = what.max_sequences / what.strategy.pp if last else 0.0
+        logits = sampled * self.model.vocab_size * (LOGIT_BYTES + HALF_BYTES)
         body = tokens * (2.0 * self.model.hidden_size + widest) * HALF_BYTES + routed
         return max(body, logits + tokens * 2.0 * self.model.hidden_size * HALF_BYTES)
 

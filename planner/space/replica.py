@@ -141,6 +141,11 @@ class ReplicaBuilder:
         own = self.problem.memory_fraction
         return own if own is not None else self.costs.software.memory_fraction.value
 
+    @property
+    def memory_scope(self) -> str:
+        """What the share is of: the whole device where a problem states it, else what the engine means."""
+        return "device" if self.problem.memory_fraction is not None else self.costs.software.memory_scope
+
     def remarks(self) -> tuple[str, ...]:
         """Return where the prices came from, and what was missing there."""
         own = self._worker_shapes.remarks() if self._worker_shapes is not None else ()
@@ -239,6 +244,7 @@ class ReplicaBuilder:
             token_budget=float(shape.token_budget),
             max_sequences=float(shape.max_num_seqs),
             memory_fraction=self.memory_fraction,
+            memory_scope=self.memory_scope,
         )
         kinds = self.pricer.layer_kinds
         stages: list[StageBytes] = []

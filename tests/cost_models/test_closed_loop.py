@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cost_models.serving.closed_loop import Discipline, Loop, Pattern, closed_loop_pattern, loop_times
+from cost_models.serving.closed_loop import (
+    Discipline,
+    Loop,
+    Pattern,
+    closed_loop_pattern,
+    convoy_ends_s,
+    loop_times,
+    offline_pattern,
+    run_s,
+)
+from cost_models.serving.iteration import StepTime
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
 from hardware_profiles.provenance import Provenance
@@ -37,8 +47,10 @@ def requests(prompt: float = 100.0, output: float = 11.0) -> Requests:
     )
 
 
-def pattern(clients: int, how: Discipline, *, ranks: int = 1, cache: float = 1e9) -> Pattern:
-    loop = Loop(num_clients=clients, num_ranks=ranks, max_sequences=1000.0, cache_tokens=cache)
+def pattern(clients: int, how: Discipline, *, ranks: int = 1, cache: float = 1e9, stages: int = 1) -> Pattern:
+    loop = Loop(
+        num_clients=clients, num_ranks=ranks, max_sequences=1000.0, cache_tokens=cache, num_stages=stages
+    )
     return closed_loop_pattern(requests(), loop, how)
 
 
@@ -99,9 +111,68 @@ def test_ranks_halve_what_one_rank_decodes() -> None:
 
 
 def test_stages_take_turns() -> None:
-    one = loop_times(pattern(4, Discipline(token_budget=1000)), tables(1.0), requests())
-    two = loop_times(pattern(4, Discipline(token_budget=1000)), tables(2.0), requests())
+    how = Discipline(token_budget=1000)
+    one = loop_times(pattern(4, how), tables(1.0), requests())
+    two = loop_times(pattern(4, how, stages=2), tables(2.0), requests())
     assert two.tpot_s.mean() > one.tpot_s.mean()
+
+
+def test_one_client_of_a_pipeline_waits_for_every_stage() -> None:
+    found = loop_times(pattern(1, Discipline(token_budget=1000), stages=4), tables(4.0), requests())
+    assert found.tpot_s == pytest.approx(4 * (STEP_S + TOKEN_S))
+    assert found.ttft_s == pytest.approx(4 * (STEP_S + 100 * TOKEN_S))
+
+
+def flow_shop_s(steps: list[float], stages: int) -> float:
+    """Return when the last of as many micro-batches in flight as stages leaves, stage by stage."""
+    left = [0.0] * stages
+    out: list[float] = []
+    for at, step in enumerate(steps):
+        ready = out[at - stages] if at >= stages else 0.0
+        for stage in range(stages):
+            left[stage] = ready = max(ready, left[stage]) + step
+        out.append(ready)
+    return out[-1]
+
+
+def in_pipeline(steps: np.ndarray, counts: np.ndarray, stages: int) -> np.ndarray:
+    return convoy_ends_s(StepTime(slot_s=steps, through_s=steps * stages), counts, stages)
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_long_steps_hold_up_a_pipeline_as_in_a_flow_shop(stages: int, every: int) -> None:
+    steps = [0.1 if at % every == 0 else 0.01 for at in range(200)]
+    told = in_pipeline(np.array(steps), np.ones(200), stages)[-1]
+    assert told == pytest.approx(flow_shop_s(steps, stages))
+
+
+def test_segments_of_equal_steps_last_as_long_as_their_steps() -> None:
+    short, counts = np.array([0.01, 0.1, 0.01, 0.03]), np.array([7.0, 1.0, 30.0, 20.0])
+    each = np.repeat(short, counts.astype(int))
+    one_by_one = in_pipeline(each, np.ones(each.size), 4)
+    assert in_pipeline(short, counts, 4) == pytest.approx(one_by_one[[0, 7, 8, 38, 58]])
+
+
+def test_offline_requests_come_once_and_all_of_them_end() -> None:
+    loop = Loop(num_clients=6, num_ranks=1, max_sequences=4.0, cache_tokens=1e9)
+    made = offline_pattern(requests(), loop, Discipline(token_budget=400))
+    assert made.sample.size == 6
+    assert (made.arrived == 0).all()
+    # four prompts in one step, ten steps of four, then the other two in one step and ten of two
+    steps_s = 22 * STEP_S + (400 + 10 * 4 + 200 + 10 * 2) * TOKEN_S
+    assert run_s(made, tables()) == pytest.approx(steps_s)
+
+
+def test_a_pipeline_with_few_requests_is_slower_per_device() -> None:
+    how = Discipline(token_budget=1000)
+    loops = [
+        Loop(num_clients=8, num_ranks=1, max_sequences=1000.0, cache_tokens=1e9, num_stages=n) for n in (1, 4)
+    ]
+    one, four = (
+        run_s(offline_pattern(requests(), loop, how), tables(float(loop.num_stages))) for loop in loops
+    )
+    assert four > one
 
 
 def test_equal_questions_have_equal_answers() -> None:

@@ -8,6 +8,7 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.models import load_model
 from planner.ir.strategy import ServingStrategy
 from planner.space.compose import ReplicaShape
+from planner.space.memory import Residency, usable_bytes
 from planner.space.replica import ReplicaBuilder
 from tests.serving_cases import H200, cluster, costs, group, problem
 
@@ -100,3 +101,31 @@ def test_experts_are_spread_and_everything_is_reported() -> None:
         "context",
     ]
     assert all(num_bytes > 0 for _, num_bytes in eight.parts)
+
+
+@pytest.mark.parametrize(("scope", "usable"), [("device", 90.0), ("static", 98.0), ("free", 96.0)])
+def test_the_share_of_memory_is_of_what_the_engine_means(scope: str, usable: float) -> None:
+    what = Residency(
+        strategy=ServingStrategy(),
+        weight_fmt="bf16",
+        kv_fmt="auto",
+        token_budget=1.0,
+        max_sequences=1.0,
+        memory_fraction=0.9,
+        memory_scope=scope,
+    )
+    parts = (("weights", 52.0), ("activations", 8.0))
+    assert usable_bytes(100.0, parts, what) == pytest.approx(usable)
+
+
+def test_caches_get_nothing_where_the_rest_is_too_much() -> None:
+    what = Residency(
+        strategy=ServingStrategy(),
+        weight_fmt="bf16",
+        kv_fmt="auto",
+        token_budget=1.0,
+        max_sequences=1.0,
+        memory_fraction=0.9,
+        memory_scope="free",
+    )
+    assert usable_bytes(100.0, (("weights", 101.0),), what) == 100.0

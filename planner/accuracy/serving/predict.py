@@ -59,17 +59,13 @@ class RunPredictor:
             If it cannot be priced; the message is the reason.
         """
         try:
-            if setup.kind == "static":
-                return self._static(setup)
+            if setup.kind in ("static", "offline"):
+                return self._static(setup) if setup.kind == "static" else self._offline(setup)
             prediction = self._pair(setup) if setup.kind == "disaggregated" else self._single(setup)
         except (InputError, NoCurveError, UnsupportedFormatError, ValueError) as error:
             raise CannotPriceError(str(error)) from error
         if prediction is None:
             raise CannotPriceError(_TOO_LARGE)
-        if setup.kind == "offline":
-            values = {"throughput": prediction.output_tokens_per_s}
-            most = offline_sigma(prediction.sigma, sparse=has_experts(setup.model))
-            return _spread(values, most, prediction.first_token_sigma)
         return _spread(_said(prediction, setup), prediction.sigma, prediction.first_token_sigma)
 
     def evaluator(self, setup: Setup) -> Evaluator:
@@ -104,6 +100,19 @@ class RunPredictor:
             "throughput": setup.load * setup.lengths.mean_output / times.e2e_s,
         }
         return _spread(values, replica.tables.sigma, replica.tables.first_token_sigma)
+
+    def _offline(self, setup: Setup) -> RunPrediction:
+        """Return the throughput from the first step to the last token of all requests."""
+        half, evaluator = setup.halves[0], self._evaluator(setup, setup.group)
+        replica = evaluator.replica(half)
+        if replica is None:
+            raise CannotPriceError(_TOO_LARGE)
+        num_requests = setup.num_requests or evaluator.requests_offline(half, replica)
+        run_s = evaluator.evaluate_offline(half, num_requests)
+        tables = replica.tables
+        most = offline_sigma(tables.sigma, sparse=has_experts(setup.model))
+        values = {"throughput": num_requests * setup.lengths.mean_output / run_s}
+        return _spread(values, most, tables.first_token_sigma)
 
     def _evaluator(self, setup: Setup, group: NodeGroup) -> Evaluator:
         """Return the evaluator of a run, with the run's load."""

@@ -120,9 +120,9 @@ def coverage(runs: Iterable[ScoredRun], metric: str) -> float | None:
 def choices(runs: Iterable[ScoredRun]) -> list[Choice]:
     """Return the groups of alternatives with at least two measured configurations.
 
-    Alternatives share source, model, formats, device, engine, lengths and load per device: each is then a way
-    to serve the same traffic with the same devices, replicated to fill them. Repeated runs of one
-    configuration count once, by their geometric mean.
+    Alternatives share source, model, formats, device, engine and its version, lengths and load per device:
+    each is then a way to serve the same traffic with the same devices, replicated to fill them. Repeated runs
+    of one configuration count once, by their geometric mean.
     """
     groups: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = defaultdict(
         lambda: defaultdict(list)
@@ -137,7 +137,7 @@ def choices(runs: Iterable[ScoredRun]) -> list[Choice]:
         key = (
             run.row.source,
             setup.device,
-            setup.engine,
+            f"{setup.engine} {run.row.text('version')}".strip(),
             f"{setup.model_name} {setup.halves[0].weight_fmt}",
             f"{run.row.mode}, {lengths}, {share:g} per device",
         )

@@ -15,6 +15,7 @@ from cost_models.formats import number_format
 from planner.accuracy.devices import find_device
 from planner.accuracy.kernel_work import CannotPriceError
 from planner.accuracy.serving.names import engine_name, model_spellings
+from planner.accuracy.serving.recipes import BENCHMARK_SEQUENCES, published_requests
 from planner.accuracy.serving.rows import ServingRow
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
@@ -57,6 +58,7 @@ class Setup:
     """A run as we evaluate it. `load` is the concurrency, the rate or the batch over all replicas.
 
     `halves` is one configuration, or those of prefill and decode; `num_devices` what all of them have.
+    `num_requests` is how many an offline run had, 0 where that is not known.
     `log` holds the requests of the run, where they were recorded.
     """
 
@@ -71,6 +73,7 @@ class Setup:
     halves: tuple[FixedReplica, ...]
     load: float
     num_devices: int
+    num_requests: int = 0
     log: RequestTrace | None = None
 
 
@@ -127,6 +130,7 @@ class SetupReader:
             halves=halves,
             load=_load(row, kind) if log is None else _log_rate_rps(log),
             num_devices=num_devices,
+            num_requests=_degree(row, "num_requests", published_requests(row) if kind == "offline" else 0),
             log=log,
         )
 
@@ -268,10 +272,12 @@ def _limited(half: FixedReplica, engine: str, row: ServingRow) -> FixedReplica:
 
     A benchmark's own load is let in, unless the row states the limit.
     """
+    kind = _kind(row)
+    most = BENCHMARK_SEQUENCES if kind == "offline" and engine == "trtllm" else _MAX_SEQUENCES[engine]
     per_rank = ceil((row.number("concurrency") or 0.0) / (half.replicas * half.strategy.attention_dp))
     return replace(
         half,
-        max_num_seqs=_degree(row, "max_num_seqs", max(_MAX_SEQUENCES[engine], per_rank)),
+        max_num_seqs=_degree(row, "max_num_seqs", max(most, per_rank)),
         token_budget=_degree(row, "token_budget", half.token_budget),
     )
 
@@ -345,8 +351,20 @@ def _halves(
             weight_fmt=weight_fmt,
             kv_fmt=kv_fmt,
             replicas=max(total // strategy.num_devices, copies),
+            layers_per_stage=even_stages(model.num_layers, strategy.pp),
         ),
     )
+
+
+def even_stages(num_layers: int, num_stages: int) -> tuple[int, ...] | None:
+    """Return the layers per stage as engines split them when nobody says otherwise, None without a pipeline.
+
+    Source: TensorRT-LLM (Mapping.pp_layers) gives what remains to the first stages; vLLM differs by a layer.
+    """
+    if num_stages == 1:
+        return None
+    least, more = divmod(num_layers, num_stages)
+    return tuple(least + (stage < more) for stage in range(num_stages))
 
 
 def _half(row: ServingRow, side: str, model: ModelGraph) -> tuple[ServingStrategy, int]:

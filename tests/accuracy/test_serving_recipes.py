@@ -1,0 +1,63 @@
+"""Offline runs: how many requests they had, and that few of them do not fill a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from planner.accuracy.serving.recipes import BENCHMARK_SEQUENCES
+from planner.accuracy.serving.rows import read_rows
+from planner.accuracy.serving.run import score_serving
+from planner.accuracy.serving.setup import Setup, SetupReader, even_stages
+from planner.cli._accuracy_serving import find_group, find_model
+
+HEADER = "gpu,framework,model,mode,tp,pp,isl,osl,out_tok_s_total,num_requests,file"
+
+
+def setup(folder: Path, line: str) -> Setup:
+    path = folder / "runs.csv"
+    path.write_text(f"{HEADER}\nh200,trtllm,llama-3.1-8b,offline_max,1,{line}\n", encoding="utf-8")
+    return SetupReader(find_model=find_model, find_group=find_group).read(read_rows(path)[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("1,128,128,9,,docs/perf-overview.md", 30000),
+        ("1,1000,1000,9,,docs/perf-overview.md", 3000),
+        ("1,2048,2048,9,,docs/perf-overview.md", 1500),
+        ("1,20000,2000,9,,docs/perf-overview.md", 1000),
+        ("1,2048,2048,9,77,docs/perf-overview.md", 77),
+        ("1,2048,2048,9,,elsewhere.md", 0),
+    ],
+)
+def test_requests_are_those_of_the_recipe_unless_stated(tmp_path: Path, line: str, expected: int) -> None:
+    found = setup(tmp_path, line)
+    assert found.num_requests == expected
+    assert found.halves[0].max_num_seqs == BENCHMARK_SEQUENCES
+
+
+def test_stages_are_even_and_the_first_hold_what_remains() -> None:
+    assert even_stages(126, 8) == (16, 16, 16, 16, 16, 16, 15, 15)
+    assert even_stages(80, 1) is None
+
+
+def test_few_requests_do_not_fill_a_deep_pipeline(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    lines = (f"h200,trtllm,llama-3.1-8b,offline_max,1,8,128,512,9,{n},x" for n in (16, 4000))
+    path.write_text("\n".join((HEADER, *lines)), encoding="utf-8")
+    few, many = (run.prediction for run in score_serving(path, find_model, find_group))
+    assert few is not None
+    assert many is not None
+    assert many.values["throughput"] > 10.0 * few.values["throughput"]
+
+
+def test_without_a_number_there_are_enough_to_show_the_highest_throughput(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    lines = (f"h200,trtllm,llama-3.1-8b,offline_max,1,1,500,500,9,{n},x" for n in ("", 30000))
+    path.write_text("\n".join((HEADER, *lines)), encoding="utf-8")
+    unsaid, long = (run.prediction for run in score_serving(path, find_model, find_group))
+    assert unsaid is not None
+    assert long is not None
+    assert unsaid.values["throughput"] == pytest.approx(long.values["throughput"], rel=0.1)
