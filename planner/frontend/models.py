@@ -198,7 +198,11 @@ def bundled_configs() -> tuple[BundledConfig, ...]:
 
 
 def _bundled(name: str) -> BundledConfig:
-    by_name = {n.lower(): entry for entry in bundled_configs() for n in (entry.name, *entry.aliases)}
+    by_name: dict[str, BundledConfig] = {}
+    for entry in bundled_configs():
+        for spelling in (entry.name, *entry.aliases):
+            by_name[spelling.lower()] = entry
+            by_name.setdefault(spelling.lower().rpartition("/")[2], entry)
     entry = by_name.get(name.strip().lower())
     if entry is None:
         names = [e.name for e in bundled_configs()]
