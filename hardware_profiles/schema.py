@@ -315,7 +315,11 @@ class TrainerProfile(_Sourced):
     library version), `elementwise_scale` the bytes of element-wise kernels (what is not fused),
     `attention_backward` is the backward of a fused attention core over its forward, `flash_version` (2 or
     3) its generation, `score_bytes` what an unfused one moves per element of the score matrix forward.
-    `per_layer_s` is the host's time to launch a layer's pass (a floor), `per_micro_batch_s` is paid per
+    `expert_scale` multiplies the products of routed experts once more (how they are grouped and fused; on
+    devices of `fused_expert_families` alone, where those are named), and
+    `expert_bias_bytes` are moved, both passes, per element of what experts with biases put out.
+    `per_layer_s` is the host's time to launch a layer's pass (a floor), to which every expert of a rank adds
+    `per_expert_s` where experts are launched one by one; `per_micro_batch_s` is paid per
     micro-batch and stage, `per_step_s` once. Overlaps are shares (0 to 1) of communication that hides
     behind compute; `regather_overlap` is that of the inputs gathered again by sequence parallelism.
     `dp_efficiency` is the share of library collectives' speed that gradient and parameter traffic reaches.
@@ -330,7 +334,8 @@ class TrainerProfile(_Sourced):
     allocator, `allocator_slack` the share that the allocator holds beside activations. `selective_products`
     is the share of matrix products that selective recompute repeats. `dropout` keeps masks;
     `sequence_parallel` is the default with tensor parallelism. Without `scatter_gather` every tensor rank
-    sends whole activations to the next stage. `optimizer_sync` says that no stage updates its weights before
+    sends whole activations to the next stage. `sends_once` says that a token goes once to a rank that holds
+    several of its experts. `optimizer_sync` says that no stage updates its weights before
     all have finished (a global norm or overflow check). `sigma_log` is the spread of log(measured /
     predicted) on sources that were not fitted.
     """
@@ -343,7 +348,10 @@ class TrainerProfile(_Sourced):
     attention_backward: CountFact
     flash_version: CountFact
     score_bytes: CountFact
+    expert_scale: CountFact | None = None
+    expert_bias_bytes: CountFact | None = None
     per_layer_s: TimeFact
+    per_expert_s: TimeFact | None = None
     per_micro_batch_s: TimeFact
     per_step_s: TimeFact
     tp_overlap: CountFact
@@ -370,7 +378,9 @@ class TrainerProfile(_Sourced):
     sequence_parallel: bool = True
     dropout: bool = False
     scatter_gather: bool = True
+    sends_once: bool = False
     optimizer_sync: bool = True
+    fused_expert_families: tuple[str, ...] = ()
     kernel_software: tuple[str, ...] = ()
     notes: str = ""
 

@@ -28,6 +28,10 @@ _POWER_EXPONENT = 0.5
 """Time of compute-bound kernels over the inverse of a power cap. Source: H100 held at 500 W against an H200
 at 700 W under one stack (torchtitan reports of 2024-12 and 2025-06): times 1.18 apart, the root of the
 powers."""
+_MOST_UNSTATED_BYTES_PER_S = 400e9 / 8.0
+"""Most that an adapter of a run counts for whose network is not stated. Source: with experts over eight nodes
+GPT-OSS-120B takes as long on DGX B300 (adapters of 800 Gb/s) as on DGX B200 (400 Gb/s), 9.8 and 10.2 s
+(Megatron-Bridge performance summary, container 26.02)."""
 _SPEED = re.compile(
     r"(?:(\d+)\s*[x×]\s*)?(\d+(?:\.\d+)?)\s*(GB/s|GBps|Gb/s|Gbps|Gbit/s|gb/s|gbps|Gbit|Gb\b|G\b)"
 )
@@ -158,8 +162,8 @@ def _network(text: str, usual: str, adapters: int, per_node: int) -> tuple[Link,
         wanted = found.gigabits if found is not None else base.bandwidth_bytes_per_s * 8e-9
         base = _link(f"{name}{min(speeds, key=lambda speed: abs(speed - wanted))}")
     if found is None:
-        share = adapters / per_node
-        return replace(base, bandwidth_bytes_per_s=base.bandwidth_bytes_per_s * share), False
+        reached = min(base.bandwidth_bytes_per_s, _MOST_UNSTATED_BYTES_PER_S)
+        return replace(base, bandwidth_bytes_per_s=reached * adapters / per_node), False
     adapters = found.adapters if found.adapters is not None else 1
     bytes_per_s = found.gigabits * adapters * 1e9 / 8.0 / (per_node if found.of_node else 1)
     return replace(base, bandwidth_bytes_per_s=bytes_per_s), True

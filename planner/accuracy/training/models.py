@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from planner.accuracy.training.rows import RowError, TrainingRow
@@ -15,6 +15,12 @@ _LATENT = {"q_rank": 1536, "kv_rank": 512, "rope": 64, "nope": 128, "value": 128
 _GATED_NAMES = re.compile(r"llama|qwen|mistral|mixtral|deepseek|kimi|gemma|gpt-oss|glm|yi-|grok")
 _UNTIED_NAMES = _GATED_NAMES
 _PLAIN_NAMES = re.compile(r"gpt|bloom|mpt|opt|turing|mt-nlg|t5|bert|megatron")
+_WINDOWED_NAMES = {"gpt-oss": 128}
+"""Models whose layers alternate between a sliding window of so many tokens and all of them (config.json)."""
+_BIASED_NAMES = ("gpt-oss",)
+"""Models whose experts have biases (config.json)."""
+_PREDICTS_MORE = ("deepseek-v3", "deepseek-r1")
+"""Models trained with one layer that predicts a further token (DeepSeek-V3 report, section 2.2)."""
 _DENSE_FIRST = {"deepseek-v3": 3, "deepseek-r1": 3, "deepseek-v2": 1, "kimi": 1}
 _DEFAULT_VOCABULARY = 51200
 _MOST_DENSE = 4
@@ -57,6 +63,11 @@ def model_of(row: TrainingRow) -> ModelGraph:
         first = _Form(gated=False, tied=True)
     else:
         first = _Form(gated=True, tied=False)
+    return _as_trained(row, _of_stated_size(row, first))
+
+
+def _of_stated_size(row: TrainingRow, first: _Form) -> ModelGraph:
+    """Return the graph of the form `first`, or of the one that the stated number of parameters demands."""
     stated = _float(row.text("params_B"))
     graph = _graph(row, first)
     if stated is None or abs(graph.num_params / (stated * 1e9) - 1.0) < 0.02:
@@ -69,6 +80,25 @@ def model_of(row: TrainingRow) -> ModelGraph:
     # A shape that misses the stated size by as much either way keeps what the name says.
     best = min(range(len(graphs)), key=errors.__getitem__)
     return graphs[best] if errors[best] < errors[0] - 0.03 else graphs[0]
+
+
+def _as_trained(row: TrainingRow, graph: ModelGraph) -> ModelGraph:
+    """Return the graph with the layers that training alone runs: those that predict further tokens.
+
+    Such a layer joins its two inputs, passes one block and the shared head (DeepSeek-V3 report, section 2.2).
+    """
+    name = row.text("model").lower()
+    if not any(key in name for key in _PREDICTS_MORE) or re.search(r"(w/o|without|no) mtp", row.words):
+        return graph
+    hidden = graph.hidden_size
+    joined = _map("eh_proj", 2 * hidden, hidden, "replicated", slot="other")
+    ops = (
+        joined,
+        *graph.layers[-1].ops,
+        *(replace(op, tied=True) for op in graph.head if isinstance(op, Linear)),
+    )
+    further = Layer(kind="mtp+attention+moe", ops=ops)
+    return replace(graph, layers=(*graph.layers, further))
 
 
 def assumptions_of(row: TrainingRow) -> tuple[str, ...]:
@@ -115,11 +145,12 @@ def _graph(row: TrainingRow, form: _Form) -> ModelGraph:
     dense = Layer(kind="attention+mlp", ops=(*norms, *attention, *_dense(hidden, ffn.dense, form.gated)))
     layers = [dense] * num_layers
     if ffn.num_experts:
-        sparse = Layer(kind="attention+moe", ops=(*norms, *attention, *_sparse(hidden, ffn)))
+        sparse = Layer(kind="attention+moe", ops=(*norms, *attention, *_sparse(row, hidden, ffn)))
         name = row.text("model").lower()
         named = next((n for key, n in _DENSE_FIRST.items() if key in name), 0)
         num_dense = (named if form.num_dense is None else form.num_dense) if ffn.dense else 0
         layers = [dense] * min(num_dense, num_layers) + [sparse] * max(num_layers - num_dense, 0)
+    layers = _windowed(row, layers)
     vocab = _whole(row, "vocab") or _DEFAULT_VOCABULARY
     table = Linear(
         name="embedding",
@@ -144,6 +175,22 @@ def _graph(row: TrainingRow, form: _Form) -> ModelGraph:
         embedding=(table,),
         head=(head,),
     )
+
+
+def _windowed(row: TrainingRow, layers: list[Layer]) -> list[Layer]:
+    """Return the layers with the windows of the model's family: every other one, the first included."""
+    name = row.text("model").lower()
+    window = next((tokens for key, tokens in _WINDOWED_NAMES.items() if key in name), 0)
+    if not window:
+        return layers
+
+    def narrow(op: Op) -> Op:
+        return replace(op, window=window) if isinstance(op, AttentionCore) else op
+
+    return [
+        replace(layer, ops=tuple(narrow(op) for op in layer.ops)) if index % 2 == 0 else layer
+        for index, layer in enumerate(layers)
+    ]
 
 
 def _feed_forward(row: TrainingRow, hidden: int) -> _FeedForward:
@@ -233,7 +280,7 @@ def _dense(hidden: int, width: int, gated: bool, slot: str = "dense_ffn") -> tup
     return (*maps, _map("down", width, hidden, "row", slot=slot))
 
 
-def _sparse(hidden: int, ffn: _FeedForward) -> tuple[Op, ...]:
+def _sparse(row: TrainingRow, hidden: int, ffn: _FeedForward) -> tuple[Op, ...]:
     router = Linear(
         name="router",
         in_features=hidden,
@@ -243,7 +290,12 @@ def _sparse(hidden: int, ffn: _FeedForward) -> tuple[Op, ...]:
         quantised=False,
     )
     experts = Experts(
-        name="experts", num_experts=ffn.num_experts, top_k=ffn.top_k, hidden=hidden, inter=ffn.expert
+        name="experts",
+        num_experts=ffn.num_experts,
+        top_k=ffn.top_k,
+        hidden=hidden,
+        inter=ffn.expert,
+        bias=any(key in row.text("model").lower() for key in _BIASED_NAMES),
     )
     shared = _dense(hidden, ffn.num_shared * ffn.expert, True, "shared_expert")
     return (router, *shared, experts)

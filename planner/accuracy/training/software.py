@@ -119,6 +119,8 @@ def _switched(software: TrainingSoftware, words: str) -> TrainingSoftware:
         software = replace(software, elementwise_scale=software.elementwise_scale * _EAGER_ELEMENTWISE)
     if not software.flash_attention and re.search(r"(?<!no )(?<!without )flash[- ]?att", words):
         software = replace(software, flash_attention=True, flash_version=_FLASH_SINCE_2023)
+    if re.search(r"token[- ]?drop", words):  # experts of one padded size run as one launch
+        software = replace(software, per_expert_s=0.0)
     if re.search(r"post-validation off|no post-validation", words):
         software = replace(software, optimizer_sync=True)
     if re.search(r"before [^;]*scatter/gather|(no|without) scatter[/-]gather", words):

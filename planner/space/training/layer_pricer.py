@@ -64,7 +64,7 @@ class LayerPricer:
             self._add(tuple(ops), acc)
         self._add_residual_stream(layer, hidden, acc)
         forward_comm, backward_comm = self._tensor_comm(layer, hidden, acc)
-        host = self.software.per_layer_s
+        host = self.software.per_layer_s + acc.host
         forward = np.maximum(acc.forward, host)
         backward = np.maximum(acc.backward + acc.weight_grad, 2.0 * host) - acc.weight_grad
         again = self.software.selective_products if self.software.flash_attention else 0.0
@@ -136,7 +136,7 @@ class LayerPricer:
         shapes = [op.shape_per_rank(tp) for op in ops]
         k = float(shapes[0][0])
         n = float(sum(cols for _, cols in shapes))
-        acc.dense_params += sum(op.num_params_per_rank(tp) for op in ops)
+        acc.dense_params += sum(op.num_params_per_rank(tp) for op in ops if not op.tied)
         first = ops[0]
         if first.per_token <= 0.0:
             return
@@ -159,6 +159,14 @@ class LayerPricer:
         if first.slot in ("dense_ffn", "shared_expert") and first.shard != "row":
             self.add_activation(tokens * n, acc, gated=len(ops) > 1)
         acc.working = np.maximum(acc.working, tokens * n * ACT_BYTES)
+        if first.slot == "head":  # a layer that predicts a further token
+            loss = self.loss_s(tokens * n)
+            acc.forward += loss
+            acc.backward += loss
+
+    def loss_s(self, logits: FloatArray) -> FloatArray:
+        """Return the seconds of one pass of the loss: each moves half of the stack's bytes per logit."""
+        return self.time(Stream(num_bytes=logits * self.software.loss_bytes / 2.0, num_kernels=4.0))
 
     def add_activation(self, elements: FloatArray, acc: LayerSum, *, gated: bool) -> None:
         """Add the activation function over `elements` outputs of the up (and gate) projection.

@@ -74,7 +74,7 @@ class LayerSum:
 
     `core` is forward work that selective recompute repeats, `core_kept` the bytes that it saves; `products`
     are the forward matrix products and `products_kept` their kept outputs;
-    `experts_s` is the part of `forward` spent on expert matrices, which communication may hide behind.
+    `host` is what the host takes to launch a pass of what is launched piece by piece.
     """
 
     forward: FloatArray
@@ -92,11 +92,12 @@ class LayerSum:
     error: FloatArray
     dense_params: float = 0.0
     expert_params: float = 0.0
+    host: float = 0.0
 
     @staticmethod
     def like(tokens: FloatArray) -> LayerSum:
         """Return sums at zero with the shape of `tokens`."""
         new = LayerSum.__new__(LayerSum)
         for field in fields(LayerSum):
-            setattr(new, field.name, 0.0 if field.name.endswith("_params") else np.zeros_like(tokens))
+            setattr(new, field.name, 0.0 if field.default == 0.0 else np.zeros_like(tokens))
         return new

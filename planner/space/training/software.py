@@ -36,7 +36,10 @@ class TrainingSoftware:
     elementwise_scale: float = 1.0
     attention_backward: float = 2.8
     flash_version: float = 3.0
+    expert_scale: float = 1.0
+    expert_bias_bytes: float = 0.0
     per_layer_s: float = 0.0
+    per_expert_s: float = 0.0
     per_micro_batch_s: float = 0.0
     per_step_s: float = 0.0
     tp_overlap: float = 0.0
@@ -64,7 +67,9 @@ class TrainingSoftware:
     flash_attention: bool = True
     sequence_parallel: bool = True
     scatter_gather: bool = True
+    sends_once: bool = False
     optimizer_sync: bool = True
+    fused_expert_families: tuple[str, ...] = ()
     kernel_software: tuple[str, ...] = ()
     attention_scale: float = 1.0
     half_scale: float = 1.0
@@ -75,8 +80,12 @@ class TrainingSoftware:
         old = self.flash_version < _HOPPER_FLASH and device.family in _SINCE_HOPPER
         oldest = self.flash_version < _SECOND_FLASH
         attention = (_FLASH_2_ON_HOPPER if old else 1.0) * (_FLASH_1 if oldest else 1.0)
+        fused = not self.fused_expert_families or device.family in self.fused_expert_families
         return replace(
-            self, half_scale=self.half_scale * slowdown, attention_scale=self.attention_scale * attention
+            self,
+            half_scale=self.half_scale * slowdown,
+            attention_scale=self.attention_scale * attention,
+            expert_scale=self.expert_scale if fused else 1.0,
         )
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, Gemm, Stream
+from cost_models.work import Collective, Gemm
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small, ceil_div
 from planner.space.spans import span_of
@@ -138,8 +138,7 @@ class TableBuilder:
     def _ends(self, shape: Shape, pricer: LayerPricer) -> Ends:
         """Price the embedding and the head with its loss.
 
-        The vocabulary is padded to a multiple of 128 per tensor rank (Megatron-LM). Each pass of the loss
-        moves half of the stack's bytes per logit.
+        The vocabulary is padded to a multiple of 128 per tensor rank (Megatron-LM).
         """
         model, tokens = self._model, pricer.tokens
         vocab = 128.0 * ceil_div(model.vocab_size, 128 * shape.tp)
@@ -148,9 +147,7 @@ class TableBuilder:
         gemm = pricer.time(Gemm(m=tokens, n=vocab, k=hidden)) * lost
         grad_in = pricer.time(Gemm(m=tokens, n=hidden, k=vocab)) * lost
         grad_w = pricer.time(Gemm(m=np.full_like(tokens, hidden), n=vocab, k=tokens)) * lost
-        loss = pricer.time(
-            Stream(num_bytes=tokens * vocab * self._software.loss_bytes / 2.0, num_kernels=4.0)
-        )
+        loss = pricer.loss_s(tokens * vocab)
         rows = pricer.stream(tokens * hidden * 6.0, 2.0)
         reduce = np.zeros_like(tokens)
         if shape.tp > 1:

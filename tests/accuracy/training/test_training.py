@@ -24,6 +24,7 @@ from planner.accuracy.training.score import (
 from planner.accuracy.training.software import software_of
 from planner.cli.main import build_app
 from planner.errors import InputError
+from planner.ir.model_graph import Experts, Linear
 
 RUNS = Path(__file__).parents[2] / "data" / "training" / "runs.csv"
 
@@ -140,7 +141,54 @@ def test_rack_scale_domains_and_power_caps_are_read(tmp_path: Path) -> None:
 def test_shapes_give_models_of_the_stated_size(
     tmp_path: Path, cells: dict[str, str], num_params: float
 ) -> None:
-    assert model_of(_row(tmp_path, **cells)).num_params == pytest.approx(num_params, rel=0.01)
+    row = _row(tmp_path, notes="without MTP", **cells)
+    assert model_of(row).num_params == pytest.approx(num_params, rel=0.01)
+
+
+def _sparse(tmp_path: Path, name: str, **cells: str) -> TrainingRow:
+    shape = {
+        "layers": "4",
+        "hidden": "2048",
+        "heads": "32",
+        "kv_heads": "8",
+        "params_B": "",
+        "vocab": "32000",
+    }
+    ffn = {"ffn": "1024 expert x8 top-2", "model": name, "tp": "1", "pp": "1", "gpus": "8", "dp": "8"}
+    return _row(tmp_path, **(shape | ffn | {"notes": ""} | cells))
+
+
+def test_models_trained_to_predict_further_tokens_have_a_layer_more(tmp_path: Path) -> None:
+    plain, more = (model_of(_sparse(tmp_path, name)) for name in ("Mixtral", "DeepSeek-V3"))
+    assert len(more.layers) == len(plain.layers) + 1 == 5
+    assert [op.slot for op in more.layers[-1].ops if isinstance(op, Linear) and op.tied] == ["head"]
+    without = model_of(_sparse(tmp_path, "DeepSeek-V3", notes="container 25.11; (w/o MTP)"))
+    assert len(without.layers) == 4
+
+
+def test_families_bring_their_windows_and_biases(tmp_path: Path) -> None:
+    graph = model_of(_sparse(tmp_path, "GPT-OSS"))
+    assert [core.window for core in graph.attention_cores()] == [128, 0, 128, 0]
+    assert all(op.bias for layer in graph.layers for op in layer.ops if isinstance(op, Experts))
+    other = model_of(_sparse(tmp_path, "Mixtral"))
+    assert not any(core.window for core in other.attention_cores())
+    assert not any(op.bias for layer in other.layers for op in layer.ops if isinstance(op, Experts))
+
+
+def test_a_network_that_is_not_stated_counts_for_what_published_runs_reached(tmp_path: Path) -> None:
+    for device, stated, gigabits in (
+        ("B300", "8 GPU/node NVLink", 400.0),
+        ("B300", "8 GPU/node NVLink; 800 Gb/s per GPU", 800.0),
+        ("H100-SXM5-80GB", "8 GPU/node NVLink", 400.0),
+    ):
+        row = _row(tmp_path, gpu_type=device, interconnect=stated, gpus="64", tp="8", pp="8", dp="1")
+        assert cluster_of(row).group.levels[-1].link.bandwidth_bytes_per_s == gigabits * 1e9 / 8.0
+
+
+def test_dropped_tokens_are_launched_as_one(tmp_path: Path) -> None:
+    bridge = {"source": "NVIDIA-NeMo/Megatron-Bridge (25.09 NeMo Container)"}
+    for notes, launched in (("(tokendrop)", False), ("dropless", True)):
+        assert (software_of(_row(tmp_path, notes=notes, **bridge)).per_expert_s > 0.0) is launched
 
 
 def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
