@@ -48,11 +48,11 @@ _SOURCE_COLUMNS = (
 _NOTES = """
 What falls short, and why:
 
-- Megatron-Bridge tables differ by 20 to 150 % between releases for the same plan. Most of it is in the recipes,
+- Megatron-Bridge tables differ by 20 to 150 % between releases for the same plan. Most of it is in recipes,
   which rows do not state: experts launched one by one or fused, tokens dropped or not, gradients in 16 bit.
-  What remains: Qwen3-30B on H100 took 12.5, 24.8, 51.3 and 28.9 s (25.09 to 26.02.01), Qwen3-235B on B300 48.7
-  and 22.1 s, GPT-OSS-120B on GB300 2.5 s in 26.06, 4.0 s in 26.06.01 and 2.5 s in 26.08; Kimi-K2 did not gain
-  from the fused experts of 26.06.
+  What remains: Qwen3-30B on H100 took 12.5, 24.8, 51.3 and 28.9 s (25.09 to 26.02.01), Qwen3-235B on B300
+  48.7 and 22.1 s, GPT-OSS-120B on GB300 2.5 s in 26.06, 4.0 s in 26.06.01 and 2.5 s in 26.08; Kimi-K2 did
+  not gain from the fused experts of 26.06.
 - The same 530B plan on the same devices took 39.2 s on Selene and 43.1 s on MegaScale's cluster; both
   stacks of that table are 11 % too fast here by as much.
 - MegaScale's ablation changes model and software in ways that rows do not say.
