@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -68,6 +69,7 @@ def waiting_time(
     )
 
 
+@lru_cache(maxsize=256)
 def normal_quantile(percentile: float) -> float:
     """Return the standard normal quantile of a percentile in (0, 100); 0 for the mean."""
     return NormalDist().inv_cdf(percentile / 100.0) if percentile > 0.0 else 0.0

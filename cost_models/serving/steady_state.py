@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
 from cost_models.serving.iteration import step_time
@@ -18,6 +19,7 @@ from cost_models.serving.queueing import normal_quantile
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables, stacked
 
+IntArray = NDArray[np.intp]
 OVERFLOW_PERCENTILE = 99.0
 """Running sequences may exceed the batch or cache limit at most this rarely (percent of the time)."""
 _POINTS_PER_OCTAVE = 5
@@ -152,19 +154,15 @@ def _swept(
     """Return the curves of cases, as many at once as fit a reasonable array."""
     sweep = _aggregated if prefills else _decoding
     found: list[LoadCurve | None] = [None] * len(cases)
-    known: list[tuple[int, _Points]] = []
-    for index, (tables, limits) in enumerate(cases):
-        points = _load_points(tables, requests, limits, percentile, prefills=prefills)
-        if points is not None:
-            known.append((index, points))
-    each = max(
-        1, _MOST_CELLS // (max((p.per_slot.size for _, p in known), default=1) * requests.weights.size)
-    )
-    for start in range(0, len(known), each):
-        part = known[start : start + each]
-        batch = _Batch.of([cases[i] for i, _ in part], [points for _, points in part])
+    points = _load_points(cases, requests, percentile, prefills=prefills)
+    width = points.per_slot.shape[1] if points.rows.size else 1
+    each = max(1, _MOST_CELLS // (width * requests.weights.size))
+    for start in range(0, points.rows.size, each):
+        part = points.only(slice(start, start + each))
+        rows = [int(row) for row in part.rows]
+        batch = _Batch.of([cases[row] for row in rows], part)
         curves = _curves(batch, requests, percentile, sweep(batch, requests))
-        for (index, _), curve in zip(part, curves, strict=True):
+        for index, curve in zip(rows, curves, strict=True):
             found[index] = curve
     return found
 
@@ -254,22 +252,30 @@ def prefill_curves(cases: Sequence[tuple[TimeTables, float]], requests: Requests
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Points:
-    """Loads to price; those beyond `top` only serve to see what a busier moment costs."""
+    """Loads to price, of those cases (`rows`) that have any; beyond `top` they only show a busier moment.
 
+    `per_slot` has one row per case; shorter lists of loads (`sizes`) repeat their last one.
+    """
+
+    rows: IntArray
     per_slot: FloatArray
-    top: float
+    sizes: IntArray
+    top: FloatArray
+
+    def only(self, part: slice) -> _Points:
+        """Return some of the cases."""
+        return _Points(
+            rows=self.rows[part], per_slot=self.per_slot[part], sizes=self.sizes[part], top=self.top[part]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
-    """Replicas side by side: tables with a second axis of replicas, loads [replicas, points], else [.., 1].
-
-    Shorter lists of loads repeat their last one.
-    """
+    """Replicas side by side: tables with a second axis of them, loads [replicas, points], else [.., 1]."""
 
     tables: TimeTables
     per_slot: FloatArray
-    sizes: tuple[int, ...]
+    sizes: IntArray
     top: FloatArray
     token_budget: FloatArray
     max_sequences: FloatArray
@@ -279,16 +285,14 @@ class _Batch:
     per_request_s: FloatArray
 
     @staticmethod
-    def of(cases: Sequence[Case], points: Sequence[_Points]) -> _Batch:
+    def of(cases: Sequence[Case], points: _Points) -> _Batch:
         """Stack cases and their loads."""
-        longest = max(one.per_slot.size for one in points)
-        every = [np.pad(one.per_slot, (0, longest - one.per_slot.size), mode="edge") for one in points]
         stages = [tables.num_stages for tables, _ in cases]
         return _Batch(
             tables=stacked([tables for tables, _ in cases]),
-            per_slot=np.array(every),
-            sizes=tuple(one.per_slot.size for one in points),
-            top=_column([one.top for one in points]),
+            per_slot=points.per_slot,
+            sizes=points.sizes,
+            top=points.top[:, None],
             token_budget=_column([limits.token_budget for _, limits in cases]),
             max_sequences=_column([limits.max_sequences for _, limits in cases]),
             itself=_column(
@@ -346,10 +350,7 @@ def _curves(batch: _Batch, requests: Requests, percentile: float, sweep: _Sweep)
     second = service**2 @ requests.weights
     with np.errstate(invalid="ignore", divide="ignore"):
         scv = np.where(mean > 0.0, second / mean**2 - 1.0, 0.0)
-    high = np.zeros_like(every_tpot)
-    for row, size in enumerate(batch.sizes):
-        part = _tpot_percentile(every_sequences[row, :size], every_tpot[row, :size], percentile, requests)
-        high[row, :size] = part
+    high = _tpot_percentiles((every_sequences, batch.sizes), every_tpot, percentile, requests)
     rates, tpots = np.maximum.accumulate(per_slot / step, axis=1), np.maximum.accumulate(tpot, axis=1)
     highs, own, mixed = cut(high), cut(sweep.own_ttft_s), cut(sweep.mixed_share)
     sequences = cut(every_sequences)
@@ -368,15 +369,16 @@ def _curves(batch: _Batch, requests: Requests, percentile: float, sweep: _Sweep)
             num_ranks=int(batch.num_ranks[row, 0]),
             num_stages=int(stages[row, 0]),
         )
-        for row in range(len(batch.sizes))
+        for row in range(batch.sizes.size)
     ]
 
 
-def _tpot_percentile(
-    sequences: FloatArray, tpot: FloatArray, percentile: float, requests: Requests
+def _tpot_percentiles(
+    loads: tuple[FloatArray, IntArray], tpot: FloatArray, percentile: float, requests: Requests
 ) -> FloatArray:
     """Return TPOT at a percentile: that of the load which a request meets over its life at that percentile.
 
+    `loads` are sequences in flight, [replicas, points], and how many of the points of each replica count.
     The number in flight is Poisson with mean d; its average over a residence time has variance 2 d / 3
     (covariance d (1 - |lag| / residence), integrated twice). Prompts that start meanwhile are counted in it.
 
@@ -384,33 +386,48 @@ def _tpot_percentile(
     """
     if requests.mean_steps <= 0.0:
         return np.zeros_like(tpot)
-    return np.maximum.accumulate(np.interp(_met(sequences, percentile), sequences, tpot))
+    sequences, sizes = loads
+    met = _met(sequences, percentile)
+    found = np.zeros_like(tpot)
+    for row, size in enumerate(sizes.tolist()):
+        found[row, :size] = np.interp(met[row, :size], sequences[row, :size], tpot[row, :size])
+    return np.maximum.accumulate(found, axis=1)
 
 
-def _load_points(
-    tables: TimeTables, requests: Requests, limits: BatchLimits, percentile: float, *, prefills: bool
-) -> _Points | None:
+def _load_points(cases: Sequence[Case], requests: Requests, percentile: float, *, prefills: bool) -> _Points:
     """Return loads to price: requests per step on a fixed geometric grid, and the highest stable one.
 
     The grid does not depend on the limits, so that looser limits never change what lies below them.
     """
-    stable = np.inf
+    stable = np.full(len(cases), np.inf)
     if prefills:
-        stable = _SATURATION * limits.token_budget / (requests.mean_new_tokens + requests.mean_steps)
+        budgets = np.array([limits.token_budget for _, limits in cases])
+        stable = _SATURATION * budgets / (requests.mean_new_tokens + requests.mean_steps)
     top = reach = stable
     if requests.mean_steps > 0.0:
-        if limits.cache_sequences < 1.0:
-            return None
-        mean, per_slot = limits.mean_sequences, requests.mean_steps * tables.num_stages
-        top = min(top, mean / per_slot)
-        reach = min(stable, _met(np.array(mean), percentile).item() / per_slot)
-    if not np.isfinite(top) or top <= 0.0:
-        return None
-    last = int(np.floor(np.log2(top) * _POINTS_PER_OCTAVE - 1e-9))
-    beyond = int(np.ceil(np.log2(max(reach, top)) * _POINTS_PER_OCTAVE)) + 1
-    grid = 2.0 ** (np.arange(last - _OCTAVES_BELOW * _POINTS_PER_OCTAVE, beyond + 1) / _POINTS_PER_OCTAVE)
-    grid = np.concatenate(([grid[0] * 1e-3], grid[grid < stable]))
-    return _Points(per_slot=grid if np.isinf(stable) else np.append(grid, stable), top=top)
+        per_slot = requests.mean_steps * np.array([tables.num_stages for tables, _ in cases])
+        fits = np.array([limits.cache_sequences >= 1.0 for _, limits in cases])
+        mean = np.where(fits, [limits.mean_sequences for _, limits in cases], 0.0)
+        top = np.minimum(top, mean / per_slot)
+        reach = np.minimum(stable, _met(mean, percentile) / per_slot)
+    rows = np.flatnonzero(np.isfinite(top) & (top > 0.0))
+    stable, top, reach = stable[rows, None], top[rows, None], reach[rows, None]
+    last = np.floor(np.log2(top) * _POINTS_PER_OCTAVE - 1e-9)
+    beyond = np.ceil(np.log2(np.maximum(reach, top)) * _POINTS_PER_OCTAVE) + 1
+    first = last - _OCTAVES_BELOW * _POINTS_PER_OCTAVE
+    steps = np.arange(int((beyond - first).max(initial=0.0)) + 1)
+    grid = 2.0 ** ((first + steps) / _POINTS_PER_OCTAVE)
+    inside = ((first + steps) <= beyond) & (grid < stable)
+    sizes = inside.sum(axis=1) + 1
+    # One load close to none comes first, the highest stable one (if there is any) last.
+    end = np.where(np.isinf(stable), 2.0 ** (beyond / _POINTS_PER_OCTAVE), stable)
+    body = np.concatenate((np.where(inside, grid, end), end), axis=1)
+    return _Points(
+        rows=rows,
+        per_slot=np.concatenate((grid[:, :1] * 1e-3, body), axis=1),
+        sizes=sizes + np.isfinite(stable[:, 0]),
+        top=top[:, 0],
+    )
 
 
 def _met(sequences: FloatArray, percentile: float) -> FloatArray:

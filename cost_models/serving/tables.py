@@ -89,19 +89,23 @@ def stacked(tables: Sequence[TimeTables]) -> TimeTables:
     rows = max(one.stage_counts.size for one in tables)
 
     def side(name: str) -> FloatArray:
-        values = [getattr(one, name) for one in tables]
-        return np.stack(
-            [np.concatenate((v, np.repeat(v[:1], rows - len(v), axis=0))) for v in values], axis=1
-        )
+        values: list[FloatArray] = [getattr(one, name) for one in tables]
+        found = np.empty((rows, len(tables), *values[0].shape[1:]))
+        for at, value in enumerate(values):
+            found[: len(value), at] = value
+            found[len(value) :, at] = value[0]
+        return found
 
-    counts = [np.pad(one.stage_counts, (0, rows - one.stage_counts.size)) for one in tables]
+    counts = np.zeros((rows, len(tables)))
+    for at, one in enumerate(tables):
+        counts[: one.stage_counts.size, at] = one.stage_counts
     return replace(
         tables[0],
         token_time_s=side("token_time_s"),
         sequence_time_s=side("sequence_time_s"),
         prompt_attention_s=side("prompt_attention_s"),
         prompt_step_s=side("prompt_step_s"),
-        stage_counts=np.stack(counts, axis=1),
+        stage_counts=counts,
     )
 
 

@@ -41,6 +41,8 @@ QUEUE_SIZES = frozenset({*range(1, 9), 10, 12, 16, 24, 32, 48, 64})
 """Replicas of one queue; beyond a few, one more changes little."""
 _FEW_REPLICAS = 16
 """Longest queue of a fault-tolerant model; what the loss of a replica takes must stay small."""
+_SURELY = 1e-6
+"""By how much a shape must be worse than others to be left out unpriced."""
 LOSS_STEP = 0.01
 """Losses of a replica that differ by less are counted as the larger one."""
 _Queue = tuple[int, int, float, float]
@@ -277,9 +279,12 @@ class _Builder:
         how = how or _How()
         if not self.model.allows(role, name) or not self.tables.catalogue.by_role(role):
             return
-        rate, _ = self.tables.capacity(role, how.context, self.question, group)
         entries = self.tables.entries(role, self.question, group)
-        rate = rate * self.tables.accepted((role, how.context, group), self.question, entries)
+        allowed = self.tables.accepted((role, how.context, group), self.question, entries)
+        entries = entries.only(np.flatnonzero(allowed))
+        if self.model.tolerance is None:
+            entries = self._worth_pricing(role, how.context, entries)
+        rate = self.tables.capacity_of(role, how.context, self.question, entries)
         found = self._best_of_equals(role, rate, entries)
         for offer, replicas, capacity, loss in self._undominated(found):
             replica = self.tables.catalogue.offers[offer].replica
@@ -298,6 +303,24 @@ class _Builder:
                 crosses=how.crosses,
                 context=how.context,
             )
+
+    def _worth_pricing(self, role: Role, context: Context | None, entries: Entries) -> Entries:
+        """Drop the shapes that at full load, without limits, carry less than single replicas within theirs.
+
+        Those on no more devices: queues of several replicas carry at least as much as these one by one, so
+        `_undominated` would drop every queue of such a shape.
+        """
+        ones = entries.only(np.flatnonzero(entries.replicas == 1.0))
+        alone = self.tables.capacity_of(role, context, self.question, ones)
+        pools = self.tables.pools(role, context)
+        ceiling = pools.rate_rps[:, -1] * pools.num_ranks
+        widths = self.tables.widths(role)
+        best = np.zeros(int(widths.max(initial=0)) + 1)
+        np.maximum.at(best, widths[ones.shape], alone)
+        for n in range(1, best.size):
+            best[n] = max(best[n], float((best[: n + 1] + best[n::-1]).max()))
+        worth = ceiling > best[widths] * (1.0 - _SURELY)
+        return entries.only(np.flatnonzero(worth[entries.shape]))
 
     def question_group(self, group: int) -> str:
         """Return the name of a group."""

@@ -54,8 +54,6 @@ class CoverProgram:
     unit: FloatArray
     step: float
     model: mathopt.Model = field(default_factory=mathopt.Model)
-    num_covers: int = 0
-    complete: bool = True
     _limits: list[mathopt.LinearConstraint] = field(default_factory=list[mathopt.LinearConstraint])
     _open: list[_ModeChoice] = field(default_factory=list[_ModeChoice])
     _models: list[list[_ModeChoice]] = field(default_factory=list[list[_ModeChoice]])
@@ -87,7 +85,6 @@ class CoverProgram:
 
     def _cover(self, cover: IntArray, half: mathopt.LinearConstraint) -> mathopt.Variable:
         variable = self.model.add_binary_variable()
-        self.num_covers += 1
         half.set_coefficient(variable, 1.0)
         self.model.objective.set_linear_coefficient(variable, float(self.unit @ cover))
         for limit, own in zip(self._limits, self.master.rows, strict=True):

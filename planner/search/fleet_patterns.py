@@ -17,17 +17,25 @@ import numpy as np
 from ortools.math_opt.python import mathopt
 
 from cost_models.cost import FloatArray
+from planner.search.fleet_combine import Options, TooManyError, combine
 from planner.search.fleet_cover_program import CoverProgram, common_step
-from planner.search.fleet_covers import Half
-from planner.search.fleet_master import Master, MasterSolution, Mode, Work
+from planner.search.fleet_covers import Half, IntArray
+from planner.search.fleet_master import Chosen, Master, MasterSolution, Mode, Work
 from planner.search.mip import row
 
-METHOD = "Lagrangian bound over exact covers, enumeration of every cover in the gap, integer program (HiGHS)"
+METHOD = (
+    "Lagrangian bound over exact covers, enumeration of every cover in the gap, dynamic program over models "
+    "(integer program, HiGHS, where they are many)"
+)
 PROVED = 1e-6
 _MAX_ROUNDS = 80
+_DAMPED_ROUNDS = 10
 _SMALL_WINDOW = 2e-4
 _WIDEST_WINDOW = 0.02
 _PENALTY = 1e3
+_WHOLE = 1e-9
+_MOST_PAIRS = 500_000
+_NO_PLACES = np.zeros((0, 2), dtype=np.int64)
 
 Stop = Callable[[], bool]
 
@@ -59,7 +67,7 @@ class PatternSolver:
 
     def __post_init__(self) -> None:
         """Fill the tables of every half."""
-        devices = [room.num_devices for room in self.master.rooms]
+        devices = self._most_devices()
         for demand in self.master.demands:
             self.models.append(
                 [
@@ -69,6 +77,15 @@ class PatternSolver:
                     for mode in demand.modes
                 ]
             )
+
+    def _most_devices(self) -> list[int]:
+        """Return the most devices of each group that the rows allow by themselves."""
+        most = [room.num_devices for room in self.master.rooms]
+        for own in self.master.rows:
+            for group, weight in enumerate(own.weights):
+                if weight > 0.0:
+                    most[group] = max(0, min(most[group], int(own.limit / weight + _WHOLE)))
+        return most
 
     @property
     def unit(self) -> FloatArray:
@@ -91,7 +108,7 @@ class PatternSolver:
                 proved = complete and distance <= window * (1.0 + 1e-9)
                 if proved or distance <= max(gap, PROVED) * abs(best.value or 0.0):
                     return self._finished(best, prices, proved=proved)
-                wider = max(distance, wider if not complete else 0.0)
+                wider = min(distance, wider) if complete else max(distance, wider)
             if wider > _WIDEST_WINDOW * max(prices.bound, 1e-12) or monotonic() > end_s:
                 return None if best is None else self._finished(best, prices, proved=False)
             window = wider
@@ -143,6 +160,7 @@ class PatternSolver:
         pools: list[dict[tuple[float, ...], FloatArray]] = [{} for _ in self.models]
         best: _Prices | None = None
         lacking, finished, count = True, False, 0
+        damped = sum(bool(modes) for modes in self.models) > 1
         while count < _MAX_ROUNDS:
             count += 1
             priced, vectors = self._evaluate(rows)
@@ -157,7 +175,9 @@ class PatternSolver:
             finished = value - best.bound <= 1e-7 * max(1.0, abs(value))
             if finished or monotonic() > end_s:
                 break
-            rows = np.maximum(0.5 * (duals + best.rows) if count < 10 and not lacking else duals, 0.0)
+            rows = np.maximum(
+                0.5 * (duals + best.rows) if damped and count < 10 and not lacking else duals, 0.0
+            )
         self.work.add("price_rounds", count)
         return (None, finished) if lacking else (best, False)
 
@@ -193,32 +213,127 @@ class PatternSolver:
         self, prices: _Prices, window: float, limits: tuple[float, float]
     ) -> tuple[MasterSolution | None, bool]:
         """Return the best answer among the covers in a window, and whether all of these were tried."""
-        weights = self._weights(prices.rows)
+        listed, complete = self._within(prices, window)
+        self.work.add("covers_listed", sum(len(c) for own in listed for _, covers in own for c in covers))
+        if complete:
+            try:
+                return self._combined(listed, prices, window), True
+            except TooManyError:
+                pass
         end_s, gap = limits
         program = CoverProgram(master=self.master, unit=self.unit, step=common_step(self.unit))
-        for demand, modes, least in zip(self.master.demands, self.models, prices.least, strict=True):
-            for priced, cost in zip(modes, least, strict=True):
-                spare = window - (cost - min(least))
-                if spare >= -1e-12:
-                    listed = [
-                        half.within(weights, half.least(weights)[0] + max(spare, 0.0))
-                        for half in priced.halves
-                    ]
-                    program.complete &= all(complete for _, complete in listed)
-                    program.add_mode(demand, priced.mode, priced.halves, [covers for covers, _ in listed])
+        for demand, modes, own in zip(self.master.demands, self.models, listed, strict=True):
+            for priced, covers in own:
+                program.add_mode(demand, priced.mode, priced.halves, covers)
             program.close_model(needed=bool(modes))
-        self.work.add("covers_listed", program.num_covers)
         found = program.solve(end_s - monotonic(), max(PROVED / 10.0, gap / 4.0))
         if found is None:
-            return None, program.complete
+            return None, complete
         choices, bound = found
+        return self._answer(choices, bound), complete
+
+    def _within(self, prices: _Prices, window: float) -> tuple[list[_Listed], bool]:
+        """Return for every model the modes and their covers inside a window, and whether these are all."""
+        weights, complete = self._weights(prices.rows), True
+        found: list[_Listed] = []
+        for modes, least in zip(self.models, prices.least, strict=True):
+            own: _Listed = []
+            for priced, cost in zip(modes, least, strict=True):
+                spare = window - (cost - min(least))
+                if spare < -1e-12:
+                    continue
+                covers: list[IntArray] = []
+                for half in priced.halves:
+                    listed, all_of_them = half.within(weights, half.least(weights)[0] + max(spare, 0.0))
+                    covers.append(listed)
+                    complete &= all_of_them
+                own.append((priced, covers))
+            found.append(own)
+        return found, complete
+
+    def _combined(self, listed: Sequence[_Listed], prices: _Prices, window: float) -> MasterSolution | None:
+        """Return the best answer among covers by a dynamic program, None if the window holds none.
+
+        Raises
+        ------
+        TooManyError
+            If the covers are too many for that.
+        """
+        weights, rows = self._weights(prices.rows), np.array([row.weights for row in self.master.rows])
+        asked = [at for at, modes in enumerate(self.models) if modes]
+        ways = [_ways(listed[at], weights, min(prices.least[at]) + window) for at in asked]
+        options = [
+            Options(
+                uses=way.devices @ rows.T,
+                cost=way.devices @ self.unit,
+                excess=way.devices @ weights - min(prices.least[at]),
+            )
+            for at, way in zip(asked, ways, strict=True)
+        ]
+        if any(not option.cost.size for option in options):
+            return None
+        found = combine(options, np.array([row.limit for row in self.master.rows]), window)
+        if found is None:
+            return None
+        choices: list[Chosen | None] = [None] * len(self.models)
+        for at, way, number in zip(asked, ways, found, strict=True):
+            choices[at] = way.chosen(listed[at], number, self.master.demands[at].rate_rps)
+        return self._answer(tuple(choices), None)
+
+    def _answer(self, choices: tuple[Chosen | None, ...], bound: float | None) -> MasterSolution:
         value = sum(
             float(self.unit[column.group]) * column.num_devices * count
             for choice in choices
             for half in (choice.counts if choice is not None else ())
             for column, count in half
         )
-        answer = MasterSolution(
-            status="feasible", choices=choices, value=value, bound=min(bound, value), method=METHOD
+        return MasterSolution(
+            status="feasible",
+            choices=choices,
+            value=value,
+            bound=value if bound is None else min(bound, value),
+            method=METHOD,
         )
-        return answer, program.complete
+
+
+_Listed = list[tuple[_PricedMode, list[IntArray]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ways:
+    """Every way to serve one model inside a window: devices by group, its mode, and a cover per half."""
+
+    devices: FloatArray
+    mode: IntArray
+    covers: IntArray
+
+    def chosen(self, listed: _Listed, number: int, rate_rps: float) -> Chosen:
+        """Return one of them as a choice."""
+        priced, covers = listed[int(self.mode[number])]
+        counts = tuple(
+            tuple(half.columns_of(own[at]).items())
+            for half, own, at in zip(priced.halves, covers, self.covers[number].tolist(), strict=False)
+        )
+        return Chosen(mode=priced.mode, counts=counts, served_rps=rate_rps)
+
+
+def _ways(listed: _Listed, weights: FloatArray, most: float) -> _Ways:
+    """Return the ways of weighted cost at most `most` that covers of the halves of one mode make up.
+
+    Raises
+    ------
+    TooManyError
+        If there are too many pairs of covers.
+    """
+    devices, modes, places = [np.zeros((0, weights.size))], [np.zeros(0, dtype=np.int64)], [_NO_PLACES]
+    for number, (_, covers) in enumerate(listed):
+        first = covers[0].astype(np.float64)
+        second = covers[1].astype(np.float64) if len(covers) > 1 else np.zeros((1, weights.size))
+        if len(first) * len(second) > _MOST_PAIRS:
+            raise TooManyError
+        total = (first @ weights)[:, None] + (second @ weights)[None, :]
+        one, other = np.nonzero(total <= most + 1e-9 * max(1.0, abs(most)))
+        devices.append(first[one] + second[other])
+        modes.append(np.full(one.size, number, dtype=np.int64))
+        places.append(np.column_stack((one, other)))
+    return _Ways(devices=np.concatenate(devices), mode=np.concatenate(modes), covers=np.concatenate(places))

@@ -218,6 +218,16 @@ class PoolTables:
             self._capacity[key] = (np.where(fits, state.rate_rps, 0.0), np.where(fits, inside, 0.0))
         return self._capacity[key]
 
+    def capacity_of(
+        self, role: Role, context: Context | None, question: Question, entries: Entries
+    ) -> FloatArray:
+        """Return the highest rate within the limits of some entries (0: none); nothing is kept."""
+        pools = self.pools(role, context)
+        position = capacity_position(pools, entries, role_limits(role, context, question.limits))
+        self.num_evaluations += entries.shape.size
+        rate = state_at(pools, entries, np.maximum(position, 0.0)).rate_rps
+        return np.where(position >= 0.0, rate, 0.0)
+
     def accepted(
         self, where: tuple[Role, Context | None, int], question: Question, entries: Entries
     ) -> FloatArray:
@@ -254,9 +264,9 @@ class PoolTables:
                 [self._room(self.catalogue.offers[i]) for i in self.catalogue.by_role(role)], dtype=np.intp
             )
             entries, carried = _beyond_one_queue(
-                entries, carried, np.minimum(rooms, size // self._widths(role))
+                entries, carried, np.minimum(rooms, size // self.widths(role))
             )
-            widths = self._widths(role)[entries.shape] * entries.replicas.astype(np.intp)
+            widths = self.widths(role)[entries.shape] * entries.replicas.astype(np.intp)
             order = np.argsort(-carried, kind="stable")
             order = order[(carried[order] > 0.0) & (widths[order] <= size)]
             found, first = np.unique(widths[order], return_index=True)
@@ -297,7 +307,8 @@ class PoolTables:
         )
         return builder.costs.model.price(work).time_s
 
-    def _widths(self, role: Role) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    def widths(self, role: Role) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """Return the devices of each offer of a role."""
         offers = (self.catalogue.offers[i] for i in self.catalogue.by_role(role))
         return np.array([offer.replica.num_devices for offer in offers], dtype=np.intp)
 

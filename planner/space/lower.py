@@ -98,7 +98,24 @@ class StepGrid:
 
 
 def lower_layer(layer: Layer, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
-    """Yield the work of one layer on one device.
+    """Yield the work of one layer on one device: what steps cost by their tokens, and what prompts cost."""
+    yield from lower_steps(layer, how, grid)
+    yield from lower_prompts(layer, how, grid)
+
+
+def lower_prompts(layer: Layer, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield what a prompt costs by itself: attention over its chunks, and scans."""
+    for op in layer.ops:
+        if isinstance(op, AttentionCore) and not op.cross:
+            if op.index_topk:
+                yield _index_prompts(op, how, grid)
+            yield from _lower_prefill(op, how, grid)
+        elif isinstance(op, StateCore):
+            yield _scan_prompts(op, how, grid)
+
+
+def lower_steps(layer: Layer, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
+    """Yield what a step costs by its tokens and decode sequences.
 
     A row-split map ends in an all-reduce over the tensor group (two per transformer layer); experts bring
     their own exchange.
@@ -108,7 +125,7 @@ def lower_layer(layer: Layer, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
         if isinstance(op, AttentionCore):
             yield from _lower_attention(op, how, grid)
         elif isinstance(op, StateCore):
-            yield from _lower_state(op, how, grid)
+            yield _scan_sequences(op, how, grid)
         elif isinstance(op, Experts):
             yield from _lower_experts(op, how, grid)
     yield from _lower_norms(layer, how, grid.tokens)
@@ -158,12 +175,11 @@ def _lower_attention(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iter
         ),
     )
     if core.index_topk:
-        yield from _lower_indexer(core, how, grid)
+        yield _index_sequences(core, grid)
     if split > 1:
         rows_bytes = grid.sequences * heads * split * HALF_BYTES
         yield _collective("all_gather", rows_bytes * width, how.decode_context_span, family="sequences")
         yield _collective("reduce_scatter", rows_bytes * v_width, how.decode_context_span, family="sequences")
-    yield from _lower_prefill(core, how, grid)
 
 
 def _lower_prefill(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
@@ -209,15 +225,19 @@ def _prompts_per_step(grid: StepGrid) -> FloatArray:
     return np.maximum(grid.token_budget / grid.requests.new_tokens, 1.0)
 
 
-def _lower_indexer(core: AttentionCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
-    """Yield the sparse indexer: every query scores every index key of its sequence."""
+def _index_sequences(core: AttentionCore, grid: StepGrid) -> Piece:
+    """Return the sparse indexer of decode: every query scores every index key of its sequence."""
     context, _ = grid.requests.context_moments()
     entries = context / core.compress_ratio if core.compress_ratio else context
-    yield Piece(
+    return Piece(
         family="sequences", work=Stream(num_bytes=grid.sequences * entries * core.index_dim * HALF_BYTES)
     )
+
+
+def _index_prompts(core: AttentionCore, how: Lowering, grid: StepGrid) -> Piece:
+    """Return the sparse indexer of a prompt."""
     new = grid.requests.new_tokens
-    yield Piece(
+    return Piece(
         family="prompts",
         work=Attention(
             phase="prefill",
@@ -252,19 +272,29 @@ def _heads(core: AttentionCore, tp: int, *, absorbed: bool) -> tuple[int, int, i
     return heads, heads, core.head_dim, core.v_head_dim
 
 
-def _lower_state(core: StateCore, how: Lowering, grid: StepGrid) -> Iterator[Piece]:
-    elems = float(core.recurrent_elems_per_rank(how.strategy.tp))
-    new = grid.requests.new_tokens
-    yield Piece(
+def _scan_sequences(core: StateCore, how: Lowering, grid: StepGrid) -> Piece:
+    return Piece(
         family="sequences",
-        work=StateScan(phase="decode", num_tokens=grid.sequences, batch=grid.sequences, state_elems=elems),
+        work=StateScan(
+            phase="decode",
+            num_tokens=grid.sequences,
+            batch=grid.sequences,
+            state_elems=float(core.recurrent_elems_per_rank(how.strategy.tp)),
+        ),
     )
+
+
+def _scan_prompts(core: StateCore, how: Lowering, grid: StepGrid) -> Piece:
+    new = grid.requests.new_tokens
     num_chunks = np.maximum(np.ceil(new / grid.token_budget - 1e-9), 1.0)
     together = _prompts_per_step(grid)
-    yield Piece(
+    return Piece(
         family="prompts",
         work=StateScan(
-            phase="prefill", num_tokens=new / num_chunks * together, batch=together, state_elems=elems
+            phase="prefill",
+            num_tokens=new / num_chunks * together,
+            batch=together,
+            state_elems=float(core.recurrent_elems_per_rank(how.strategy.tp)),
         ),
         count=num_chunks / together,
     )

@@ -12,7 +12,7 @@ from cost_models.cost import Cost, FloatArray
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
 from cost_models.serving.uncertainty import first_token_sigma, step_sigma
-from cost_models.work import Attention, ExpertGemm, Gemm, Span
+from cost_models.work import Attention, ExpertGemm, Gemm, Span, Work
 from hardware_profiles.provenance import Provenance
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Experts, Layer, ModelGraph
@@ -24,8 +24,9 @@ from planner.space.lower import (
     StepGrid,
     lower_embedding,
     lower_head,
-    lower_layer,
+    lower_prompts,
     lower_stage_send,
+    lower_steps,
 )
 from planner.space.spans import link_spec, span_of
 
@@ -144,6 +145,8 @@ class Pricer:
     _kind_of: tuple[int, ...] = ()
     _tokens: FloatArray = field(default_factory=lambda: np.zeros(0))
     _sequences: FloatArray = field(default_factory=lambda: np.zeros(0))
+    _around: FloatArray = field(default_factory=lambda: np.zeros(0))
+    _known: dict[tuple[object, ...], Cost] = field(default_factory=dict[tuple[object, ...], Cost])
 
     def __post_init__(self) -> None:
         """Fold equal layers and lay out the grids."""
@@ -154,6 +157,7 @@ class Pricer:
         self._overhead_provenance = max(software.provenance_of(fact) for _, fact in software.facts())
         self._tokens = step_grid_points(max(self.max_tokens, self.max_sequences))
         self._sequences = step_grid_points(self.max_sequences)
+        self._around = spread_out(self._tokens).ravel()
 
     @property
     def layer_kinds(self) -> tuple[Layer, ...]:
@@ -190,6 +194,7 @@ class Pricer:
         if (old.kernel_scale, old.overlap.value) != (new.kernel_scale, new.overlap.value):
             self._parts.clear()
             self._prompt_rows.clear()
+            self._known.clear()
         self._tables.clear()
         self._weights.clear()
         self.costs = costs
@@ -367,7 +372,7 @@ class Pricer:
         part, strategy, weight_fmt, kv_fmt = key
         how = self.lowering(strategy, weight_fmt, kv_fmt)
         grid = StepGrid(
-            tokens=spread_out(self._tokens).ravel() / strategy.prefill_cp,
+            tokens=self._around / strategy.prefill_cp,
             sequences=self._sequences,
             requests=self.requests,
             token_budget=token_budget,
@@ -379,8 +384,8 @@ class Pricer:
         elif part == "send":
             pieces = lower_stage_send(how, grid, self._stage_link(strategy))
         else:
-            pieces = lower_layer(self._kinds[int(part)], how, grid)
-        return self._sum(piece for piece in pieces if (piece.family == "prompts") == prompts)
+            pieces = (lower_prompts if prompts else lower_steps)(self._kinds[int(part)], how, grid)
+        return self._sum(pieces)
 
     def _sum(self, pieces: Iterable[Piece]) -> Priced:
         """Price pieces and add them by family; a stated share of communication hides behind compute."""
@@ -395,7 +400,7 @@ class Pricer:
         exposed = 1.0 - self.costs.software.overlap.value
         reference = int(np.searchsorted(self._tokens, _REFERENCE_TOKENS))
         for piece in pieces:
-            cost: Cost = self.costs.model.price(piece.work)
+            cost = self._cost(piece.work)
             share = exposed if piece.is_communication else 1.0
             if isinstance(piece.work, SCALED_WORK):
                 share *= self.costs.software.kernel_scale
@@ -417,6 +422,14 @@ class Pricer:
             variance_s2=variance,
             provenance=provenance,
         )
+
+    def _cost(self, work: Work) -> Cost:
+        """Return the price of work; equal work, of which formats and degrees leave much, is priced once."""
+        values = (getattr(work, name) for name in work.__dataclass_fields__)
+        key = (type(work), *(v.tobytes() if isinstance(v, np.ndarray) else v for v in values))
+        if key not in self._known:
+            self._known[key] = self.costs.model.price(work)
+        return self._known[key]
 
     def _mean(self, values: FloatArray | float) -> FloatArray:
         """Return the mean over the spread of every token count."""

@@ -107,6 +107,9 @@ class ReplicaBuilder:
     _worker_shapes: WorkerShapes | None = None
     _prompt_cache: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
     _rough: dict[tuple[object, ...], bool] = field(default_factory=dict[tuple[object, ...], bool])
+    _cuts: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = field(
+        default_factory=dict[tuple[object, ...], tuple[tuple[int, ...], ...]]
+    )
     _stage_bytes: dict[tuple[object, ...], StageBytes] = field(
         default_factory=dict[tuple[object, ...], StageBytes]
     )
@@ -302,13 +305,14 @@ class ReplicaBuilder:
     def _partitions(self, shape: ReplicaShape) -> tuple[tuple[int, ...], ...]:
         if shape.strategy.pp == 1:
             return ((self.model.num_layers,),)
-        found: dict[tuple[int, ...], None] = {}
-        for at in PARTITION_AT_TOKENS:
-            layers, embedding, head = self.pricer.layer_weights(
-                shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), at
-            )
-            found[balanced_partition(layers, embedding, head, shape.strategy.pp)] = None
-        return tuple(found)
+        key = (shape.strategy, shape.weight_fmt, shape.kv_fmt)
+        if key not in self._cuts:
+            found: dict[tuple[int, ...], None] = {}
+            for at in PARTITION_AT_TOKENS:
+                layers, embedding, head = self.pricer.layer_weights(*key, float(shape.token_budget), at)
+                found[balanced_partition(layers, embedding, head, shape.strategy.pp)] = None
+            self._cuts[key] = tuple(found)
+        return self._cuts[key]
 
     def _limits(self, shape: ReplicaShape, stages: tuple[StageBytes, ...]) -> BatchLimits | None:
         """Return how many sequences fit, or None if the longest request does not.

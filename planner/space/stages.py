@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import lru_cache
+from itertools import accumulate
 
-_BISECTIONS = 48
+_EXACT = 1e-12
+"""Relative width at which the bisection of the bottleneck ends."""
 
 
 @lru_cache(maxsize=4096)
@@ -26,12 +29,13 @@ def balanced_partition(
         raise ValueError(f"{num_stages} stages need as many layers, the model has {len(layer_weights)}")
     if num_stages == 1:
         return (len(layer_weights),)
-    total = sum(layer_weights) + first_extra + last_extra
+    loads = (0.0, *accumulate(layer_weights))
+    total = loads[-1] + first_extra + last_extra
     low, high = total / num_stages * 0.5, total
-    best = _fill(layer_weights, first_extra, last_extra, num_stages, high)
-    for _ in range(_BISECTIONS):
+    best = _fill(loads, first_extra, last_extra, num_stages, high)
+    while high - low > _EXACT * high:
         middle = 0.5 * (low + high)
-        found = _fill(layer_weights, first_extra, last_extra, num_stages, middle)
+        found = _fill(loads, first_extra, last_extra, num_stages, middle)
         low, high = (low, middle) if found else (middle, high)
         best = found or best
     if best is None:
@@ -40,19 +44,20 @@ def balanced_partition(
 
 
 def _fill(
-    weights: tuple[float, ...], first_extra: float, last_extra: float, num_stages: int, bottleneck: float
+    loads: tuple[float, ...], first_extra: float, last_extra: float, num_stages: int, bottleneck: float
 ) -> tuple[int, ...] | None:
-    """Return layers per stage filled from the last stage backwards under a bottleneck, or None."""
+    """Return layers per stage filled from the last stage backwards under a bottleneck, or None.
+
+    `loads` are the weights of the layers before each one, added up.
+    """
     counts: list[int] = []
-    end = len(weights)
+    end = len(loads) - 1
     for stage in range(num_stages - 1, -1, -1):
-        load = last_extra if stage == num_stages - 1 else 0.0
-        load += first_extra if stage == 0 else 0.0
-        start = end
-        while start > stage and load + weights[start - 1] <= bottleneck:
-            start -= 1
-            load += weights[start]
-        if start == end:
+        extra = last_extra if stage == num_stages - 1 else 0.0
+        extra += first_extra if stage == 0 else 0.0
+        # the earliest start whose layers fit, with at least one layer left for each stage before
+        start = max(stage, bisect_left(loads, loads[end] + extra - bottleneck, 0, end))
+        if start >= end:
             return None
         counts.append(end - start)
         end = start
