@@ -72,6 +72,37 @@ class TrainingWorkloadSection(Section):
     deadline: TimeS | None = None
 
 
+def _whole_numbers(least: int, most: int) -> BeforeValidator:
+    """Return a validator that reads one or more whole numbers."""
+
+    def read(value: object) -> object:
+        found: list[int] = []
+        for item in _list(value):
+            if isinstance(item, bool) or not isinstance(item, int) or not least <= item <= most:
+                raise InputError("a whole number is needed", value=item, allowed=f"{least} to {most}")
+            found.append(item)
+        return sorted(set(found))
+
+    return checked(read)
+
+
+class OuterLoopSection(Section):
+    """Settings that an outer loop between sites may have; stating one allows the algorithm to change."""
+
+    steps: Annotated[list[int], Field(min_length=1, max_length=16), _whole_numbers(1, 1_000_000)] = Field(
+        description="State local steps between exchanges, e.g. [50, 100, 500]."
+    )
+    bits: Annotated[list[int], Field(min_length=1, max_length=16), _whole_numbers(1, 32)] = Field(
+        default=[32]
+    )
+    fragments: Annotated[list[int], Field(min_length=1, max_length=16), _whole_numbers(1, 10_000)] = Field(
+        default=[1]
+    )
+    overlap_steps: Annotated[list[int], Field(min_length=1, max_length=16), _whole_numbers(0, 1_000_000)] = (
+        Field(default=[0])
+    )
+
+
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
 
 
@@ -102,6 +133,7 @@ class TrainingSpec(CommonSpec):
     gradients: Annotated[
         list[str], Field(min_length=1), _named("format of gradients", WORDS["gradients"])
     ] = Field(default=["full"])
+    outer_loop: OuterLoopSection | None = None
     schedule: Annotated[list[str] | None, _named("schedule", SCHEDULES)] = None
     software: Text = "megatron-lm"
     flash_attention: bool = True

@@ -82,10 +82,25 @@ class TrainingWorkload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OuterChoices:
+    """Settings that a low-communication outer loop between groups may have (every combination).
+
+    Local steps between two exchanges, bits of a value on the wire, parts in which the model is exchanged, and
+    steps during which a part may be on its way.
+    """
+
+    steps: tuple[int, ...]
+    bits: tuple[int, ...] = (32,)
+    fragments: tuple[int, ...] = (1,)
+    overlap_steps: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingChoices:
     """What the search may choose; `fixed` pins single degrees, e.g. (("tp", 8), ("pp", 16)).
 
-    With `partial_recompute` the software can recompute some layers of every chunk and not the others.
+    `outer_loop` is None where every step must reduce gradients over all replicas. With `partial_recompute`
+    the software can recompute some layers of every chunk and not the others.
     """
 
     precisions: tuple[str, ...] = ("bf16",)
@@ -98,6 +113,7 @@ class TrainingChoices:
     fixed: tuple[tuple[str, int | str | bool], ...] = ()
     partial_recompute: bool = False
     gradients: tuple[Gradients, ...] = ("full",)
+    outer_loop: OuterChoices | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

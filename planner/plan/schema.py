@@ -69,6 +69,19 @@ class StageRecompute(_Strict):
     layers: Annotated[int, Field(ge=0)] = 0
 
 
+class OuterLoopSettings(_Strict):
+    """A low-communication outer loop between the pools of a job.
+
+    Pools train alone for `steps` steps, then average what they have learnt, in `bits` per value and in
+    `fragments` parts, each of which may be on its way for `overlap_steps` steps.
+    """
+
+    steps: Annotated[int, Field(ge=1)]
+    bits: Annotated[int, Field(ge=1, le=32)] = 32
+    fragments: Annotated[int, Field(ge=1)] = 1
+    overlap_steps: Annotated[int, Field(ge=0)] = 0
+
+
 class TrainingSettings(_Strict):
     """What a training job decides beside its degrees.
 
@@ -85,6 +98,10 @@ class TrainingSettings(_Strict):
     A pipeline over several node groups has a pool on each: this one holds the stages from `first_stage`
     on, of `num_stages` (0: all stages are here), and the layers from `first_layer` on; `recompute_stages`
     says of each of its stages what it recomputes (empty: all alike).
+
+    A job that is replicated over node groups has a pool on each, too: this one runs `share` sequences of the
+    global batch (0: all of them), and `outer_loop` says when pools exchange what they have learnt, if they do
+    not reduce gradients in every step.
     """
 
     global_batch: Annotated[int, Field(ge=1)]
@@ -104,6 +121,13 @@ class TrainingSettings(_Strict):
     num_stages: Annotated[int, Field(ge=0)] = 0
     first_layer: Annotated[int, Field(ge=0)] = 0
     recompute_stages: list[StageRecompute] = []
+    share: Annotated[int, Field(ge=0)] = 0
+    outer_loop: OuterLoopSettings | None = None
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of one step that this pool runs."""
+        return self.share or self.global_batch
 
 
 class MemoryPart(_Strict):

@@ -19,6 +19,7 @@ from planner.ir.problem import Problem
 from planner.ir.training import (
     Gradients,
     Offload,
+    OuterChoices,
     Recompute,
     TrainingChoices,
     TrainingProblem,
@@ -116,7 +117,28 @@ def _choices(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> Tr
         software=spec.software,
         fixed=tuple(sorted(fixed.items())),
         gradients=cast("tuple[Gradients, ...]", tuple(spec.gradients)),
+        outer_loop=_outer_loop(tree, spec),
         partial_recompute=engine in PARTIAL_RECOMPUTE,
+    )
+
+
+def _outer_loop(tree: SpecTree, spec: TrainingSpec) -> OuterChoices | None:
+    section = spec.outer_loop
+    if section is None:
+        return None
+    least = min(section.fragments) * max(min(section.overlap_steps), 1)
+    if max(section.steps) < least:
+        raise tree.error(
+            "no exchange is over before the next one begins",
+            ("outer_loop", "steps"),
+            value=max(section.steps),
+            allowed=f"{least} or more: fragments times overlap_steps",
+        )
+    return OuterChoices(
+        steps=tuple(section.steps),
+        bits=tuple(section.bits),
+        fragments=tuple(section.fragments),
+        overlap_steps=tuple(section.overlap_steps),
     )
 
 

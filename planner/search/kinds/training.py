@@ -12,30 +12,23 @@ from planner.diagnostics import Diagnostics
 from planner.ir.candidates import AlternativeChoice, ObjectiveValue, PoolChoice, SearchResult
 from planner.ir.problem import Problem
 from planner.ir.training import TrainingProblem
-from planner.search.training_answer import (
-    Answer,
-    answer_of,
-    degrees_of,
-    details_of,
-    figures_of,
-    placement_of,
-    pool_of,
-    summary_of,
-    terms_of,
-)
+from planner.search.training_answer import Answer, answer_of, degrees_of
 from planner.search.training_exact import Effort, ExactSearch, Priced
 from planner.search.training_figures import JobFigures, predictions_of
-from planner.search.training_groups import GroupsOutcome, search_groups
+from planner.search.training_groups import GroupsOutcome, search_groups, why_alone
 from planner.search.training_infeasible import explain_infeasible
-from planner.search.training_mixed_answer import (
-    MixedAnswer,
-    mixed_figures,
-    mixed_placement,
-    mixed_pools,
-    mixed_summary,
-    mixed_terms,
-)
 from planner.search.training_question import GOALS, limits_of, rates_of
+from planner.search.training_replicas import ReplicasOutcome, loops_of, search_replicas
+from planner.search.training_replicas_answer import replicas_answer
+from planner.search.training_said import (
+    AnyAnswer,
+    any_details,
+    any_figures,
+    any_placement,
+    any_pools,
+    any_summary,
+    value_of,
+)
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, points
 from planner.space.training.plans import PlanArrays, concatenate
@@ -43,14 +36,17 @@ from planner.space.training.source import evaluator_of, formats_of
 
 METHOD = (
     "enumeration in order of bounds: all layers alone, then stages, then sharding; over several node groups "
-    "a dynamic programme over layers and ordered groups for every point that its bound leaves"
+    "a dynamic programme over layers and ordered groups for every point that its bound leaves; for replicas "
+    "on several groups splits of the batch in order of bounds, each group of a split by the same enumeration"
 )
 SPACE = (
     "one job on one node group: every tp that splits heads and widths (with sequence parallelism), cp as "
     "ring, by heads or both, ep with its own tp, pp with uneven ends, chunks and schedules, micro-batch, "
     "recompute, ZeRO level over every number of ranks, offload and precision that is allowed; or one 1F1B "
     "pipeline over up to 8 joined groups in any order, layers cut anywhere, tp of its own for every device "
-    "kind, recompute of its own for every stage (some layers or all); the global batch exactly"
+    "kind, recompute of its own for every stage (some layers or all); or a replica on each of two or more "
+    "groups, every one with a shape and a number of sequences of its own, gradients reduced round a ring of "
+    "groups in every step or, where it is allowed, in an outer loop; the global batch exactly"
 )
 _NUM_KEPT = 256
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp")
@@ -72,15 +68,34 @@ class _Total:
     found: list[_Found] = field(default_factory=list["_Found"])
     efforts: list[Effort] = field(default_factory=list[Effort])
     groups: GroupsOutcome = field(default_factory=GroupsOutcome)
+    replicas: list[ReplicasOutcome] = field(default_factory=list[ReplicasOutcome])
     best: float = np.inf
     bound: float = np.inf
     interrupted: bool = False
 
-    def winner(self) -> Answer | MixedAnswer | None:
+    @property
+    def spread_bound(self) -> float:
+        """Return the least bound of jobs over several groups."""
+        return min([self.groups.bound, *(outcome.bound for outcome in self.replicas)])
+
+    def add_replicas(self, outcome: ReplicasOutcome) -> None:
+        """Take in what a search of replicated jobs found."""
+        self.replicas.append(outcome)
+        self.interrupted |= outcome.interrupted
+        self.bound = min(self.bound, outcome.bound)
+        self.best = min([self.best, *(plan.step_s for plan in outcome.found)])
+
+    def spread(self) -> list[AnyAnswer]:
+        """Return the jobs over several groups, best first."""
+        replicated = [replicas_answer(plan) for outcome in self.replicas for plan in outcome.found]
+        found: list[AnyAnswer] = [*self.groups.found, *replicated]
+        return sorted(found, key=value_of)
+
+    def winner(self) -> AnyAnswer | None:
         """Return the best plan of all, None if there is none; of equal ones the one on one group."""
         best = min(self.found, key=lambda f: float(f.kept.value[0]), default=None)
-        spread = self.groups.found[0] if self.groups.found else None
-        if spread is not None and (best is None or spread.step_s < float(best.kept.value[0])):
+        spread = next(iter(self.spread()), None)
+        if spread is not None and (best is None or value_of(spread) < float(best.kept.value[0])):
             return spread
         if best is None:
             return None
@@ -107,23 +122,22 @@ def search(
     answer = total.winner()
     if answer is None:
         return _nothing(problem, total, diagnostics)
-    value = answer.step_s if isinstance(answer, MixedAnswer) else answer.value
-    bound = min(total.bound if total.interrupted else total.groups.bound, value)
+    value = value_of(answer)
+    bound = min(total.bound if total.interrupted else total.spread_bound, value)
     gap = (value - bound) / max(abs(value), 1e-300)
-    spread = isinstance(answer, MixedAnswer)
-    figures = mixed_figures(answer) if spread else figures_of(answer)
+    figures = any_figures(answer)
     return SearchResult(
         status="feasible" if total.interrupted else "optimal",
         objective=_with_interval(_objective(problem, value, bound, gap), figures),
-        pools=mixed_pools(problem, answer) if spread else (pool_of(problem, answer),),
-        placement=mixed_placement(answer) if spread else (placement_of(answer),),
+        pools=any_pools(problem, answer),
+        placement=any_placement(answer),
         predicted=predictions_of(problem, figures),
         alternatives=_runners_up(problem, total, answer, value),
         infeasibility=None,
         method=METHOD,
         work=_work(total),
         space=SPACE,
-        details=details_of(mixed_terms(answer) if spread else terms_of(answer)),
+        details=any_details(problem, answer),
     )
 
 
@@ -160,10 +174,26 @@ def find(
             if outcome.kept is not None:
                 total.found.append(_Found(evaluator=evaluator, fmt=fmt, kept=outcome.kept))
                 total.best = min(total.best, float(outcome.kept.value[0]))
+    _find_replicas(problem, diagnostics, total, stopped)
+    return total
+
+
+def _find_replicas(
+    problem: Problem[TrainingProblem], diagnostics: Diagnostics, total: _Total, stopped: Callable[[], bool]
+) -> None:
+    """Search jobs over several groups: replicas in step, pipelines, then replicas in outer loops."""
+    several = len(problem.cluster.groups) > 1 and why_alone(problem) is None
+    loops = loops_of(problem)
+    if several:
+        total.add_replicas(search_replicas(problem, diagnostics, total.best, stopped, []))
     total.groups = search_groups(problem, diagnostics, total.best, stopped)
     total.interrupted |= total.groups.interrupted
     total.bound = min(total.bound, total.groups.bound)
-    return total
+    total.best = min([total.best, *(answer.step_s for answer in total.groups.found)])
+    if several and loops:
+        total.add_replicas(search_replicas(problem, diagnostics, total.best, stopped, loops))
+    elif loops:
+        diagnostics.note("training-no-outer-loop", "an outer loop is allowed, but there is one site alone")
 
 
 def _objective(
@@ -177,10 +207,13 @@ def _work(total: _Total) -> tuple[tuple[str, float | int], ...]:
     names = ("points", "points_expanded", "rows", "plans_priced")
     own = tuple((name, sum(getattr(effort, name) for effort in total.efforts)) for name in names)
     outcomes = total.groups.outcomes
+    splits = (("splits_priced", sum(o.priced for o in total.replicas)),) if total.replicas else ()
     if not outcomes:
-        return own
+        return own + splits
     spread = ("points", "cut", "tables")
-    return own + tuple((f"spread_{name}", sum(getattr(o, name) for o in outcomes)) for name in spread)
+    return (
+        own + tuple((f"spread_{name}", sum(getattr(o, name) for o in outcomes)) for name in spread) + splits
+    )
 
 
 def _with_interval(objective: ObjectiveValue, figures: JobFigures) -> ObjectiveValue:
@@ -195,7 +228,7 @@ def _shape(plans: PlanArrays, i: int) -> tuple[int, ...]:
 
 
 def _runners_up(
-    problem: Problem[TrainingProblem], total: _Total, best: Answer | MixedAnswer, best_value: float
+    problem: Problem[TrainingProblem], total: _Total, best: AnyAnswer, best_value: float
 ) -> tuple[AlternativeChoice, ...]:
     """Return the best plans of other degrees that were priced, best first, and one over several groups."""
     seen: set[tuple[object, ...]] = set()
@@ -225,11 +258,11 @@ def _runners_up(
             continue
         seen.add(key)
         answer = answer_of(source.evaluator, source.fmt, source.kept.plans, i, value)
-        found.append(choice(value, summary_of(answer), (pool_of(problem, answer),)))
+        found.append(choice(value, any_summary(answer), any_pools(problem, answer)))
     spread = [
-        choice(answer.step_s, mixed_summary(answer), mixed_pools(problem, answer))
-        for answer in total.groups.found
-        if answer is not best
+        choice(value_of(answer), any_summary(answer), any_pools(problem, answer))
+        for answer in total.spread()
+        if value_of(answer) > best_value
     ]
     ordered = sorted([*found, *spread], key=lambda c: c.objective_value or 0.0)
     return tuple(ordered[: problem.options.num_alternatives])
@@ -261,4 +294,4 @@ def _value_without(problem: Problem[TrainingProblem]) -> tuple[float, float] | N
     answer = total.winner()
     if answer is None:
         return None
-    return (answer.step_s if isinstance(answer, MixedAnswer) else answer.value), answer.step_s
+    return value_of(answer), answer.step_s

@@ -184,8 +184,8 @@ class TrainingEvaluator:
         self.exposed = ExposedCommunication(group, costs, self.software, len(model.layers))
         self.tables = TableBuilder(model, group, costs, self.software, self._batches.astype(np.float64))
 
-    def price_s(self, work: Collective) -> FloatArray:
-        """Return the seconds of a collective."""
+    def price_s(self, work: Collective | Stream) -> FloatArray:
+        """Return the seconds of a collective, or of a pass over memory."""
         return self._costs.price(work).time_s
 
     def evaluate(self, plans: PlanArrays, fmt: str = "bf16") -> Evaluation:

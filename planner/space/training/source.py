@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,12 @@ from planner.space.training.plans import PlanArrays
 from planner.space.training.software import load_training_software, training_cost_model
 
 
-def evaluator_of(payload: TrainingProblem, group: NodeGroup, plans: PlanArrays) -> TrainingEvaluator:
+def evaluator_of(
+    payload: TrainingProblem, group: NodeGroup, plans: PlanArrays, *, more_state_bytes: float = 0.0
+) -> TrainingEvaluator:
     """Return the evaluator of `plans`, whose micro-batch sizes it is built for.
+
+    `more_state_bytes` per parameter are held beside the optimizer's states, shared out as they are.
 
     Raises
     ------
@@ -26,9 +31,18 @@ def evaluator_of(payload: TrainingProblem, group: NodeGroup, plans: PlanArrays) 
     software = load_training_software(payload.choices.software)
     if not payload.flash_attention:
         software = replace(software, flash_attention=False)
+    if more_state_bytes:
+        software = replace(software, optimizer_bytes=software.optimizer_bytes + more_state_bytes)
     costs = training_cost_model(group, software)
     sizes = np.unique(plans.micro_batch)
     return TrainingEvaluator(payload.model, group, costs, software, payload.workload, sizes)
+
+
+def with_batch(evaluator: TrainingEvaluator, global_batch: int) -> TrainingEvaluator:
+    """Return an evaluator of steps of another number of sequences, with the same priced layers."""
+    found = copy(evaluator)
+    found.workload = replace(evaluator.workload, global_batch=global_batch)
+    return found
 
 
 def formats_of(payload: TrainingProblem, group: NodeGroup) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from planner.verify.rule import TRAINING, Case, Rule
 def _check(case: Case) -> Iterator[Violation]:
     payload = cast("TrainingProblem", case.problem.payload)
     spread = all(pool.training is not None and pool.training.num_stages for pool in case.plan.pools)
-    if len(case.plan.pools) != 1 and not spread:
+    shared = all(pool.training is not None and pool.training.share for pool in case.plan.pools)
+    if len(case.plan.pools) != 1 and not spread and not shared:
         yield Violation(message=f"a training plan is one job, this has {len(case.plan.pools)}")
     for pool in case.plan.pools:
         if pool.training is None:

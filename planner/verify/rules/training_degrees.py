@@ -49,8 +49,8 @@ def _model(job: JobView) -> Iterator[str]:
 
 def _batch(job: JobView) -> Iterator[str]:
     s, settings = job.strategy, job.settings
-    if settings.global_batch % (s.dp * settings.micro_batch):
-        yield f"{s.dp} ranks with micro-batches of {settings.micro_batch} do not make {settings.global_batch}"
+    if settings.sequences % (s.dp * settings.micro_batch):
+        yield f"{s.dp} ranks with micro-batches of {settings.micro_batch} do not make {settings.sequences}"
     if settings.seq_len % (2 * s.cp if s.cp > 1 else 1):
         yield f"cp={s.cp} does not cut {settings.seq_len} tokens into pairs of pieces"
     if s.cp % settings.cp_ulysses:

@@ -21,6 +21,8 @@ from planner.verify.training.view import JobView, jobs
 STATE_TOLERANCE = 0.03
 _SUM_TOLERANCE = 1e-6
 _ELEMENT_BYTES = 2.0
+_OUTER_BYTES = 8.0
+"""Common parameters and their momentum in 32 bit (DiLoCo, arXiv 2311.08105, algorithm 1)."""
 
 
 def _check(case: Case) -> Iterator[Violation]:
@@ -68,6 +70,7 @@ def _states(
         ("weights", 3, trainer.weight_bytes.value, settings.offload != "optimizer_and_parameters"),
         ("gradients", 2, _gradient_bytes(job, trainer), True),
         ("optimizer", 1, trainer.optimizer_bytes.value, settings.offload == "none"),
+        ("outer_optimizer", 1, _OUTER_BYTES, settings.outer_loop is not None),
     ):
         shared = settings.zero >= level
         params = count.dense / (dense_ranks if shared else 1) + count.expert / (expert_ranks if shared else 1)

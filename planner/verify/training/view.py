@@ -34,7 +34,7 @@ class JobView:
     @property
     def num_micro(self) -> int:
         """Micro-batches of a step on one data-parallel rank."""
-        return self.settings.global_batch // (self.strategy.dp * self.settings.micro_batch)
+        return self.settings.sequences // (self.strategy.dp * self.settings.micro_batch)
 
     @property
     def tokens(self) -> float:

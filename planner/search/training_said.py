@@ -1,0 +1,80 @@
+"""What is said about a training job: on one group, in a pipeline over groups, or replicated over them."""
+
+from __future__ import annotations
+
+from planner.ir.candidates import PoolChoice, ReplicaPlacement
+from planner.ir.problem import Problem
+from planner.ir.training import TrainingProblem
+from planner.search.training_answer import (
+    Answer,
+    details_of,
+    figures_of,
+    placement_of,
+    pool_of,
+    summary_of,
+    terms_of,
+)
+from planner.search.training_figures import JobFigures
+from planner.search.training_mixed_answer import (
+    MixedAnswer,
+    mixed_figures,
+    mixed_placement,
+    mixed_pools,
+    mixed_summary,
+    mixed_terms,
+)
+from planner.search.training_replicas_answer import (
+    ReplicasAnswer,
+    replicas_details,
+    replicas_figures,
+    replicas_placement,
+    replicas_pools,
+    replicas_summary,
+    replicas_terms,
+)
+
+AnyAnswer = Answer | MixedAnswer | ReplicasAnswer
+
+
+def value_of(answer: AnyAnswer) -> float:
+    """Return the goal of a job; of jobs over several groups that is their step."""
+    return answer.value if isinstance(answer, Answer) else answer.step_s
+
+
+def any_figures(answer: AnyAnswer) -> JobFigures:
+    """Return what the predictions of a job follow from."""
+    if isinstance(answer, Answer):
+        return figures_of(answer)
+    return mixed_figures(answer) if isinstance(answer, MixedAnswer) else replicas_figures(answer)
+
+
+def any_pools(problem: Problem[TrainingProblem], answer: AnyAnswer) -> tuple[PoolChoice, ...]:
+    """Return the pools of a job."""
+    if isinstance(answer, Answer):
+        return (pool_of(problem, answer),)
+    if isinstance(answer, MixedAnswer):
+        return mixed_pools(problem, answer)
+    return replicas_pools(problem, answer)
+
+
+def any_placement(answer: AnyAnswer) -> tuple[ReplicaPlacement, ...]:
+    """Return where a job sits."""
+    if isinstance(answer, Answer):
+        return (placement_of(answer),)
+    return mixed_placement(answer) if isinstance(answer, MixedAnswer) else replicas_placement(answer)
+
+
+def any_details(problem: Problem[TrainingProblem], answer: AnyAnswer) -> tuple[tuple[str, object], ...]:
+    """Return what a plan of a job states beside its pools."""
+    if isinstance(answer, Answer):
+        return details_of(terms_of(answer))
+    if isinstance(answer, MixedAnswer):
+        return details_of(mixed_terms(answer))
+    return (*details_of(replicas_terms(answer)), *replicas_details(problem, answer).items())
+
+
+def any_summary(answer: AnyAnswer) -> str:
+    """Return a job's shape in one line."""
+    if isinstance(answer, Answer):
+        return summary_of(answer)
+    return mixed_summary(answer) if isinstance(answer, MixedAnswer) else replicas_summary(answer)
