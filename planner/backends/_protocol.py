@@ -68,6 +68,8 @@ ONE_GROUP: Mapping[str, str] = {
         ("first_stage", "num_stages", "first_layer"), "its processes all run one shape on one kind of device"
     ),
     "recompute_stages": "it recomputes the same in every stage",
+    "share": "its replicas all have one shape and equally many sequences",
+    "outer_loop": "it reduces gradients in every step",
 }
 """Settings of jobs over several node groups, which trainers refuse."""
 

@@ -66,7 +66,8 @@ def pool_words(pool: Pool) -> str:
 
 def training_words(settings: TrainingSettings) -> str:
     """Return what a training job decides beside its degrees in a few words."""
-    words = [f"micro-batch {settings.micro_batch}", f"ZeRO-{settings.zero}"]
+    words = [f"{settings.share} of {settings.global_batch} sequences"] if settings.share else []
+    words += [f"micro-batch {settings.micro_batch}", f"ZeRO-{settings.zero}"]
     if settings.zero:
         words.append(f"over {settings.dp_shard} ranks")
     if settings.schedule != "none":

@@ -23,13 +23,15 @@ from planner.search.training_shares import (
     subsets,
     units,
 )
-from planner.space.training.between import exchange_s, outer_update_s
+from planner.space.training.between import exchange_s, outer_update_s, pass_s
 from planner.space.training.grid import Space
 from planner.space.training.source import formats_of
 
 _EXCHANGED: tuple[Gradients, ...] = ("full", "bf16")
 """Formats of gradients that groups exchange; the others are protocols inside one job."""
 _HALF_BYTES = 2.0
+_TIED = 5e-5
+"""Settings of a loop whose steps are this close count as equal: that which changes least is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,8 +189,13 @@ class _Search:
         """Return the least that any plan of the groups takes whose slowest part takes `slowest_s`."""
         if not self._loops:
             return slowest_s + self._least_exchange_s(groups, self._reduced_bytes)
+        update_s = max(
+            pass_s(group.evaluator, self._params / group.evaluator.group.num_devices) for group in groups
+        )
         return min(
-            loop.mean_step_s(slowest_s, self._least_exchange_s(groups, loop.fragment_bytes(self._params)))
+            loop.mean_step_s(
+                slowest_s, self._least_exchange_s(groups, loop.fragment_bytes(self._params)), update_s
+            )
             for loop in self._loops
         )
 
@@ -215,7 +222,7 @@ class _Search:
             for loop in self._loops
         ]
         fastest = min(time.step_s for time in times)
-        tied = fastest * (1 + self._problem.options.tie_tolerance)
+        tied = fastest * (1 + _TIED)
         chosen = min((time for time in times if time.step_s <= tied), key=_change)
         return ReplicasPlan(
             parts=parts,

@@ -7,7 +7,7 @@ is busy, comes from executing the schedule's orders event by event. What runs ou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from planner.space.schedule_timing import timed
 from planner.space.training.evaluate import StageTimes, TrainingEvaluator
 from planner.space.training.partition import chunk_sizes, stage_of_chunk
 from planner.space.training.plans import PlanArrays, single
-from planner.space.training.source import evaluator_of
+from planner.space.training.source import evaluator_of, with_batch
 
 TOLERANCE = 0.05
 """A predicted step that lies further from the replayed one than this is called wrong."""
@@ -74,15 +74,48 @@ def replay_plan(plan: Plan, problem: Problem[TrainingProblem]) -> TrainingReplay
     pool, settings = plan.pools[0], plan.pools[0].training
     if settings.num_stages:
         return _replayed(plan, _schedule(settings.schedule, spread_work(problem, plan.pools)))
+    if settings.share:
+        return _replicas(plan, problem)
+    evaluator, arrays = _priced(problem, pool, settings)
+    return _replayed(plan, _executed(evaluator, arrays, pool, settings))
+
+
+def _priced(
+    problem: Problem[TrainingProblem], pool: Pool, settings: TrainingSettings
+) -> tuple[TrainingEvaluator, PlanArrays]:
+    """Return a pool's plan with what prices its steps."""
     arrays = _arrays(problem, pool, settings)
     group = next((g for g in problem.cluster.groups if g.name == pool.node_group), None)
     if group is None:
         raise InputError("the job stands on no group of the cluster", key="node_group", value=pool.node_group)
-    evaluator = evaluator_of(problem.payload, group, arrays)
+    return with_batch(evaluator_of(problem.payload, group, arrays), settings.sequences), arrays
+
+
+def _executed(
+    evaluator: TrainingEvaluator, arrays: PlanArrays, pool: Pool, settings: TrainingSettings
+) -> PipelineSchedule:
+    """Return the schedule of a pool with the times of its passes."""
     times = evaluator.stage_times(arrays, pool.weight_dtype)
-    num_micro = settings.global_batch // (pool.strategy.dp * settings.micro_batch)
-    work = _work(times, evaluator, arrays, settings, num_micro)
-    return _replayed(plan, _schedule(settings.schedule, work))
+    num_micro = settings.sequences // (pool.strategy.dp * settings.micro_batch)
+    return _schedule(settings.schedule, _work(times, evaluator, arrays, settings, num_micro))
+
+
+def _replicas(plan: Plan, problem: Problem[TrainingProblem]) -> TrainingReplay:
+    """Replay every part of a replicated job; the slowest and the exchange between parts are the step."""
+    terms = cast("dict[str, float]", plan.details.get("step_time_terms_s", {}))
+    found: list[tuple[float, float, TrainingReplay]] = []
+    for pool in plan.pools:
+        if pool.training is None:
+            raise InputError("a pool does not say how it trains", key="pools", value=pool.name)
+        evaluator, arrays = _priced(problem, pool, pool.training)
+        time = evaluator.evaluate(arrays, pool.weight_dtype).time
+        outside = sum(float(getattr(time, name)[0]) for name in _OUTSIDE)
+        own = _replayed(plan, _executed(evaluator, arrays, pool, pool.training))
+        found.append((own.pipeline_s + outside, float(time.straggler_s[0]), own))
+    step_s, straggler_s, slowest = max(found, key=lambda part: part[0])
+    waiting_s = max(terms.get("straggler_s", 0.0) - straggler_s, 0.0)
+    busy = tuple(busy for _, _, own in found for busy in own.busy_s)
+    return replace(slowest, step_s=step_s + waiting_s + terms.get("exchange_s", 0.0), busy_s=busy)
 
 
 def _replayed(plan: Plan, schedule: PipelineSchedule) -> TrainingReplay:

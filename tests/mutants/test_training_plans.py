@@ -50,6 +50,36 @@ SPECS: dict[str, dict[str, Any]] = {
         "gradients": ["1bit"],
         "fix": {"pp": 1},
     },
+    "replicas": {
+        "kind": "training",
+        "model": "llama-3.2-1b",
+        "cluster": "8xh100+8xa100",
+        "workload": {"global_batch": 192, "seq_len": 2048},
+        "objective": "min_step_time",
+        "fix": {"pp": 1, "tp": 1, "cp": 1, "micro_batch": 1},
+    },
+    "sites": {
+        "kind": "training",
+        "model": "llama-3.2-1b",
+        "cluster": {
+            "groups": [
+                {"name": "east", "device": "h100", "nodes": 1},
+                {"name": "west", "device": "h100", "nodes": 1},
+            ],
+            "group_links": [
+                {
+                    "groups": ["west", "east"],
+                    "bandwidth": "0.5 GB/s",
+                    "latency": "20 ms",
+                    "capacity": "1 GB/s",
+                }
+            ],
+        },
+        "workload": {"global_batch": 64, "seq_len": 2048},
+        "objective": "min_step_time",
+        "outer_loop": {"steps": [20, 40], "bits": [8], "fragments": [2], "overlap_steps": [0]},
+        "fix": {"pp": 1},
+    },
     "one stage": {
         "kind": "training",
         "model": "llama-3.2-1b",
@@ -121,6 +151,42 @@ def terms(factor: float) -> Mutation:
     return mutate
 
 
+def every(**changes: Any) -> Mutation:
+    """Change settings of every pool."""
+
+    def mutate(plan: Plan) -> Plan:
+        pools = [
+            p.model_copy(update={"training": p.training.model_copy(update=changes)})
+            for p in plan.pools
+            if p.training is not None
+        ]
+        return plan.model_copy(update={"pools": pools})
+
+    return mutate
+
+
+def loop(**changes: Any) -> Mutation:
+    def mutate(plan: Plan) -> Plan:
+        settings = plan.pools[0].training
+        assert settings is not None
+        assert settings.outer_loop is not None
+        return every(outer_loop=settings.outer_loop.model_copy(update=changes))(plan)
+
+    return mutate
+
+
+def exchange(factor: float) -> Mutation:
+    """Claim an exchange between parts of another length, and that the rest is compute."""
+
+    def mutate(plan: Plan) -> Plan:
+        old: Any = plan.details["step_time_terms_s"]
+        less = old["exchange_s"] * (1 - factor)
+        new = {**old, "exchange_s": old["exchange_s"] - less, "overhead_s": old["overhead_s"] + less}
+        return plan.model_copy(update={"details": {**plan.details, "step_time_terms_s": new}})
+
+    return mutate
+
+
 def faster(factor: float) -> Mutation:
     """Claim a step that is `factor` times as long, and everything that follows from it."""
 
@@ -178,6 +244,15 @@ def test_found_plans_keep_every_rule(name: str) -> None:
         ("pipeline", "training-degrees", settings(schedule="1f1b")),
         ("one stage", "training-degrees", settings(sequence_parallel=True)),
         ("experts", "training-degrees", strategy(etp=3)),
+        ("replicas", "training-shares", settings(share=128)),
+        ("replicas", "training-shares", exchange(0.3)),
+        ("replicas", "training-degrees", settings(share=135)),
+        ("replicas", "training-choices", settings(share=0)),
+        ("sites", "training-shares", loop(steps=30)),
+        ("sites", "training-shares", loop(bits=4)),
+        ("sites", "training-shares", loop(overlap_steps=30)),
+        ("sites", "training-shares", exchange(0.2)),
+        ("sites", "training-memory", part("outer_optimizer", 0.5)),
         ("signs", "training-choices", settings(gradients="full")),
         ("signs", "training-degrees", settings(zero=1)),
         ("signs", "training-memory", part("gradients", 0.5)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from planner.errors import InputError
 from planner.ir.problem import Problem
@@ -26,6 +26,7 @@ _TERMS = {
     "optimizer_s": "optimizer",
     "overhead_s": "host",
     "straggler_s": "waiting for slow nodes",
+    "exchange_s": "exchange between groups",
 }
 _DAY_S = 86400.0
 
@@ -105,9 +106,37 @@ def _shape_facts(problem: TrainingCase, plan: Plan) -> Iterator[str]:
         settings = pool.training
         if settings is None:
             continue
-        micro = settings.global_batch // (pool.strategy.dp * settings.micro_batch)
+        micro = settings.sequences // (pool.strategy.dp * settings.micro_batch)
         tokens = f"{settings.micro_batch} x {settings.seq_len} tokens"
-        yield f"A rank runs {micro} micro-batches of {tokens} per step."
+        where = f" of {pool.node_group}" if len(plan.pools) > 1 else ""
+        yield f"A rank{where} runs {micro} micro-batches of {tokens} per step."
+    yield from _between_facts(plan)
+
+
+def _between_facts(plan: Plan) -> Iterator[str]:
+    """Yield how a batch is split between groups, and what an outer loop takes beside its runners-up."""
+    shares = cast("list[dict[str, Any]]", plan.details.get("shares", []))
+    for share in shares:
+        own = figure(share["own_step_s"], "s")
+        yield f"{share['group']} runs {share['sequences']} sequences of a step, in {own} of its own."
+    terms = cast("dict[str, float]", plan.details.get("step_time_terms_s", {}))
+    found = cast("dict[str, Any]", plan.details.get("outer_loop", {}))
+    loop = plan.pools[0].training.outer_loop if plan.pools and plan.pools[0].training else None
+    if shares and loop is None:
+        yield f"They reduce gradients with one another in {figure(terms.get('exchange_s'), 's')} per step."
+    if loop is None or not found:
+        return
+    yield (
+        f"They exchange what they have learnt every {loop.steps} steps, {loop.bits} bit per value in "
+        f"{loop.fragments} parts of {figure(found['part_bytes'], 'B')}, each in "
+        f"{figure(found['part_exchange_s'], 's')} over {loop.overlap_steps} steps of compute: they "
+        f"compute {percent(round(found['utilisation'], 4))} of the time."
+    )
+    for setting in found["settings"]:
+        if all(setting[name] == getattr(loop, name) for name in ("fragments", "overlap_steps", "bits")):
+            step = figure(setting["step_time_s"], "s")
+            less = f"{setting['less_traffic']:.4g} times less traffic than gradients in every step"
+            yield f"With {setting['steps']} local steps a step takes {step} in the mean, with {less}."
 
 
 def _memory_facts(plan: Plan) -> Iterator[str]:
@@ -118,7 +147,9 @@ def _memory_facts(plan: Plan) -> Iterator[str]:
         share = fullest.used_bytes / max(fullest.capacity_bytes, 1.0)
         parts = sorted(fullest.parts, key=lambda part: -part.num_bytes)[:3]
         words = ", ".join(f"{part.name} {figure(part.num_bytes, 'B')}" for part in parts)
-        yield f"Stage {fullest.stage} is the fullest: {percent(round(share, 3))} of its memory ({words})."
+        where = f" of {pool.node_group}" if len(plan.pools) > 1 else ""
+        full = percent(round(share, 3))
+        yield f"Stage {fullest.stage}{where} is the fullest: {full} of its memory ({words})."
 
 
 def _lifted_limits(problem: TrainingCase) -> Iterator[Variation]:

@@ -49,6 +49,8 @@ SPACE = (
     "groups in every step or, where it is allowed, in an outer loop; the global batch exactly"
 )
 _NUM_KEPT = 256
+OPTIMAL_GAP = 1e-4
+"""Largest gap of a plan that is called optimal."""
 _DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp")
 
 
@@ -127,7 +129,7 @@ def search(
     gap = (value - bound) / max(abs(value), 1e-300)
     figures = any_figures(answer)
     return SearchResult(
-        status="feasible" if total.interrupted else "optimal",
+        status="feasible" if total.interrupted or gap > OPTIMAL_GAP else "optimal",
         objective=_with_interval(_objective(problem, value, bound, gap), figures),
         pools=any_pools(problem, answer),
         placement=any_placement(answer),
@@ -181,18 +183,17 @@ def find(
 def _find_replicas(
     problem: Problem[TrainingProblem], diagnostics: Diagnostics, total: _Total, stopped: Callable[[], bool]
 ) -> None:
-    """Search jobs over several groups: replicas in step, pipelines, then replicas in outer loops."""
+    """Search jobs over several groups: replicas in step, in outer loops, then pipelines."""
     several = len(problem.cluster.groups) > 1 and why_alone(problem) is None
     loops = loops_of(problem)
     if several:
         total.add_replicas(search_replicas(problem, diagnostics, total.best, stopped, []))
+    if several and loops:
+        total.add_replicas(search_replicas(problem, diagnostics, total.best, stopped, loops))
     total.groups = search_groups(problem, diagnostics, total.best, stopped)
     total.interrupted |= total.groups.interrupted
     total.bound = min(total.bound, total.groups.bound)
-    total.best = min([total.best, *(answer.step_s for answer in total.groups.found)])
-    if several and loops:
-        total.add_replicas(search_replicas(problem, diagnostics, total.best, stopped, loops))
-    elif loops:
+    if loops and not several:
         diagnostics.note("training-no-outer-loop", "an outer loop is allowed, but there is one site alone")
 
 

@@ -65,6 +65,10 @@ def outer_update_s(evaluator: TrainingEvaluator, plan: PlanArrays, fmt: str) -> 
     memory = evaluator.evaluate(plan, fmt).memory[0]
     if memory is None:
         raise ValueError("a plan that is priced alone states its memory")
-    params = float(memory.optimizer.max()) / evaluator.software.optimizer_bytes
+    return pass_s(evaluator, float(memory.optimizer.max()) / evaluator.software.optimizer_bytes)
+
+
+def pass_s(evaluator: TrainingEvaluator, params: float) -> float:
+    """Return the outer optimizer over so many parameters of one device, seconds."""
     work = Stream(num_bytes=np.array([params * OUTER_PASS_BYTES]), num_kernels=8.0)
     return float(evaluator.price_s(work)[0])
