@@ -10,7 +10,7 @@ from planner.diagnostics import Diagnostics
 from planner.errors import InputError, NothingFoundError, UnknownNameError, VerificationError
 from planner.ir.candidates import ObjectiveValue, SearchResult
 from planner.ir.cluster import Cluster, NodeGroup
-from planner.ir.fleet import FleetModel, FleetProblem
+from planner.ir.fleet import FleetProblem
 from planner.ir.printer import print_ir
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
@@ -26,7 +26,7 @@ from planner.search.fleet_levels import day_of
 from planner.search.fleet_milp import ShapeKey, shape_key
 from planner.search.fleet_replan import Replanned, Standing, replan_fleet
 from planner.search.fleet_room import rooms_of
-from planner.search.fleet_shapes import supply_from
+from planner.search.fleet_supplies import stored_supplies
 from planner.space.engine import cached, installed_costs
 from planner.verify import problem_of, verify_plan
 
@@ -129,12 +129,8 @@ def _fleet(
         factor = max(level.factor for level in payload.levels)
         models = tuple(replace(m, rate_rps=m.rate_rps * factor) for m in payload.models)
         after = replace(after, payload=replace(after.payload, models=models))
-    source = cached(installed_costs)
     stored = cast("Mapping[str, Sequence[Mapping[str, Any]]]", plan.details.get("shapes", {}))
-    supplies = [
-        supply_from(after, at, stored.get(model.name, ()), source) if _wanted(model) else ModelSupply()
-        for at, model in enumerate(after.payload.models)
-    ]
+    supplies = stored_supplies(after, stored, cached(installed_costs))
     standing, hit = _survivors(plan, after, supplies, lost)
     found = replan_fleet(after, supplies, standing, hit, loss.tolerance)
     if found is None:
@@ -157,10 +153,6 @@ def _fleet(
         ),
     )
     return plan_from_result(after, result, diagnostics, details=_details(after)), after
-
-
-def _wanted(model: FleetModel) -> bool:
-    return model.rate_rps > 0.0 or model.min_replicas > 0
 
 
 def _details(problem: Problem[Any]) -> dict[str, object]:

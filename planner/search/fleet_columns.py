@@ -41,6 +41,8 @@ QUEUE_SIZES = frozenset({*range(1, 9), 10, 12, 16, 24, 32, 48, 64})
 """Replicas of one queue; beyond a few, one more changes little."""
 _FEW_REPLICAS = 16
 """Longest queue of a fault-tolerant model; what the loss of a replica takes must stay small."""
+_FEW_ENTRIES = 1_000
+"""Entries that are priced at once sooner than looked through."""
 _SURELY = 1e-6
 """By how much a shape must be worse than others to be left out unpriced."""
 LOSS_STEP = 0.01
@@ -282,7 +284,7 @@ class _Builder:
         entries = self.tables.entries(role, self.question, group)
         allowed = self.tables.accepted((role, how.context, group), self.question, entries)
         entries = entries.only(np.flatnonzero(allowed))
-        if self.model.tolerance is None:
+        if self.model.tolerance is None and entries.shape.size > _FEW_ENTRIES:
             entries = self._worth_pricing(role, how.context, entries)
         rate = self.tables.capacity_of(role, how.context, self.question, entries)
         found = self._best_of_equals(role, rate, entries)

@@ -5,13 +5,15 @@ What the columns do not use is left behind: it is most of what pricing makes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from planner.diagnostics import Diagnostic, Diagnostics
 from planner.ir.fleet import FleetModel, FleetProblem
 from planner.ir.problem import Problem
 from planner.search.fleet_columns import Column, ModelSupply, serving_problem, supply_of
+from planner.search.fleet_shapes import supply_from
 from planner.search.forks import each
 from planner.search.serving_catalogue import Offer, Stop, empty_catalogue
 from planner.search.serving_pools import PoolTables
@@ -23,25 +25,59 @@ def supplies_of(
     problem: Problem[FleetProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
 ) -> list[ModelSupply]:
     """Return the columns of every model; models without traffic or replicas to keep are not priced."""
+
+    def price(index: int, remarks: Diagnostics) -> ModelSupply:
+        return supply_of(problem, index, costs, remarks, stop)
+
+    return _gathered(problem, price, costs, diagnostics)
+
+
+def stored_supplies(
+    problem: Problem[FleetProblem], stored: Mapping[str, Sequence[Mapping[str, Any]]], costs: CostSource
+) -> list[ModelSupply]:
+    """Return the columns of every model over the shapes that a plan keeps, by model; all shapes stay.
+
+    Raises
+    ------
+    InputError
+        If a stored shape cannot be read or priced.
+    """
+
+    def price(index: int, remarks: Diagnostics) -> ModelSupply:
+        del remarks
+        return supply_from(problem, index, stored.get(problem.payload.models[index].name, ()), costs)
+
+    return _gathered(problem, price, costs, None)
+
+
+Price = Callable[[int, Diagnostics], ModelSupply]
+
+
+def _gathered(
+    problem: Problem[FleetProblem], price: Price, costs: CostSource, diagnostics: Diagnostics | None
+) -> list[ModelSupply]:
+    """Return what pricing gives for every model; without diagnostics, with all offers."""
     models = problem.payload.models
     asked = [index for index, model in enumerate(models) if model.rate_rps > 0.0 or model.min_replicas]
-    priced = [index for index in asked if models[index].serving is not None]
-    diagnostics.progress(f"pricing {len(priced)} models")
-
-    def task(number: int) -> _Priced:
-        return _priced(problem, priced[number], costs, stop)
-
-    found = dict(zip(priced, each(len(priced), task), strict=True))
+    served = [index for index in asked if models[index].serving is not None]
+    every = diagnostics is None
+    told = diagnostics or Diagnostics()
+    told.progress(f"pricing {len(served)} models")
+    found = dict(
+        zip(served, each(len(served), lambda at: _priced(price, served[at], every=every)), strict=True)
+    )
     supplies: list[ModelSupply] = []
-    for index in range(len(models)):
-        if index in found and found[index].columns:
-            supplies.append(_supply(problem, models[index], found[index], costs))
+    for index, model in enumerate(models):
+        own = found.get(index)
+        if own is not None and own.columns:
+            supplies.append(_supply(problem, model, own, costs))
+        elif index in asked:
+            # Without columns, what was priced says why.
+            supplies.append(price(index, told))
         else:
-            supplies.append(
-                supply_of(problem, index, costs, diagnostics, stop) if index in asked else ModelSupply()
-            )
-        for entry in found[index].remarks if index in found else ():
-            diagnostics.take(entry)
+            supplies.append(ModelSupply())
+        for entry in own.remarks if own is not None else ():
+            told.take(entry)
     return supplies
 
 
@@ -57,12 +93,12 @@ class _Priced:
     remarks: tuple[Diagnostic, ...]
 
 
-def _priced(problem: Problem[FleetProblem], index: int, costs: CostSource, stop: Stop) -> _Priced:
+def _priced(price: Price, index: int, *, every: bool) -> _Priced:
     diagnostics = Diagnostics()
-    supply = supply_of(problem, index, costs, diagnostics, stop)
-    used = sorted({column.offer for column in supply.columns})
-    places = {offer: at for at, offer in enumerate(used)}
+    supply = price(index, diagnostics)
     offers: Sequence[Offer] = () if supply.tables is None else supply.tables.catalogue.offers
+    used = range(len(offers)) if every else sorted({column.offer for column in supply.columns})
+    places = {offer: at for at, offer in enumerate(used)}
     return _Priced(
         columns=tuple(replace(column, offer=places[column.offer]) for column in supply.columns),
         offers=tuple(offers[offer] for offer in used),

@@ -21,6 +21,8 @@ _BISECTIONS = 30
 _SCAN = 1.4
 """Ratio of the batch sizes looked at for the first that keeps up."""
 _FINEST = 1e-4
+_CLOSE = 1e-3
+"""Relative width at which the batch that keeps up is known well enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,15 +173,22 @@ class PoolLoad:
         if self.facts.role == "prefill":
             return self._prefilling(per_rank)
         low = high = min(per_rank * self._step(self._most() * _FINEST)[0], self._most())
-        while self._per_second(high) < per_rank:
+        lack, spare = inf, 0.0
+        while (spare := high - per_rank * self._step(high)[0]) < 0.0:
             if high >= self._most():
                 return None
-            low, high = high, min(high * _SCAN, self._most())
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            low, high = (middle, high) if self._per_second(middle) < per_rank else (low, middle)
-            if high - low < 1e-3 * high:
+            # Steps get no shorter with more in them, so what arrives in this one is too little still.
+            low, lack, high = high, -spare, min(max(high * _SCAN, high - spare), self._most())
+        for trial in range(_BISECTIONS if lack < inf else 0):
+            if high - low < _CLOSE * high:
                 break
+            straight = low + (high - low) * lack / (lack + spare) + 0.25 * _CLOSE * high
+            middle = 0.5 * (low + high) if trial % 3 == 2 else min(straight, high - 0.25 * _CLOSE * high)
+            left = middle - per_rank * self._step(middle)[0]
+            if left < 0.0:
+                low, lack = middle, -left
+            else:
+                high, spare = middle, left
         return self._state(high, per_rank)
 
     def highest(self, limits: Limits) -> float:
