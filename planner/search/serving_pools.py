@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
 from cost_models.serving.capacity import (
@@ -28,7 +29,9 @@ from cost_models.serving.queueing import Arrivals
 from cost_models.work import KvTransfer, LinkSpec
 from planner.ir.serving import Role
 from planner.search.serving_catalogue import Catalogue, Offer
-from planner.search.serving_question import Question
+from planner.search.serving_question import Question, everything
+
+IntArray = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,18 @@ class RoleTable:
         return points if limit is None else points[points <= limit]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RoleFacts:
+    """Offers of a role side by side: group, devices, places, lanes, and which of `caches` they have."""
+
+    group: IntArray
+    width: IntArray
+    room: IntArray
+    lanes: IntArray
+    cache: IntArray
+    caches: tuple[tuple[str, str], ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class PoolTables:
     """Makes tables for questions to one catalogue; capacities are kept across questions.
@@ -120,6 +135,7 @@ class PoolTables:
     _pools: dict[tuple[Role, Context | None], Pools] = field(
         default_factory=dict[tuple[Role, Context | None], Pools]
     )
+    _known: dict[Role, _RoleFacts] = field(default_factory=dict[Role, _RoleFacts])
     _entries: dict[tuple[Role, tuple[int, ...], bool], Entries] = field(
         default_factory=dict[tuple[Role, tuple[int, ...], bool], Entries]
     )
@@ -145,7 +161,7 @@ class PoolTables:
             workload = self.catalogue.problem.payload.workload
             extra: FloatArray | float = 0.0
             if role == "prefill" and context is not None:
-                extra = np.array([self._transfer_s(offer, context) for offer in offers])
+                extra = self._transfers_s(offers, context)
             self._pools[key] = Pools.stack(
                 [offer.replica.curve for offer in offers],
                 self.catalogue.requests,
@@ -170,24 +186,34 @@ class PoolTables:
         )
         key = (role, limits, group is None)
         if key not in self._entries:
-            rows: list[int] = []
-            counts: list[int] = []
-            for row, index in enumerate(self.catalogue.by_role(role)):
-                offer = self.catalogue.offers[index]
-                copies = min(limits[offer.group] // offer.replica.num_devices, self._room(offer))
-                sizes: Sequence[int] = range(1, copies + 1)
-                if group is not None:
-                    sizes = self._sizes(min(copies, MAX_REPLICAS_PER_QUEUE))
-                rows.extend([row] * len(sizes))
-                counts.extend(sizes)
-            self._entries[key] = Entries(
-                shape=np.array(rows, dtype=np.intp), replicas=np.array(counts, dtype=np.float64)
-            )
+            facts = self._facts(role)
+            copies = np.minimum(np.array(limits)[facts.group] // facts.width, facts.room)
+            most_copies = int(copies.max(initial=0))
+            if group is not None:
+                most_copies = min(most_copies, MAX_REPLICAS_PER_QUEUE)
+            sizes = np.arange(1, most_copies + 1)
+            if group is not None and self.queue_sizes is not None:
+                sizes = sizes[np.isin(sizes, sorted(self.queue_sizes))]
+            rows, columns = np.nonzero(sizes[None, :] <= copies[:, None])
+            self._entries[key] = Entries(shape=rows, replicas=sizes[columns].astype(np.float64))
         return self._entries[key]
 
-    def _sizes(self, most: int) -> Sequence[int]:
-        every = range(1, most + 1)
-        return every if self.queue_sizes is None else [n for n in every if n in self.queue_sizes]
+    def _facts(self, role: Role) -> _RoleFacts:
+        """Return what entries and contexts ask of the offers of a role, side by side."""
+        offers = [self.catalogue.offers[index] for index in self.catalogue.by_role(role)]
+        known = self._known.get(role)
+        if known is None or known.width.size != len(offers):
+            caches = list(dict.fromkeys(self.catalogue.cache_of(offer) for offer in offers))
+            known = _RoleFacts(
+                group=np.array([offer.group for offer in offers], dtype=np.intp),
+                width=np.array([offer.replica.num_devices for offer in offers], dtype=np.intp),
+                room=np.array([self._room(offer) for offer in offers], dtype=np.intp),
+                lanes=np.array([offer.cache_lanes for offer in offers], dtype=np.intp),
+                cache=np.array([caches.index(self.catalogue.cache_of(o)) for o in offers], dtype=np.intp),
+                caches=tuple(caches),
+            )
+            self._known[role] = known
+        return known
 
     def _room(self, offer: Offer) -> int:
         """Return how many replicas there are places for: a stage lies inside one scale-up domain."""
@@ -233,18 +259,17 @@ class PoolTables:
     ) -> FloatArray:
         """Return 1 for entries of a group that the question and the context allow, else 0."""
         role, context, group = where
-        indices = self.catalogue.by_role(role)
-        fine = np.array(
-            [
-                offer.group == group
-                and question.accept(offer)
-                and (context is None or context.cache in (None, self.catalogue.cache_of(offer)))
-                and (role != "decode" or context is None or offer.cache_lanes >= context.lanes)
-                for offer in (self.catalogue.offers[i] for i in indices)
-            ],
-            dtype=np.float64,
-        )
-        return fine[entries.shape] if indices else np.zeros(0)
+        facts = self._facts(role)
+        fine = facts.group == group
+        if question.accept is not everything:
+            offers = (self.catalogue.offers[index] for index in self.catalogue.by_role(role))
+            fine &= np.array([question.accept(offer) for offer in offers], dtype=np.bool_)
+        if context is not None and context.cache is not None:
+            known = context.cache in facts.caches
+            fine &= (facts.cache == facts.caches.index(context.cache)) if known else False
+        if context is not None and role == "decode":
+            fine &= facts.lanes >= context.lanes
+        return fine.astype(np.float64)[entries.shape]
 
     def table(self, role: Role, context: Context | None, group: int, question: Question) -> RoleTable:
         """Return capacity by devices of one role on one group; in a closed loop, capacity in requests."""
@@ -260,9 +285,7 @@ class PoolTables:
             rate, inside = self.capacity(role, context, question, group)
             carried = inside if question.concurrency is not None and role == "aggregated" else rate
             carried = carried * self.accepted((role, context, group), question, entries)
-            rooms = np.array(
-                [self._room(self.catalogue.offers[i]) for i in self.catalogue.by_role(role)], dtype=np.intp
-            )
+            rooms = self._facts(role).room
             entries, carried = _beyond_one_queue(
                 entries, carried, np.minimum(rooms, size // self.widths(role))
             )
@@ -298,6 +321,18 @@ class PoolTables:
             return np.zeros(self.catalogue.requests.weights.size)
         return self._transfer_s(self.catalogue.offers[pick.offer], pick.context)
 
+    def _transfers_s(self, offers: Sequence[Offer], context: Context) -> FloatArray:
+        """Return the cache transfers of offers; those of equal caches and lanes on a group are the same."""
+        known: dict[tuple[int, str, str, int], FloatArray] = {}
+        found: list[FloatArray] = []
+        for offer in offers:
+            shape = offer.replica.shape
+            key = (offer.group, shape.engine, shape.kv_fmt, min(context.lanes, offer.cache_lanes))
+            if key not in known:
+                known[key] = self._transfer_s(offer, context)
+            found.append(known[key])
+        return np.array(found)
+
     def _transfer_s(self, offer: Offer, context: Context) -> FloatArray:
         builder = self.catalogue.builders[offer.group, offer.replica.shape.engine]
         work = KvTransfer(
@@ -309,8 +344,7 @@ class PoolTables:
 
     def widths(self, role: Role) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
         """Return the devices of each offer of a role."""
-        offers = (self.catalogue.offers[i] for i in self.catalogue.by_role(role))
-        return np.array([offer.replica.num_devices for offer in offers], dtype=np.intp)
+        return self._facts(role).width
 
 
 def role_limits(role: Role, context: Context | None, limits: LatencyLimits) -> LatencyLimits:

@@ -133,8 +133,7 @@ class Evaluator:
     def use(self, software: SoftwareProfile) -> None:
         """Evaluate from now on with other facts on the same engine; kernels are not priced again."""
         self.costs = replace(self.costs, software=software)
-        self.builder.costs = self.costs
-        self.builder.pricer.use(self.costs)
+        self.builder.use(self.costs)
         self._replicas.clear()
 
     def replica(self, fixed: FixedReplica) -> Replica | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -110,6 +110,10 @@ class ReplicaBuilder:
     _cuts: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = field(
         default_factory=dict[tuple[object, ...], tuple[tuple[int, ...], ...]]
     )
+    _times: dict[tuple[object, ...], TimeTables] = field(default_factory=dict[tuple[object, ...], TimeTables])
+    _resident: dict[tuple[object, ...], tuple[StageBytes, ...]] = field(
+        default_factory=dict[tuple[object, ...], tuple[StageBytes, ...]]
+    )
     _stage_bytes: dict[tuple[object, ...], StageBytes] = field(
         default_factory=dict[tuple[object, ...], StageBytes]
     )
@@ -148,6 +152,13 @@ class ReplicaBuilder:
     def memory_scope(self) -> str:
         """What the share is of: the whole device where a problem states it, else what the engine means."""
         return "device" if self.problem.memory_fraction is not None else self.costs.software.memory_scope
+
+    def use(self, costs: EngineCosts) -> None:
+        """Build from now on with other facts on the same engine; kernels are not priced again."""
+        self.costs = costs
+        self.pricer.use(costs)
+        self._times.clear()
+        self._cuts.clear()
 
     def remarks(self) -> tuple[str, ...]:
         """Return where the prices came from, and what was missing there."""
@@ -231,15 +242,30 @@ class ReplicaBuilder:
         return found
 
     def _tables(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> TimeTables:
-        tables = self.pricer.tables(
-            shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage
-        )
-        if self.robust_quantile == 0.5:
-            return tables
-        return tables.scaled(1.0 + normal_quantile(100.0 * self.robust_quantile) * tables.sigma)
+        how = (shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage)
+        if how not in self._times:
+            tables = self.pricer.tables(*how)
+            if self.robust_quantile != 0.5:
+                tables = tables.scaled(1.0 + normal_quantile(100.0 * self.robust_quantile) * tables.sigma)
+            self._times[how] = tables
+        return self._times[how]
 
     def stage_bytes(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[StageBytes, ...]:
         """Return the bytes of every stage."""
+        key = (
+            shape.strategy,
+            shape.weight_fmt,
+            shape.kv_fmt,
+            shape.token_budget,
+            shape.max_num_seqs,
+            self.memory_fraction,
+            layers_per_stage,
+        )
+        if key not in self._resident:
+            self._resident[key] = tuple(self._bytes_of(shape, layers_per_stage))
+        return self._resident[key]
+
+    def _bytes_of(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Iterator[StageBytes]:
         what = Residency(
             strategy=shape.strategy,
             weight_fmt=shape.weight_fmt,
@@ -247,17 +273,14 @@ class ReplicaBuilder:
             token_budget=float(shape.token_budget),
             max_sequences=float(shape.max_num_seqs),
             memory_fraction=self.memory_fraction,
-            memory_scope=self.memory_scope,
         )
         kinds = self.pricer.layer_kinds
-        stages: list[StageBytes] = []
         for part in self.pricer.stage_shapes(layers_per_stage):
             key = (part, what)
             if key not in self._stage_bytes:
                 layers = tuple((kinds[kind], count) for kind, count in part.layer_counts)
                 self._stage_bytes[key] = self.memory.stage(layers, part.first, part.last, what)
-            stages.append(self._stage_bytes[key])
-        return tuple(stages)
+            yield self._stage_bytes[key]
 
     def fits_roughly(self, shape: ReplicaShape) -> bool:
         """Return False if even an even split of the weights over the replica's stages exceeds memory.
@@ -322,9 +345,10 @@ class ReplicaBuilder:
         holds_prompt = 0.5 if shape.role == "aggregated" else 0.0
         cache = np.inf
         for stage in stages:
-            if stage.free_bytes < stage.cache_bytes_longest or stage.free_bytes < 0.0:
+            free = stage.free_bytes
+            if free < stage.cache_bytes_longest or free < 0.0:
                 return None
-            left = stage.free_bytes - holds_prompt * stage.cache_bytes_prompt
+            left = free - holds_prompt * stage.cache_bytes_prompt
             if stage.cache_bytes_per_sequence > 0.0:
                 cache = min(cache, left / stage.cache_bytes_per_sequence)
         first, second = self.requests.context_moments()
