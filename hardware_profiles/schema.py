@@ -332,7 +332,9 @@ class TrainerProfile(_Sourced):
     is split over tensor ranks and the loss takes another path; `max_live_params` is the most parameters that
     ZeRO-3 holds gathered at once; `context_memory_bytes` is held outside the
     allocator, `allocator_slack` the share that the allocator holds beside activations. `selective_products`
-    is the share of matrix products that selective recompute repeats. `dropout` keeps masks;
+    is the share of matrix products that selective recompute repeats. `dropout` keeps masks, `eager_copies`
+    what kernels that are not fused keep around gates and a fused attention; with `passed_buffers` every
+    micro-batch of a step has its own buffers for what stages pass to each other;
     `sequence_parallel` is the default with tensor parallelism. Without `scatter_gather` every tensor rank
     sends whole activations to the next stage. `sends_once` says that a token goes once to a rank that holds
     several of its experts. `optimizer_sync` says that no stage updates its weights before
@@ -379,6 +381,8 @@ class TrainerProfile(_Sourced):
     dropout: bool = False
     scatter_gather: bool = True
     sends_once: bool = False
+    eager_copies: bool = False
+    passed_buffers: bool = False
     optimizer_sync: bool = True
     fused_expert_families: tuple[str, ...] = ()
     kernel_software: tuple[str, ...] = ()

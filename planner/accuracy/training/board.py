@@ -56,16 +56,17 @@ What falls short, and why:
 - The same 530B plan on the same devices took 39.2 s on Selene and 43.1 s on MegaScale's cluster; both
   stacks of that table are 11 % too fast here by as much.
 - MegaScale's ablation changes model and software in ways that rows do not say.
-- Context parallelism over four and more ranks at 131072 tokens and more is predicted 25 to 35 % too fast,
-  in torchtitan and for Llama 3; two ranks are right. Llama 3's count of attention FLOPs is not known.
+- Context parallelism over four and more ranks at 131072 tokens and more is predicted 27 to 31 % too fast in
+  torchtitan's table of 2024-12; one and two ranks are right, and work and traffic per rank grow evenly. A
+  causal ring that is not balanced would cost as much more, from four ranks on.
+- Llama 3's rates are read with causal attention: its paper's total of 3.8e25 FLOPs rules out all pairs. With
+  all pairs its steps would be 4 % (8192 tokens) and 40 % (131072) longer.
 - Row-wise FP8 of torchtitan is priced as FP8 with one scale; its authors call their own figure anomalous.
 - V100 has no calibrated kernels: family defaults, 13 to 20 %; those of a DGX-2 have higher clocks than
   the profile.
 - One public run stands behind the DeepSpeed pipeline profile, so its interval is wide.
-- The four Llama-2 runs of Megatron-LM PR 482 do not state length and flags; their memory over the tensor
-  degree agrees with 2048 tokens and no sequence parallelism, not with the row.
-- torchtitan reports what its allocator reserves; with a pipeline that is 15 % more than what is counted
-  here.
+- torchtitan reports what its allocator reserves; with a pipeline that is 10 to 16 % more than what is counted
+  here, buffers of every micro-batch included.
 - Llama 3 ran interleaved without recompute on 8192 devices with micro-batch groups smaller than the
   pipeline, which lowers memory; that schedule is not modelled, so that run is called infeasible by 7 %.
 - The constant of the very rows knows what it is judged on; sources of near-equal runs cannot be told from

@@ -30,16 +30,18 @@ class Job:
     peak_flops_per_s: float
 
 
-def model_flops_per_token(model: ModelGraph, seq_len: int) -> float:
+def model_flops_per_token(model: ModelGraph, seq_len: int, *, causal: bool = False) -> float:
     """Return model FLOPs per trained token, forward and backward, without recompute.
 
     6 per parameter of a matrix that the token passes, the head included, and 12 s per head width of
-    attention (all pairs, as Megatron-LM and PaLM count): Narayanan 2021, eq. 3; Chowdhery 2022, appendix B.
+    attention (all pairs, as Megatron-LM and PaLM count; half of them with `causal`): Narayanan 2021, eq. 3;
+    Chowdhery 2022, appendix B.
     """
     table = model.vocab_size * model.hidden_size
     weights = model.num_active_text_params - table + (table if model.tied_embeddings else 0)
+    pairs = seq_len / 2.0 if causal else seq_len
     attention = sum(
-        6.0 * core.num_heads * (core.head_dim + core.v_head_dim) * seq_len for core in model.attention_cores()
+        6.0 * core.num_heads * (core.head_dim + core.v_head_dim) * pairs for core in model.attention_cores()
     )
     return 6.0 * weights + attention
 

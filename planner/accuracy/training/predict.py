@@ -201,6 +201,7 @@ def _prediction(
         fits=peak <= _capacity(question),
         terms=tuple((f.name, float(getattr(alone.time, f.name)[0])) for f in fields(StepTime)),
         assumed=(
+            *row.told,
             *assumptions_of(row),
             *question.cluster.notes,
             *_filled(question.candidates, strategy, share),
@@ -220,7 +221,9 @@ def _job(question: Question) -> Job:
     return Job(
         global_batch=question.candidates.global_batch,
         seq_len=question.seq_len,
-        flops_per_token=model_flops_per_token(question.model, question.seq_len),
+        flops_per_token=model_flops_per_token(
+            question.model, question.seq_len, causal="causal" in question.row.text("flops_count").lower()
+        ),
         peak_flops_per_s=half,
     )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from planner.accuracy.table import read_table
+from planner.accuracy.training.sources import known_of_source
 from planner.errors import InputError, shown
 
 _NEEDED = ("source", "gpus", "gpu_type", "metric", "value")
@@ -27,7 +28,7 @@ class TrainingRow:
     """One measured run. None is unknown; `texts` holds the cells as written, by column.
 
     `zero` is the ZeRO stage (FSDP without resharding after forward counts as 2). `memory_bytes` is the
-    measured peak.
+    measured peak. `told` says what the row's source tells beside the row.
     """
 
     line: int
@@ -49,6 +50,7 @@ class TrainingRow:
     metric: str
     value: float
     memory_bytes: float | None
+    told: tuple[str, ...] = ()
 
     def text(self, name: str) -> str:
         """Return a cell as written, "" if blank or missing."""
@@ -92,9 +94,10 @@ def read_training(path: Path) -> TrainingTable:
     rows: list[TrainingRow] = []
     refused: list[tuple[int, str, str, str]] = []
     for index in range(table.num_rows):
-        texts = {name: cells[index].strip() for name, cells in table.columns.items()}
+        written = {name: cells[index].strip() for name, cells in table.columns.items()}
+        texts, told = known_of_source(written)
         try:
-            rows.append(_row(texts, index + 2))
+            rows.append(replace(_row(texts, index + 2), told=told))
         except RowError as error:
             refused.append((index + 2, texts["source"], texts["gpu_type"], str(error)))
     return TrainingTable(file=table.file, rows=tuple(rows), refused=tuple(refused))

@@ -85,7 +85,7 @@ def software_of(row: TrainingRow) -> TrainingSoftware:
     """Return the training stack of a row.
 
     A column `software` (or `framework`) wins; else the source and the notes; else a generic stack of the
-    device's time, with a wide interval.
+    device's time, with a wide interval. Switches that the notes state hold for any of them.
 
     Raises
     ------
@@ -93,22 +93,26 @@ def software_of(row: TrainingRow) -> TrainingSoftware:
         If the row names a stack that has no profile.
     """
     named = row.text("software") or row.text("framework")
-    if named:
-        try:
-            return _load(named)
-        except UnknownProfileError as error:
-            words = named.lower()
-            found = next((name for pattern, name in _SIGNS if re.search(pattern, words)), None)
-            if found is None:
-                raise RowError(f"no training stack is called {named[:60]!r}") from error
-            return _load(found)
-        except ProfileError as error:
-            raise RowError(str(error)) from error
     words = row.words + " ; " + row.text("gpu_type").lower()
+    if named:
+        return _switched(_named(named), words)
     for pattern, name in _SIGNS:
         if re.search(pattern, words) and not (name.endswith("2021") and _SINCE_FLASH.search(words)):
             return _switched(_load(name), words)
     return _switched(_load(GENERIC), words)
+
+
+def _named(name: str) -> TrainingSoftware:
+    try:
+        return _load(name)
+    except UnknownProfileError as error:
+        words = name.lower()
+        found = next((stack for pattern, stack in _SIGNS if re.search(pattern, words)), None)
+        if found is None:
+            raise RowError(f"no training stack is called {name[:60]!r}") from error
+        return _load(found)
+    except ProfileError as error:
+        raise RowError(str(error)) from error
 
 
 def _switched(software: TrainingSoftware, words: str) -> TrainingSoftware:

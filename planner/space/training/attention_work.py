@@ -40,6 +40,8 @@ class AttentionWork:
             core = self._flash(op, heads, kv_heads, acc)
             acc.backward += core * pricer.software.attention_backward
             acc.kept += pricer.tokens * heads * 4.0  # row sums in 32 bit
+            if pricer.software.eager_copies:  # the output before its heads are joined
+                acc.kept += pricer.tokens * heads * op.v_head_dim * ACT_BYTES
         else:
             core = self._unfused(op, heads, acc)
         acc.forward += core

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from cost_models.cost import FloatArray
 from planner.ir.training import Recompute
 from planner.space.training.chain_stages import ChainGroup, StageBand
-from planner.space.training.memory import StageLoad, stage_memory
+from planner.space.training.memory import StageLoad, passed_bytes, stage_memory
 from planner.space.training.plans import RECOMPUTES, IntArray, PlanArrays
 from planner.space.training.tables import PlanTable
 
@@ -38,7 +39,7 @@ class BandPricer:
         weight = sums.of("weight_grad_s")
         backward = backward + weight
         comm = sums.of("forward_comm_s") + sums.of("backward_comm_s")
-        loads: dict[Recompute, StageLoad] = {way: self._load(sums, way) for way in RECOMPUTES}
+        loads: dict[Recompute, StageLoad] = {way: self._load(plan, sums, way) for way in RECOMPUTES}
         shards = evaluator.shards(plan)
         nothing = np.zeros((sums.last.size, 1))
         once, optimizer = self._once(plan, sums, loads["none"], (forward, backward))
@@ -68,13 +69,15 @@ class BandPricer:
             ways=self._ways,
         )
 
-    def _load(self, sums: _Sums, way: Recompute) -> StageLoad:
+    def _load(self, plan: PlanArrays, sums: _Sums, way: Recompute) -> StageLoad:
         """Return what every stage holds, arrays [stages, 1]."""
-        table = sums.table
-        tied = self._group.evaluator.model.tied_embeddings
+        table, evaluator = sums.table, self._group.evaluator
+        tied = evaluator.model.tied_embeddings
         dense = sums.of("dense_params") + sums.ends("embed_params", "head_params", once=tied)
         rebuilt = table.layer(_KEPT["none"]) - table.layer(_KEPT[way])
         params = table.layer("dense_params") + table.layer("expert_params")
+        piped = replace(plan, pp=plan.pp + 1)  # a chain has stages beside those of this group
+        passed = passed_bytes(table, piped, evaluator.num_micro_of(plan), evaluator.software)
         found = StageLoad(
             dense_params=dense,
             expert_params=sums.of("expert_params"),
@@ -83,6 +86,7 @@ class BandPricer:
             working_bytes=sums.largest(table.layer("working_bytes")),
             logits_bytes=sums.ends("", "logits_bytes"),
             layer_params=sums.largest(params),
+            passed_bytes=passed[0] + 0.0 * dense,
         )
         return StageLoad(
             **{name: getattr(found, name).reshape(-1, 1) for name in StageLoad.__dataclass_fields__}

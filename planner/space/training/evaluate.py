@@ -15,7 +15,7 @@ from planner.ir.model_graph import ModelGraph
 from planner.ir.training import TrainingWorkload
 from planner.space.training.exposed import ExposedCommunication
 from planner.space.training.layer_work import Shape
-from planner.space.training.memory import StageLoad, StageMemory, in_flight, stage_memory
+from planner.space.training.memory import StageLoad, StageMemory, in_flight, passed_bytes, stage_memory
 from planner.space.training.network import hop_link
 from planner.space.training.partition import StageClasses, stage_classes
 from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays
@@ -369,8 +369,7 @@ class TrainingEvaluator:
     def load_of(self, table: PlanTable, classes: StageClasses, plans: PlanArrays) -> StageLoad:
         """Return what the stages of plans that share one split hold."""
         counts = classes.counts
-        names = ("kept_none_bytes", "kept_selective_bytes", "kept_full_bytes")
-        kept = np.choose(plans.recompute, [table.layer(name) for name in names])
+        kept = np.choose(plans.recompute, [table.layer(f"kept_{way}_bytes") for way in RECOMPUTES])
         dense = counts @ table.layer("dense_params")
         dense[0] += table.end("embed_params")
         if classes.last != 0 or not self.model.tied_embeddings:
@@ -390,6 +389,7 @@ class TrainingEvaluator:
             working_bytes=largest(table.layer("working_bytes")),
             logits_bytes=logits,
             layer_params=largest(table.layer("dense_params") + table.layer("expert_params")),
+            passed_bytes=passed_bytes(table, plans, self.num_micro_of(plans), self.software) + 0.0 * dense,
         )
 
     def _kept(

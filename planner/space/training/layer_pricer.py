@@ -174,6 +174,8 @@ class LayerPricer:
         GeLU reads and writes 16 bit forward, reads two and writes one backward; a gate halves the output.
         """
         acc.products_kept += elements * ACT_BYTES
+        if gated and self.software.eager_copies:  # the gate after its activation function
+            acc.products_kept += elements / 2.0 * ACT_BYTES
         forward = self.stream(elements * (3.0 if gated else 4.0))
         acc.forward += forward
         if self.software.flash_attention:

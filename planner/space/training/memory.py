@@ -16,6 +16,7 @@ from cost_models.memory.workspace import communication_bytes
 from planner.space.training.gradients import chosen, error_bytes, held_bytes
 from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
 from planner.space.training.software import TrainingSoftware
+from planner.space.training.tables import PlanTable
 
 _GATHERED_LAYERS = 2.0
 """FSDP holds the layer at work and the one prefetched (PyTorch FSDP documentation, backward prefetch)."""
@@ -33,7 +34,8 @@ class StageLoad:
 
     `kept_bytes` is one micro-batch's activations under the plan's recompute choice, `rebuilt_bytes` those
     of the one layer that is recomputed at a time, `working_bytes` the largest transient of a layer,
-    `logits_bytes` the head's, `layer_params` the parameters of the largest layer.
+    `logits_bytes` the head's, `layer_params` the parameters of the largest layer, `passed_bytes` what is held
+    for what stages pass to each other.
     """
 
     dense_params: FloatArray
@@ -43,6 +45,7 @@ class StageLoad:
     working_bytes: FloatArray
     logits_bytes: FloatArray
     layer_params: FloatArray
+    passed_bytes: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +157,7 @@ def stage_memory(
         weights = np.where(zero == 2, split(2, software.weight_bytes) + params * _CAST_BYTES, weights)
         gathered = gathered + np.where(zero == 2, params * sums, 0.0)
     states = np.where(offload >= 1, 0.0, split(1, software.optimizer_bytes))
-    activations = load.kept_bytes * held
+    activations = load.kept_bytes * held + load.passed_bytes
     backward = load.rebuilt_bytes + load.working_bytes
     head = load.logits_bytes
     step = np.minimum(states, _OPTIMIZER_CHUNK_BYTES)
@@ -173,6 +176,19 @@ def stage_memory(
         allocator=software.allocator_slack * (activations + workspace + gathered),
         reserved=_reserved(plans, software)[None, :] + 0.0 * activations,
     )
+
+
+def passed_bytes(
+    table: PlanTable, plans: PlanArrays, num_micro: FloatArray, software: TrainingSoftware
+) -> FloatArray:
+    """Return the buffers of what stages receive, [plans], for stacks that have one per micro-batch of a step.
+
+    Each holds the input of a chunk, or the gradient of its output. Source: torch.distributed.pipelining
+    (stage.py), which allocates them when the step is set up.
+    """
+    input_bytes = table.layer("kept_full_bytes").max(axis=0)
+    held = 2.0 * input_bytes * num_micro * plans.num_chunks
+    return np.where((plans.pp > 1) & software.passed_buffers, held, 0.0)
 
 
 def _gathered(load: StageLoad, software: TrainingSoftware) -> FloatArray:

@@ -68,6 +68,8 @@ class TrainingSoftware:
     sequence_parallel: bool = True
     scatter_gather: bool = True
     sends_once: bool = False
+    eager_copies: bool = False
+    passed_buffers: bool = False
     optimizer_sync: bool = True
     fused_expert_families: tuple[str, ...] = ()
     kernel_software: tuple[str, ...] = ()

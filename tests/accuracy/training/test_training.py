@@ -191,6 +191,34 @@ def test_dropped_tokens_are_launched_as_one(tmp_path: Path) -> None:
         assert (software_of(_row(tmp_path, notes=notes, **bridge)).per_expert_s > 0.0) is launched
 
 
+def test_rates_that_count_causal_attention_mean_shorter_steps(tmp_path: Path) -> None:
+    cells = {"metric": "model_TFLOPs_per_gpu", "value": "140"}
+    every, causal = (
+        predict(question_of(_row(tmp_path, flops_count=count, **cells))) for count in ("", "causal")
+    )
+    assert causal.step_s == every.step_s
+    assert every.measured_s is not None
+    assert causal.measured_s is not None
+    # Attention over all pairs is 12 L s h of 6 P + 12 L s h FLOPs per token; half of it goes.
+    layers, hidden, seq, vocab = (int(_base()[name]) for name in ("layers", "hidden", "seq_len", "vocab"))
+    pairs = 12.0 * layers * seq * hidden
+    whole = 6.0 * (12.0 * layers * hidden**2 + vocab * hidden) + pairs
+    assert causal.measured_s / every.measured_s == pytest.approx(1.0 - pairs / 2.0 / whole, rel=1e-3)
+
+
+def test_what_a_source_tells_replaces_cells_and_is_said(tmp_path: Path) -> None:
+    row = _row(tmp_path, source="Llama 3 paper (arXiv 2407.21783) Table 4")
+    assert row.text("flops_count") == "causal"
+    assert any("3.8e25" in text for text in row.told)
+    assert _row(tmp_path).told == ()
+
+
+def test_switches_of_the_notes_hold_for_stacks_that_are_named(tmp_path: Path) -> None:
+    named = {"software": "megatron-lm-2022"}
+    assert not software_of(_row(tmp_path, notes="", **named)).flash_attention
+    assert software_of(_row(tmp_path, notes="flash attention", **named)).flash_attention
+
+
 def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
     assert software_of(_row(tmp_path)).name == "megatron-lm-2022"
     base = _base()

@@ -75,3 +75,26 @@ def test_selective_recompute_rebuilds_queries_keys_and_values_of_latent_attentio
     heads, width = 128, 192 + 192 + 128
     latent = 4096 * heads * width * 2.0 * 30 * 2  # layers of the first stage, two micro-batches in flight
     assert none.activations[0] - selective.activations[0] > latent
+
+
+def test_buffers_of_a_pipeline_grow_with_the_micro_batches_of_a_step() -> None:
+    strategy = TrainingStrategy(dp=4, dp_shard=4, zero=2, pp=4, recompute="full")
+    kept, none = (
+        memory(replace(FSDP, passed_buffers=passed), strategy).activations for passed in (True, False)
+    )
+    # 8 micro-batches of 4096 tokens: an input and a gradient of 16 bit each, on every stage.
+    assert kept - none == pytest.approx(np.full(4, 2 * 8 * 4096 * MODEL.hidden_size * 2.0))
+    alone = TrainingStrategy(dp=8, dp_shard=8, zero=2, recompute="full")
+    assert memory(FSDP, alone).activations == pytest.approx(
+        memory(replace(FSDP, passed_buffers=False), alone).activations
+    )
+
+
+def test_kernels_that_are_not_fused_keep_copies_around_gates_and_attention() -> None:
+    software = load_training_software("megatron-lm")
+    strategy = TrainingStrategy(tp=2)
+    eager, fused = (
+        memory(replace(software, eager_copies=copies), strategy).activations[0] for copies in (True, False)
+    )
+    width = 14336 + MODEL.hidden_size  # the gate, and the output of attention, over two tensor ranks
+    assert eager - fused == pytest.approx(4096 * width / 2 * 2.0 * len(MODEL.layers))
