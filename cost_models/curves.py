@@ -67,6 +67,23 @@ class CurveSet:
             self._cache[key] = self._search(*key)
         return self._cache[key]
 
+    def of_engines(self, operation: str, fmt: str) -> list[Chosen]:
+        """Return the curves of all engines that this device, else what it shares, was fitted for."""
+        wanted = _curve_format(fmt)
+        levels = [(self.own, Provenance.CALIBRATED)]
+        levels += [(curves, Provenance.ANALYTICAL) for curves in self.shared]
+        for curves, provenance in levels:
+            found = [
+                self._chosen(curve, provenance)
+                for curve in curves
+                if (curve.operation, curve.fmt) == (operation, wanted)
+                and curve.software != POOLED
+                and ":" not in curve.software
+            ]
+            if found:
+                return found
+        return []
+
     def has_own(self, operation: str, fmt: str) -> bool:
         """Return whether the device itself was fitted for the operation in the format."""
         wanted = _curve_format(fmt)

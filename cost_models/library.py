@@ -71,13 +71,18 @@ class Pricing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCostModel:
-    """Prices work on one device; build it with `device_cost_model`."""
+    """Prices work on one device; build it with `device_cost_model`.
+
+    Products in `tuned_formats` are those of an engine that picks among the kernels of several libraries when
+    it starts, and cost what the quickest measured one does.
+    """
 
     facts: DeviceFacts
     curves: CurveSet
     pricing: Pricing
     scale_up_link: str = ""
     host_link: LinkSpec | None = None
+    tuned_formats: tuple[str, ...] = ()
     _handlers: dict[type, Callable[..., Cost]] = field(default_factory=dict[type, Callable[..., Cost]])
 
     def __post_init__(self) -> None:
@@ -123,7 +128,11 @@ class DeviceCostModel:
             replay=self.pricing.replay,
             bare_launch_s=self._bare_launch_s() if fmt.quantises else None,
         )
-        return _cost(gemm_time_s(work, chosen.constants, self.facts, fmt, setting), chosen)
+        time_s = gemm_time_s(work, chosen.constants, self.facts, fmt, setting)
+        if fmt.name in self.tuned_formats:
+            for other in self.curves.of_engines("gemm", fmt.name):
+                time_s = np.minimum(time_s, gemm_time_s(work, other.constants, self.facts, fmt, setting))
+        return _cost(time_s, chosen)
 
     def _bare_launch_s(self) -> float | None:
         """Return the launch of a product without quantisation, from the 16-bit curve; None without one."""
@@ -276,6 +285,7 @@ def device_cost_model(
         pricing=pricing,
         scale_up_link=device.scale_up_link,
         host_link=host_link,
+        tuned_formats=software.tuned_formats if software is not None else (),
     )
 
 

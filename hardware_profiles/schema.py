@@ -279,7 +279,8 @@ class SoftwareProfile(_Sourced):
     be free before it starts. `compute_scale` multiplies GEMM, attention and expert kernels (1 where absent).
     `memory_fraction` is a share of `memory_scope`: of the ``device`` for everything, of the device for
     weights and caches alone (``static``; activations and graphs live in the rest), or of what weights and
-    buffers leave ``free`` for the caches.
+    buffers leave ``free`` for the caches. Products in `tuned_formats` run the quickest of the libraries'
+    kernels, which the engine tries out when it starts.
     """
 
     engine: str
@@ -298,6 +299,7 @@ class SoftwareProfile(_Sourced):
     prompt_layer_s: TimeFact | None = None
     compute_scale: CountFact | None = None
     kernel_software: tuple[str, ...] = ()
+    tuned_formats: tuple[str, ...] = ()
     notes: str = ""
 
     __hash__ = _Sourced.__hash__

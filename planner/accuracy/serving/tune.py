@@ -114,7 +114,9 @@ def profile_text(profile: SoftwareProfile) -> str:
                 {"note": value.note} if value.note else {}
             )
     data["static_quantisation"] = profile.static_quantisation
+    data["memory_scope"] = profile.memory_scope
     data["kernel_software"] = list(profile.kernel_software)
+    data["tuned_formats"] = list(profile.tuned_formats)
     data["sources"] = {key: source.model_dump() for key, source in profile.sources.items()}
     return yaml.safe_dump(data, sort_keys=False, width=110, allow_unicode=True)
 
