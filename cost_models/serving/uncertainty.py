@@ -15,13 +15,19 @@ STEP_SIGMA = 0.15
 """Relative error of a step of a dense model beyond its kernels."""
 SPARSE_STEP_SIGMA = 0.25
 """The same for a model with experts: routing decides which of them are read."""
-WAITING_SIGMA = 0.30
+WAITING_SIGMA = 0.34
 """Further error of a time to first token: arrivals, front ends, launches."""
 SPARSE_WAITING_SIGMA = 0.50
 """The same for a model with experts."""
-HANDOVER_SIGMA = 0.90
+FRONT_END_SIGMA = 0.90
+"""Further error of a time to first token where one replica streams more than `FRONT_END_TOKENS_PER_S`."""
+FRONT_END_TOKENS_PER_S = 5000.0
+"""Rate from which front ends may decide, which nothing models: small models on nvidia-aic-gap-analysis reach
+36 requests and 9,200 tokens per second and no more, whatever the devices (16 ms per request and 75 us per
+token); other published runs of one replica stream more than 20,000."""
+HANDOVER_SIGMA = 1.20
 """Further error of a time to first token behind a prefill pool: places of the decode pool and how a router
-deals them out decide it, and nothing says them of measured runs (189 disaggregated runs of InferenceX)."""
+deals them out decide it, and nothing says them of measured runs (191 disaggregated runs of InferenceX)."""
 OFFLINE_SIGMA = 0.10
 """Further error of a published highest throughput of a dense model: batches, queues that drain (445 runs)."""
 SPARSE_OFFLINE_SIGMA = 0.50
@@ -37,6 +43,12 @@ def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
 def first_token_sigma(sigma: float, *, sparse: bool) -> float:
     """Return the relative standard error of a time to first token, given that of a step."""
     return hypot(sigma, SPARSE_WAITING_SIGMA if sparse else WAITING_SIGMA)
+
+
+def streaming_sigma(first_token_sigma: float, tokens_per_s: float) -> float:
+    """Return the relative standard error of a time to first token of a replica that streams so much."""
+    busy = tokens_per_s > FRONT_END_TOKENS_PER_S
+    return hypot(first_token_sigma, FRONT_END_SIGMA) if busy else first_token_sigma
 
 
 def handover_sigma(first_token_sigma: float) -> float:

@@ -32,7 +32,7 @@ from cost_models.serving.closed_loop import (
 from cost_models.serving.closed_pair import DecodePool, PrefillPool, pair_times
 from cost_models.serving.queueing import Arrivals
 from cost_models.serving.static_batch import BatchTimes, static_batch
-from cost_models.serving.uncertainty import handover_sigma
+from cost_models.serving.uncertainty import handover_sigma, streaming_sigma
 from cost_models.work import KvTransfer, LinkSpec
 from hardware_profiles.provenance import Provenance
 from hardware_profiles.schema import SoftwareProfile
@@ -170,6 +170,7 @@ class Evaluator:
         times = self._loop_times(fixed, replica, concurrency)
         high = self.workload.slo.percentile or 50.0
         rate = concurrency / float(times.e2e_s.mean())
+        tokens_per_s = rate * self.builder.requests.mean_output_tokens
         return Prediction(
             ttft_s=float(times.ttft_s.mean()),
             tpot_s=float(times.tpot_s.mean()),
@@ -178,13 +179,15 @@ class Evaluator:
             tpot_high_s=float(np.percentile(times.tpot_s, high)),
             e2e_percentiles_s=_paired(np.percentile(times.e2e_s, PERCENTILES)),
             rate_rps=rate,
-            output_tokens_per_s=rate * self.builder.requests.mean_output_tokens,
+            output_tokens_per_s=tokens_per_s,
             running_sequences=times.sequences * replica.curve.num_ranks * fixed.replicas,
             utilisation=times.mixed_share,
             saturated=concurrency / fixed.replicas > replica.curve.num_ranks * _capacity(replica),
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
-            first_token_sigma=replica.tables.first_token_sigma,
+            first_token_sigma=streaming_sigma(
+                replica.tables.first_token_sigma, tokens_per_s / fixed.replicas
+            ),
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -299,6 +302,7 @@ class Evaluator:
         self, replica: Replica, fixed: FixedReplica, pools: Pools, state: PoolState, *, saturated: bool
     ) -> Prediction:
         rate = float(state.rate_rps[0])
+        tokens_per_s = rate * self.builder.requests.mean_output_tokens
         step = float(state.tpot_high_s[0])
         entry = Entries.one(0, fixed.replicas)
         return Prediction(
@@ -309,13 +313,15 @@ class Evaluator:
             tpot_high_s=step,
             e2e_percentiles_s=_paired(e2e_percentiles(pools, entry, state, PERCENTILES, step)),
             rate_rps=rate,
-            output_tokens_per_s=rate * self.builder.requests.mean_output_tokens,
+            output_tokens_per_s=tokens_per_s,
             running_sequences=float(state.sequences[0]) * replica.curve.num_ranks * fixed.replicas,
             utilisation=float(state.utilisation[0]),
             saturated=saturated,
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
-            first_token_sigma=replica.tables.first_token_sigma,
+            first_token_sigma=streaming_sigma(
+                replica.tables.first_token_sigma, tokens_per_s / fixed.replicas
+            ),
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
