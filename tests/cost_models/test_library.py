@@ -43,6 +43,7 @@ EXPERTS = {
     "num_experts": 128.0,
     "ep": 8.0,
 }
+ENGINES = ("sglang-0.5.14", "trtllm-1.3.0rc20", "vllm-0.24.0")
 EVERY_WORK = [
     Gemm(m=64.0, n=4096.0, k=4096.0),
     Gemm(m=64.0, n=4096.0, k=4096.0, fmt="fp8_block"),
@@ -141,6 +142,22 @@ def test_software_decides_who_quantises_activations():
     dynamic = software.model_copy(update={"static_quantisation": False})
     static_s, dynamic_s = (device_cost_model(device, s).price(work).time_s for s in (software, dynamic))
     assert dynamic_s > static_s
+
+
+def test_an_engine_that_tries_kernels_out_runs_the_quickest_measured_one():
+    device, tuned = load_device("b200"), load_software("trtllm")
+    assert "nvfp4" in tuned.tuned_formats
+    fixed = tuned.model_copy(update={"tuned_formats": ()})
+    work = Gemm(m=np.array([1.0, 64.0, 4096.0]), n=8192.0, k=8192.0, fmt="nvfp4")
+    best = device_cost_model(device, tuned).price(work).time_s
+    engines = [fixed.model_copy(update={"kernel_software": (name,)}) for name in ENGINES]
+    each = [device_cost_model(device, engine).price(work).time_s for engine in engines]
+    assert best == pytest.approx(np.min(each, axis=0))
+    assert (best < device_cost_model(device, fixed).price(work).time_s).any()
+    other = dataclasses.replace(work, fmt="bf16")
+    assert device_cost_model(device, tuned).price(other).time_s == pytest.approx(
+        device_cost_model(device, fixed).price(other).time_s
+    )
 
 
 def test_skewed_routing_is_slower_and_less_sure():
