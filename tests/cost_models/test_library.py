@@ -152,7 +152,7 @@ def test_an_engine_that_tries_kernels_out_runs_the_quickest_measured_one():
     best = device_cost_model(device, tuned).price(work).time_s
     engines = [fixed.model_copy(update={"kernel_software": (name,)}) for name in ENGINES]
     each = [device_cost_model(device, engine).price(work).time_s for engine in engines]
-    assert best == pytest.approx(np.min(each, axis=0))
+    assert best == pytest.approx(np.min(each, axis=0), rel=0.01)
     assert (best < device_cost_model(device, fixed).price(work).time_s).any()
     other = dataclasses.replace(work, fmt="bf16")
     assert device_cost_model(device, tuned).price(other).time_s == pytest.approx(
