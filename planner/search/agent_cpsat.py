@@ -17,8 +17,9 @@ from ortools.sat.python import cp_model
 
 from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem, faults
 from planner.search.agent_bounds import Bounds, bounds, is_overloaded
+from planner.search.agent_chains import equal_chains
 from planner.search.agent_lp import relaxed
-from planner.search.agent_model import Vars, build, equal_tasks, weigh
+from planner.search.agent_model import Vars, build, weigh
 from planner.search.agent_population import Effort, improved_schedule, is_improvable
 from planner.search.agent_seed import guided_schedule, seed_schedule
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
@@ -301,14 +302,17 @@ class _Search:
 
 
 def _in_order(problem: SchedulingProblem, schedule: Schedule | None) -> Schedule | None:
-    """Return the schedule with interchangeable tasks in the order that the model asks for."""
+    """Return the schedule with interchangeable chains in the order that the model asks for."""
     if schedule is None:
         return None
     runs = list(schedule.runs)
-    for group in equal_tasks(problem):
-        ordered = sorted((runs[t] for t in group), key=lambda r: (r.start_s, r.mode))
-        for t, run in zip(group, ordered, strict=True):
-            runs[t] = run
+    for group in equal_chains(problem):
+        ordered = sorted(
+            ([runs[t] for t in chain] for chain in group), key=lambda c: (c[0].start_s, c[0].mode)
+        )
+        for chain, kept in zip(group, ordered, strict=True):
+            for t, run in zip(chain, kept, strict=True):
+                runs[t] = run
     return Schedule(runs=tuple(runs))
 
 
@@ -362,7 +366,9 @@ def _solver(problem: SchedulingProblem, options: ScheduleOptions, left_s: float)
     parameters.num_workers = options.num_workers
     parameters.interleave_search = options.reproducible and options.num_workers > 1
     if not _is_project(problem):
-        parameters.subsolvers.append("reduced_costs")  # pyright: ignore[reportUnknownMemberType] - no stubs
+        # one proves by loads; the other, without linear programmes, by trying every order below the best
+        pair = ["reduced_costs", "no_lp"][: options.num_workers]
+        parameters.subsolvers.extend(pair)  # pyright: ignore[reportUnknownMemberType] - no stubs
     return solver
 
 

@@ -6,7 +6,7 @@ Notation: start s_t, end e_t, presence x_tm of mode m of task t with duration d_
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from ortools.sat.python import cp_model
 
 from planner.ir.scheduling_problem import Lag, SchedulingProblem
 from planner.search.agent_bounds import Bounds, lag_rows
+from planner.search.agent_chains import equal_chains
 from planner.search.agent_ticks import Ticks
 
 _LEVELS = 1_000_000
@@ -116,7 +117,7 @@ def build(
     _budgets(model, problem, variables)
     _makespan(model, problem, variables, limits)
     _loads(model, problem, variables, limits)
-    _equal_tasks(model, problem, variables)
+    _equal_chains(model, problem, variables)
     _objective(model, variables, weights)
     return model, variables
 
@@ -333,29 +334,11 @@ def _loads(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars, limits:
         model.add(window.capacity * (until - window.head - window.tail) >= energy)
 
 
-def _equal_tasks(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
-    """Order interchangeable tasks: s_t <= s_u for neighbours t < u of a class."""
-    for group in equal_tasks(problem):
+def _equal_chains(model: cp_model.CpModel, problem: SchedulingProblem, v: Vars) -> None:
+    """Order interchangeable chains: s_t <= s_u for the first tasks t < u of neighbours in a class."""
+    for group in equal_chains(problem):
         for before, after in pairwise(group):
-            model.add(v.starts[before] <= v.starts[after])
-
-
-def equal_tasks(problem: SchedulingProblem) -> list[list[int]]:
-    """Return the classes of two and more tasks that could swap their places in any schedule."""
-    around: list[list[tuple[object, ...]]] = [[] for _ in problem.tasks]
-    for lag in problem.lags:
-        what = (lag.kind, lag.lag_s, lag.off_site_s, lag.after_modes)
-        around[lag.before].append((True, lag.after, *what))
-        around[lag.after].append((False, lag.before, *what))
-    paired = {i for t, task in enumerate(problem.tasks) if task.twin is not None for i in (t, task.twin)}
-    paired |= {other for task in problem.tasks for mode in task.modes for other, _ in mode.needs}
-    classes: dict[tuple[object, ...], list[int]] = {}
-    for t, task in enumerate(problem.tasks):
-        if t in paired:
-            continue
-        key = (replace(task, name=""), tuple(sorted(around[t], key=repr)))
-        classes.setdefault(key, []).append(t)
-    return [group for group in classes.values() if len(group) > 1]
+            model.add(v.starts[before[0]] <= v.starts[after[0]])
 
 
 def _objective(model: cp_model.CpModel, v: Vars, weights: Weights) -> None:
