@@ -11,6 +11,7 @@ from cost_models.curves import NoCurveError
 from cost_models.formats import FORMATS, UnsupportedFormatError, executed_format
 from planner.accuracy.training.clusters import RunCluster, cluster_of
 from planner.accuracy.training.metrics import (
+    FEASIBLE_METRIC,
     MEMORY_METRICS,
     Job,
     iteration_s,
@@ -106,7 +107,9 @@ def question_of(row: TrainingRow, forced: TrainingSoftware | None = None) -> Que
 def predict(question: Question) -> Prediction:
     """Return the prediction of a row.
 
-    What the row leaves open is filled as its authors would: with the fastest choice that fits in memory.
+    What the row leaves open is filled as its authors would: with the fastest choice that fits in memory. A
+    row that asks whether its plan fits is filled with the fastest choice and the usual ZeRO stage: a choice
+    that makes it fit would beg the question.
 
     Raises
     ------
@@ -118,7 +121,9 @@ def predict(question: Question) -> Prediction:
         result = evaluator.evaluate(plans, question.fmt)
     except (UnsupportedFormatError, NoCurveError, ValueError) as error:
         raise RowError(str(error)) from error
-    times = np.where(result.peak_bytes <= _capacity(question), result.time.total_s, np.inf)
+    asked = question.row.metric.lower() == FEASIBLE_METRIC
+    fits = np.asarray(result.peak_bytes <= _capacity(question)) | asked
+    times = np.where(fits, result.time.total_s, np.inf)
     usual = np.where(plans.zero == question.candidates.usual_zero, times, np.inf)
     times = usual if np.isfinite(usual).any() else times
     best = int(times.argmin()) if np.isfinite(times).any() else int(result.peak_bytes.argmin())
@@ -129,7 +134,7 @@ def predict(question: Question) -> Prediction:
         return result if len(plans) == 1 else evaluator.evaluate(plans.take(np.array([index])), question.fmt)
 
     strategy = question.candidates.plans[best].strategy
-    mix = best_mix(result, *_pairs(question, strategy.zero), _capacity(question))
+    mix = None if asked else best_mix(result, *_pairs(question, strategy.zero), _capacity(question))
     if mix is not None and mix.step_s < times[best]:
         strategy = question.candidates.plans[mix.full].strategy
         return _prediction(

@@ -219,6 +219,19 @@ def test_switches_of_the_notes_hold_for_stacks_that_are_named(tmp_path: Path) ->
     assert software_of(_row(tmp_path, notes="flash attention", **named)).flash_attention
 
 
+def test_a_plan_that_is_asked_about_is_not_bent_until_it_fits(tmp_path: Path) -> None:
+    plan = {"gpus": "64", "tp": "1", "pp": "1", "dp": "64", "micro_batch": "1", "recompute": "full"}
+    open_stage = plan | {"global_batch": "64", "zero_stage": "", "value": "30"}
+    # 22B parameters with whole 16-bit weights and 32-bit gradients do not fit; sharded in full they would.
+    ran, asked = (
+        predict(question_of(_row(tmp_path, metric=m, **open_stage))) for m in ("mfu_pct", "feasible")
+    )
+    assert ran.strategy.zero == 3
+    assert ran.fits
+    assert asked.strategy.zero == 1
+    assert not asked.fits
+
+
 def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
     assert software_of(_row(tmp_path)).name == "megatron-lm-2022"
     base = _base()
