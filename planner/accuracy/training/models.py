@@ -19,8 +19,9 @@ _WINDOWED_NAMES = {"gpt-oss": 128}
 """Models whose layers alternate between a sliding window of so many tokens and all of them (config.json)."""
 _BIASED_NAMES = ("gpt-oss",)
 """Models whose experts have biases (config.json)."""
-_PREDICTS_MORE = ("deepseek-v3", "deepseek-r1")
-"""Models trained with one layer that predicts a further token (DeepSeek-V3 report, section 2.2)."""
+_PREDICTS_MORE = {"deepseek-v3": 61}
+"""Models trained with one layer that predicts a further token, and their layers: what is cut down to fewer
+for a benchmark leaves it out (DeepSeek-V3 report, section 2.2)."""
 _DENSE_FIRST = {"deepseek-v3": 3, "deepseek-r1": 3, "deepseek-v2": 1, "kimi": 1}
 _DEFAULT_VOCABULARY = 51200
 _MOST_DENSE = 4
@@ -88,7 +89,8 @@ def _as_trained(row: TrainingRow, graph: ModelGraph) -> ModelGraph:
     Such a layer joins its two inputs, passes one block and the shared head (DeepSeek-V3 report, section 2.2).
     """
     name = row.text("model").lower()
-    if not any(key in name for key in _PREDICTS_MORE) or re.search(r"(w/o|without|no) mtp", row.words):
+    whole = next((layers for key, layers in _PREDICTS_MORE.items() if key in name), None)
+    if len(graph.layers) != whole or re.search(r"(w/o|without|no) mtp", row.words):
         return graph
     hidden = graph.hidden_size
     joined = _map("eh_proj", 2 * hidden, hidden, "replicated", slot="other")
