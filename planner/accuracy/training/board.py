@@ -61,7 +61,8 @@ What falls short, and why:
   causal ring that is not balanced would cost as much more, from four ranks on.
 - Llama 3's rates are read with causal attention: its paper's total of 3.8e25 FLOPs rules out all pairs. With
   all pairs its steps would be 4 % (8192 tokens) and 40 % (131072) longer.
-- Row-wise FP8 of torchtitan is priced as FP8 with one scale; its authors call their own figure anomalous.
+- FP8 with a scale per row and tensor parallelism is predicted 6 to 20 % too fast; its authors call their own
+  figure anomalous.
 - V100 has no calibrated kernels: family defaults, 13 to 20 %; those of a DGX-2 have higher clocks than
   the profile.
 - One public run stands behind the DeepSpeed pipeline profile, so its interval is wide.

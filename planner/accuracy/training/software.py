@@ -94,12 +94,13 @@ def software_of(row: TrainingRow) -> TrainingSoftware:
     """
     named = row.text("software") or row.text("framework")
     words = row.words + " ; " + row.text("gpu_type").lower()
+    precision = row.text("precision").lower()
     if named:
-        return _switched(_named(named), words)
+        return _switched(_named(named), words, precision)
     for pattern, name in _SIGNS:
         if re.search(pattern, words) and not (name.endswith("2021") and _SINCE_FLASH.search(words)):
-            return _switched(_load(name), words)
-    return _switched(_load(GENERIC), words)
+            return _switched(_load(name), words, precision)
+    return _switched(_load(GENERIC), words, precision)
 
 
 def _named(name: str) -> TrainingSoftware:
@@ -115,14 +116,16 @@ def _named(name: str) -> TrainingSoftware:
         raise RowError(str(error)) from error
 
 
-def _switched(software: TrainingSoftware, words: str) -> TrainingSoftware:
-    """Return the stack with the switches that a row's notes state."""
+def _switched(software: TrainingSoftware, words: str, precision: str) -> TrainingSoftware:
+    """Return the stack with the switches that a row's notes and its format state."""
     if re.search(r"async tp(?! off)", words):
         software = replace(software, tp_overlap=max(software.tp_overlap, _ASYNC_TP_OVERLAP))
     if re.search(r"compile\s*=\s*false", words):
         software = replace(software, elementwise_scale=software.elementwise_scale * _EAGER_ELEMENTWISE)
     if not software.flash_attention and re.search(r"(?<!no )(?<!without )flash[- ]?att", words):
         software = replace(software, flash_attention=True, flash_version=_FLASH_SINCE_2023)
+    if re.search(r"row-?wise", precision):
+        software = replace(software, row_scales=True)
     if re.search(r"token[- ]?drop", words):  # experts of one padded size run as one launch
         software = replace(software, per_expert_s=0.0)
     if re.search(r"post-validation off|no post-validation", words):

@@ -29,6 +29,7 @@ class TrainingSoftware:
     """Constants of a training stack; the words are those of `TrainerProfile`.
 
     `attention_scale` and `half_scale` multiply the times of attention and of 16-bit products on one device.
+    `row_scales` says that quantised products have a scale per row, not per tensor: a run's recipe decides.
     """
 
     name: str
@@ -75,6 +76,7 @@ class TrainingSoftware:
     kernel_software: tuple[str, ...] = ()
     attention_scale: float = 1.0
     half_scale: float = 1.0
+    row_scales: bool = False
 
     def on(self, device: DeviceProfile) -> TrainingSoftware:
         """Return the stack as it runs on a device: its clocks under load, and attention older than it."""
@@ -100,7 +102,7 @@ class TrainingSoftware:
         """Read the numbers out of a profile."""
         values: dict[str, Any] = {}
         for field in fields(TrainingSoftware):
-            if field.name in ("attention_scale", "half_scale"):
+            if field.name in ("attention_scale", "half_scale", "row_scales"):
                 continue
             stated: object = getattr(profile, field.name)
             if stated is not None:

@@ -233,6 +233,23 @@ def test_a_plan_that_is_asked_about_is_not_bent_until_it_fits(tmp_path: Path) ->
     assert not asked.fits
 
 
+def test_a_scale_per_row_costs_what_its_casts_move(tmp_path: Path) -> None:
+    # pytorch/torchtitan commit 7a04053: 7186 and 6424 tokens/s per device of Llama 3 8B on 8 H100 at 500 W.
+    cells = {"source": "pytorch/torchtitan commit 7a04053", "model": "Llama-3.1-8B", "params_B": "8.03"}
+    cells |= {"layers": "32", "hidden": "4096", "heads": "32", "kv_heads": "8", "ffn": "14336"}
+    cells |= {"vocab": "128256", "seq_len": "8192", "gpu_type": "H100-96GB-HBM2e (500 W, 2.4 TB/s)"}
+    cells |= {"tp": "1", "dp": "8", "zero_stage": "3", "micro_batch": "1", "global_batch": "8"}
+    cells |= {"recompute": "selective", "metric": "tokens_per_s_per_gpu", "value": "1"}
+    cells |= {"notes": "torch.compile=True"}
+    tensor, row = (
+        predict(question_of(_row(tmp_path, precision=f"float8 {way}", **cells)))
+        for way in ("tensorwise", "rowwise")
+    )
+    assert row.step_s / tensor.step_s == pytest.approx(7186 / 6424, rel=0.02)
+    half = predict(question_of(_row(tmp_path, precision="bf16 rowwise", **cells)))
+    assert half.step_s == predict(question_of(_row(tmp_path, precision="bf16", **cells))).step_s
+
+
 def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
     assert software_of(_row(tmp_path)).name == "megatron-lm-2022"
     base = _base()
