@@ -1,4 +1,4 @@
-"""``newel simulate``: run requests through a served plan, or a step through a training plan's pipeline."""
+"""``newel simulate``: requests through a served plan, runs of an agent graph, a step of a training plan."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli._simulate_agents import AgentOptions, simulate_agents
 from planner.cli._simulate_fleet import simulate_fleet
 from planner.cli._simulate_options import failure, straggler
 from planner.cli._simulate_options import tier as tier_of
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from planner.plan.schema import Plan
     from planner.simulate.serving import Simulation
     from planner.simulate.serving_options import SimulationOptions
-
-_MAX_AGENT_RUNS = 500
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +59,10 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         list[str] | None,
         typer.Option("--tier", help="Cache below the devices of a replica: NAME=BYTES@BANDWIDTH."),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option("--beside", help="Another plan of an agent graph on the same models: FILE@RATE."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder for report.json, requests.csv and trace.json (Perfetto)."),
@@ -72,8 +75,18 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
 
     loaded = read_plan(plan)
     if loaded.kind == "agents":
-        _simulate_agents(loaded, str(plan), (requests, seed), as_json=as_json)
+        given = AgentOptions(
+            requests=requests,
+            rate=rate,
+            seed=seed,
+            policy=policy,
+            beside=beside or [],
+            refused={"--trace": trace, "--fail": fail, "--slow": slow, "--tier": tier, "--out": out},
+        )
+        simulate_agents(loaded, str(plan), given, as_json=as_json)
         return
+    if beside:
+        raise InputError("only plans of agent graphs are run beside each other", key="--beside")
     if loaded.kind == "training":
         _simulate_training(loaded, str(plan), as_json=as_json)
         return
@@ -141,22 +154,6 @@ def _record(simulations: Mapping[str, Simulation], folder: Path, *, force: bool)
     }
     write_folder(folder, tuple(ExportedFile(path=p, text=t) for p, t in texts.items()), force=force)
     say(f"wrote {', '.join(texts)} to {folder}; open trace.json in https://ui.perfetto.dev")
-
-
-def _simulate_agents(loaded: Plan, file: str, draws: tuple[int | None, int], *, as_json: bool) -> None:
-    """Show the expected run of an agent plan beside its predictions, and the spread of drawn runs."""
-    from planner.simulate.agent_plan import agent_report
-    from planner.verify import problem_of
-
-    payload = problem_of(loaded, file=file).payload
-    predicted = {name: q.value for name, q in loaded.predicted.items()}
-    num_runs = min(draws[0] or _MAX_AGENT_RUNS, _MAX_AGENT_RUNS)
-    report = agent_report(payload.graph, loaded.details, predicted, num_runs=num_runs, seed=draws[1])
-    if as_json:
-        emit_json(report)
-        return
-    for name, figures in report.items():
-        say(f"{name:12}" + "".join(f"  {key} {value:.4g}" for key, value in figures.items()))
 
 
 def _simulate_training(loaded: Plan, file: str, *, as_json: bool) -> None:

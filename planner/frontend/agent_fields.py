@@ -186,6 +186,13 @@ class Fields:
             raise self.error("not a whole number in range", key=key, value=value, allowed=f"{least} or more")
         return value
 
+    def whole(self, key: str) -> int:
+        """Return a whole number of either sign, 0 if the key is absent."""
+        value = self.mapping().get(key, 0)
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 10**9:
+            raise self.error("not a whole number in range", key=key, value=value, allowed="within 10^9 of 0")
+        return value
+
     def flag(self, key: str) -> bool:
         """Return a yes or no; no if the key is absent."""
         value = self.mapping().get(key, False)

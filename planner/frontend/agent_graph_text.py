@@ -55,6 +55,8 @@ def _graph(graph: AgentGraph) -> Plain:
         value: object = getattr(graph, key)
         if value is not None and value != defaults.get(key):
             plain[key] = value
+    if graph.priority:
+        plain["priority"] = graph.priority
     if graph.input_tokens != Tokens(mean=0.0):
         plain["input_tokens"] = _tokens(graph.input_tokens)
     if graph.models:

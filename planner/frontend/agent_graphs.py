@@ -46,7 +46,7 @@ from planner.ir.agent_graph import (
 from planner.ir.agent_graph_check import graph_faults
 
 _ENDS = {"start": START, "end": END}
-GOALS: tuple[AgentGoal, ...] = ("min_ttft", "min_latency", "min_cost")
+GOALS: tuple[AgentGoal, ...] = ("min_ttft", "min_latency", "min_cost", "max_throughput")
 GRAPH_KEYS = (
     "kind",
     "name",
@@ -59,6 +59,7 @@ GRAPH_KEYS = (
     "period_s",
     "min_quality",
     "goal",
+    "priority",
     "guesses",
 )
 
@@ -140,6 +141,7 @@ def _graph(fields: Fields, *, nested: bool = False) -> AgentGraph:
         period_s=fields.number("period_s", above=0.0),
         min_quality=fields.number("min_quality"),
         goal=fields.choice("goal", GOALS, "min_latency"),
+        priority=fields.whole("priority"),
         guesses=tuple(fields.words("guesses")),
     )
 

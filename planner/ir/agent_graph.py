@@ -21,7 +21,7 @@ FAILURE_POLICIES: tuple[FailurePolicy, ...] = ("fail", "skip")
 TextTest = Literal["contains", "matches", "equals", "longer_than", "at_least", "at_most"]
 TEXT_TESTS: tuple[TextTest, ...] = ("contains", "matches", "equals", "longer_than", "at_least", "at_most")
 NUMBER_TESTS: tuple[TextTest, ...] = ("longer_than", "at_least", "at_most")
-AgentGoal = Literal["min_ttft", "min_latency", "min_cost"]
+AgentGoal = Literal["min_ttft", "min_latency", "min_cost", "max_throughput"]
 START = "__start__"
 END = "__end__"
 
@@ -200,7 +200,8 @@ class AgentGraph:
     """A graph of calls.
 
     `input_tokens` is the user's input. `deadline_s` and `budget_usd` bound one run; `period_s` starts a run
-    every so many seconds; `min_quality` is the least quality of any chosen model. `guesses` say what an
+    every so many seconds; `min_quality` is the least quality of any chosen model. Where several graphs share
+    a model, calls of the one with the larger `priority` go first. `guesses` say what an
     importer had to assume.
     """
 
@@ -214,6 +215,7 @@ class AgentGraph:
     period_s: float | None = None
     min_quality: float | None = None
     goal: AgentGoal = "min_latency"
+    priority: int = 0
     guesses: tuple[str, ...] = ()
 
     def node(self, name: str) -> Node:

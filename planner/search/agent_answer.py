@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hardware_profiles.provenance import Provenance
 from planner.ir.agent_graph import AgentGraph, LlmCall
+from planner.ir.candidates import Estimate, Predictions
 from planner.ir.scheduling_problem import Run
 from planner.search.agent_joint import Stage
 from planner.space.agent_flat import FlatCall, FlatGraph
@@ -39,6 +41,16 @@ def expected_figures(figures: list[RunFigures]) -> dict[str, tuple[float, str]]:
         for percent in (50, 90, 99):
             values[f"latency_p{percent}_s"] = (_quantile(figures, percent / 100), "s")
     return values
+
+
+def estimated(values: dict[str, tuple[float, str]], flat: FlatGraph) -> Predictions:
+    """Return (value, unit) by name as predictions; they are assumed where the length of an answer is."""
+    guessed = any(isinstance(c.work, LlmCall) and c.work.output.guessed for c in flat.calls)
+    provenance = Provenance.ASSUMED if guessed else Provenance.ANALYTICAL
+    return tuple(
+        (name, Estimate(value=value, unit=unit, provenance=provenance))
+        for name, (value, unit) in sorted(values.items())
+    )
 
 
 def _quantile(figures: list[RunFigures], share: float) -> float:

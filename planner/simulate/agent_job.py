@@ -18,6 +18,7 @@ from planner.ir.agent_graph import EdgeKind
 from planner.simulate.agent_pools import Hold, Pools
 
 Discipline = Literal["interrupt", "quota"]
+Order = Literal["planned", "fcfs", "priority", "program"]
 _EPSILON_S = 1e-12
 
 
@@ -25,7 +26,9 @@ _EPSILON_S = 1e-12
 class SimCall:
     """A call: a model call (tokens at a rate) or, with `fixed_s`, a tool that ends after that time.
 
-    `join` of the producers must be ready (None: all). `priority`: smaller goes first where a pool is full.
+    `join` of the producers must be ready (None: all). Where a pool is full a smaller `priority` (when it was
+    planned to start) goes first, or a smaller `rank` where priorities of users count; `program` is the run
+    that the call is part of.
     It takes a unit of `pool` while it runs, and `holds` besides.
     `discipline`: a staircase round writes until the next chunks are there, or its even share of the answer.
     """
@@ -41,6 +44,8 @@ class SimCall:
     holds: tuple[Hold, ...] = ()
     join: int | None = None
     priority: float = 0.0
+    rank: int = 0
+    program: str = ""
     cached: bool = False
     cache_block_tokens: int = 1
     discipline: Discipline = "interrupt"
@@ -129,21 +134,31 @@ class _State:
     pause_s: float = 0.0
 
 
-def simulate_agent_job(calls: Sequence[SimCall], edges: Sequence[SimEdge], slots: dict[str, int]) -> JobTrace:
+def simulate_agent_job(
+    calls: Sequence[SimCall], edges: Sequence[SimEdge], slots: dict[str, int], *, order: Order = "planned"
+) -> JobTrace:
     """Run the calls; `slots` bounds how many calls of a pool run at once (pools not named: no bound).
+
+    `order` is who goes first where a pool is full: who was planned first, who came first (fcfs), whose rank
+    is least and of those who came first (priority), or whose program has been served least so far (program:
+    least attained service, Luo et al. 2025, arXiv 2502.13965).
 
     Raises
     ------
     ValueError
         If an edge names an unknown call.
     """
-    return _Simulation(calls, edges, slots).run()
+    return _Simulation(calls, edges, slots, order).run()
 
 
 class _Simulation:
     """The event loop. Events are (time, number, action, call, version, value)."""
 
-    def __init__(self, calls: Sequence[SimCall], edges: Sequence[SimEdge], slots: dict[str, int]) -> None:
+    def __init__(
+        self, calls: Sequence[SimCall], edges: Sequence[SimEdge], slots: dict[str, int], order: Order
+    ) -> None:
+        self.order: Order = order
+        self.attained: dict[str, float] = {}
         self.states = {c.name: _State(call=c) for c in calls}
         self.edges = list(edges)
         self.delivered = [0] * len(self.edges)
@@ -231,7 +246,7 @@ class _Simulation:
     def _slot(self, state: _State, now: float) -> bool:
         if state.holds_slot:
             return True
-        if not self.pools.take(state.call.name, _holds(state.call), state.call.priority):
+        if not self.pools.take(state.call.name, _holds(state.call), self._place(state.call)):
             state.queued = True
             return False
         state.holds_slot = True
@@ -240,6 +255,14 @@ class _Simulation:
                 self.timed.append(hold)
                 self._push(now + hold.for_s, "give", state, len(self.timed) - 1)
         return True
+
+    def _place(self, call: SimCall) -> float:
+        """Return the place of a call in a queue; smaller is served first, equal ones as they come."""
+        if self.order == "planned":
+            return call.priority
+        if self.order == "program":
+            return self.attained.get(call.program, 0.0)
+        return float(call.rank) if self.order == "priority" else 0.0
 
     # -- rounds ----------------------------------------------------------------------------------
 
@@ -379,6 +402,8 @@ class _Simulation:
         state.version += 1
         if state.holds_slot:
             state.holds_slot = False
+            served_s = now - (now if state.start_s is None else state.start_s)
+            self.attained[state.call.program] = self.attained.get(state.call.program, 0.0) + served_s
             for hold in _holds(state.call):
                 if hold.for_s is None:
                     self._give(hold, now)

@@ -40,7 +40,7 @@ def expected_run(graph: AgentGraph, details: dict[str, object]) -> AgentRun:
     """
     flat = flatten(graph)
     found, _ = outcomes(flat, most=_MAX_OUTCOMES)
-    runs = [(o.weight, _Simulated(graph, details, o).run(None)) for o in found]
+    runs = [(o.weight, SimulatedGraph(graph, details, o).run(None)) for o in found]
     total = sum(w for w, _ in runs)
     return AgentRun(
         ttft_s=sum(w * r.ttft_s for w, r in runs) / total,
@@ -56,7 +56,7 @@ def drawn_runs(graph: AgentGraph, details: dict[str, object], *, num_runs: int, 
     for i in range(num_runs):
         generator = random.Random(f"{seed}/{i}")
         outcome = reach.outcome(1.0, *reach.made(reach.draw(generator)))
-        found.append(_Simulated(graph, details, outcome).run(generator))
+        found.append(SimulatedGraph(graph, details, outcome).run(generator))
     return found
 
 
@@ -78,7 +78,7 @@ def agent_report(
     return report
 
 
-class _Simulated:
+class SimulatedGraph:
     """One outcome of a plan's branches, ready to be simulated."""
 
     def __init__(self, graph: AgentGraph, details: dict[str, object], outcome: Outcome) -> None:
@@ -95,17 +95,20 @@ class _Simulated:
     def run(self, generator: random.Random | None) -> AgentRun:
         """Simulate it at mean lengths, or at drawn ones."""
         flat = self.flow.flat
-        brought = self._brought()
-        calls = [self._call(call, brought.get(call.name, 0.0), generator) for call in flat.calls]
-        edges = [_edge(e.source, e.target, self._row(e.source, e.target)) for e in flat.edges]
-        trace = simulate_agent_job(calls, edges, self.sizes)
+        trace = simulate_agent_job(*self.calls(generator), self.sizes)
         by_name = {c.name: c for c in trace.calls}
         finals = [by_name[name] for name in flat.finals]
         firsts = [f.first_token_s for f in finals if f.first_token_s is not None]
         ends = [f.end_s for f in finals if f.end_s is not None]
         if not ends:
-            raise InputError("no call that ends the run can ever run", key="details")
+            raise unfinished()
         return AgentRun(ttft_s=sum(firsts) / len(firsts), latency_s=max(ends), trace=trace)
+
+    def calls(self, generator: random.Random | None) -> tuple[list[SimCall], list[SimEdge]]:
+        """Return its calls and edges, at mean lengths or at drawn ones."""
+        flat, brought = self.flow.flat, self._brought()
+        calls = [self._call(call, brought.get(call.name, 0.0), generator) for call in flat.calls]
+        return calls, [_edge(e.source, e.target, self._row(e.source, e.target)) for e in flat.edges]
 
     def _row(self, source: str, target: str) -> _Entry:
         return self.rows.get((source, target), {"kind": "barrier"})
@@ -170,6 +173,11 @@ class _Simulated:
             amount = min(rate_tokens(tokens), limit)
             holds.append(Hold(pool=f"tokens {model.name}", amount=amount, for_s=RATE_WINDOW_S))
         return holds
+
+
+def unfinished() -> InputError:
+    """Return the error that nothing that ends a run is ever reached."""
+    return InputError("no call that ends the run can ever run", key="details")
 
 
 def _edge(source: str, target: str, row: _Entry) -> SimEdge:

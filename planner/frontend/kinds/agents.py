@@ -61,6 +61,7 @@ class AgentsSpec(CommonSpec):
     budget_usd: Annotated[float, Field(ge=0)] | None = None
     period_s: float | None = None
     min_quality: float | None = None
+    priority: int = 0
     guesses: list[str] = Field(default_factory=list[str])
 
 

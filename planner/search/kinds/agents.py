@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hardware_profiles.provenance import Provenance
 from planner.diagnostics import Diagnostics
-from planner.ir.agent_graph import AgentGraph, AgentProblem, EdgeKind, LlmCall
+from planner.errors import InputError
+from planner.ir.agent_graph import AgentGraph, AgentProblem, EdgeKind
 from planner.ir.candidates import (
     BindingLimit,
-    Estimate,
     InfeasibilityReport,
     ObjectiveValue,
     Predictions,
@@ -20,12 +19,14 @@ from planner.ir.candidates import (
     SearchStatus,
 )
 from planner.ir.problem import Problem
-from planner.search.agent_answer import expected_figures, plan_details, run_figures
+from planner.search.agent_answer import estimated, expected_figures, plan_details, run_figures
 from planner.search.agent_joint import Joint, Stage, joint_search
+from planner.search.agent_throughput import LOADS, most_runs
+from planner.search.agent_throughput_answer import throughput_result
 from planner.space.agent_flat import FlatGraph, Flow, flow_of
 from planner.space.agent_flatten import flatten
 
-_UNITS = {"min_ttft": "s", "min_latency": "s", "min_cost": "usd"}
+_UNITS = {"min_ttft": "s", "min_latency": "s", "min_cost": "usd", "max_throughput": "1/s"}
 _WHOLE_KINDS: tuple[EdgeKind, ...] = ("overlap", "staircase")
 
 
@@ -42,11 +43,31 @@ def search(problem: Problem[AgentProblem], diagnostics: Diagnostics) -> SearchRe
         diagnostics.note("graph-guess", guess)
     flat = flatten(graph)
     flow = flow_of(flat)
+    if graph.goal == "max_throughput":
+        return _throughput(problem, flow, diagnostics)
     joint = joint_search(problem, flow, diagnostics)
     if joint.best.answer.schedule is None:
         return _without_plan(problem, flow, joint, diagnostics)
     _tell(graph, joint, diagnostics)
     return _result(problem, flat, joint)
+
+
+def _throughput(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics) -> SearchResult:
+    """Return the most runs per second, or the limit that no route keeps."""
+    graph = problem.payload.graph
+    if graph.period_s is not None:
+        raise InputError(
+            "a period states how many runs there are per second: take one or the other",
+            key="period_s",
+            value=graph.period_s,
+            hint="Leave period_s out, or ask for min_latency.",
+        )
+    found = most_runs(problem, flow, diagnostics)
+    if found is not None:
+        return throughput_result(graph, flow.flat, found, LOADS, diagnostics)
+    quick = replace(problem, payload=replace(problem.payload, graph=replace(graph, goal="min_latency")))
+    joint = joint_search(quick, flow, diagnostics)
+    return _without_plan(problem, flow, joint, diagnostics)
 
 
 # -- answers -------------------------------------------------------------------------------------
@@ -104,22 +125,16 @@ def _result(problem: Problem[AgentProblem], flat: FlatGraph, joint: Joint) -> Se
     )
 
 
-def _estimate(value: float, unit: str, graph_is_guessed: bool) -> Estimate:
-    provenance = Provenance.ASSUMED if graph_is_guessed else Provenance.ANALYTICAL
-    return Estimate(value=value, unit=unit, provenance=provenance)
-
-
 def _predicted(stage: Stage, flat: FlatGraph) -> Predictions:
     figures = run_figures(stage)
     if not figures:
         return ()
-    guessed = any(isinstance(c.work, LlmCall) and c.work.output.guessed for c in flat.calls)
     values = expected_figures(figures)
     if stage.combined.problem.period_s is not None:
         values["runs_per_s"] = (1.0 / stage.combined.problem.period_s, "1/s")
     if stage.answer.heft_value is not None:
         values["list_schedule_objective"] = (stage.answer.heft_value, "")
-    return tuple((name, _estimate(v, unit, guessed)) for name, (v, unit) in sorted(values.items()))
+    return estimated(values, flat)
 
 
 def _without_plan(
@@ -133,7 +148,7 @@ def _without_plan(
         objective=ObjectiveValue(
             name=graph.goal,
             unit=_UNITS[graph.goal],
-            sense="min",
+            sense="max" if graph.goal == "max_throughput" else "min",
             value=None,
             bound=None if joint.is_proved else joint.bound,
             gap=None,

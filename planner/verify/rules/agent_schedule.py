@@ -6,7 +6,7 @@ Where branches can go several ways each outcome is checked on its own, and the e
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from planner.ir.agent_graph import AgentGraph, LlmCall, Nested
@@ -31,22 +31,35 @@ def _check(case: Case) -> Iterator[Violation]:
     if case.plan.status == "infeasible":
         return
     graph: AgentGraph = case.problem.payload.graph
-    calls = {str(c["name"]): c for c in _entries(case, "calls")}
-    if not calls:
-        yield Violation(message="the plan lists no calls")
-        return
-    yield from _models(graph, calls)
-    views = list(_views(case, calls))
-    if abs(sum(v.weight for v in views) - 1.0) > _SLACK_S:
-        yield Violation(message="the weights of the outcomes do not add up to 1")
-    for view in views:
-        yield from _order(case, calls, view)
-        yield from _slots(graph, view.calls)
-        yield from _limits(graph, view)
-    yield from _figures(case, views)
+    mixed: list[_View] = []
+    for share, route in _routes(case):
+        calls = {str(c["name"]): c for c in _entries(route, "calls")}
+        if not calls:
+            yield Violation(message="the plan lists no calls")
+            return
+        yield from _models(graph, calls)
+        views = list(_views(route, calls))
+        if abs(sum(v.weight for v in views) - 1.0) > _SLACK_S:
+            yield Violation(message="the weights of the outcomes do not add up to 1")
+        for view in views:
+            yield from _order(route, calls, view)
+            yield from _slots(graph, view.calls)
+            yield from _limits(graph, view)
+        mixed += [replace(view, weight=view.weight * share) for view in views]
+    yield from _figures(case, mixed)
     cost = case.plan.predicted.get("cost_usd")
     if graph.budget_usd is not None and (cost is None or cost.value > graph.budget_usd * (1 + 1e-6)):
         yield Violation(message="the calls cost more than the budget")
+
+
+def _routes(case: Case) -> Iterator[tuple[float, Case]]:
+    """Yield (share of the runs, the plan of such a run); the plan itself where all runs are alike."""
+    routes = _entries(case, "routes")
+    if not routes:
+        yield 1.0, case
+    for route in routes:
+        plan = case.plan.model_copy(update={"details": {**case.plan.details, **route}})
+        yield _time(route, "share"), replace(case, plan=plan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
