@@ -113,6 +113,27 @@ def _probability_faults(graph: AgentGraph) -> Iterator[GraphFault]:
                 )
 
 
+def open_branches(graph: AgentGraph, prefix: str = "") -> list[tuple[str, int, float]]:
+    """Return (node, number of branches, what is left of 1) of nodes whose branches do not add up to 1.
+
+    Loops and edges without a probability are no branches; nodes of bodies are named by their path.
+    """
+    totals: dict[str, list[float]] = {}
+    for edge in graph.edges:
+        if edge.probability < 1.0 and edge.max_rounds is None:
+            totals.setdefault(edge.source, []).append(edge.probability)
+    looping = {e.source for e in graph.edges if e.max_rounds is not None}
+    found = [
+        (prefix + name, len(parts), 1.0 - sum(parts))
+        for name, parts in totals.items()
+        if sum(parts) < 1.0 - _PROBABILITY_SLACK and name not in looping
+    ]
+    for node in graph.nodes:
+        if isinstance(node.work, Nested):
+            found += open_branches(node.work.graph, f"{prefix}{node.name}/")
+    return found
+
+
 def _node_faults(
     graph: AgentGraph, node: Node, sources: list[str], models: dict[str, AgentModel]
 ) -> Iterator[GraphFault]:

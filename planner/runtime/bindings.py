@@ -13,7 +13,8 @@ from typing import Any, Literal, cast
 from planner.errors import InputError, nearest
 
 ANY_MODEL = "*"
-Hints = Literal["", "dynamo"]
+Hints = Literal["", "dynamo", "vllm", "sglang"]
+HINTS: tuple[Hints, ...] = ("", "dynamo", "vllm", "sglang")
 Continuation = Literal["turns", "prefill"]
 Routes = Literal["strict", "sample"]
 _URL_STARTS = ("http://", "https://")
@@ -37,7 +38,8 @@ class Endpoint:
     num_retries, backoff_s, max_backoff_s
         Attempts after the first, and the seconds between them, which double.
     hints
-        ``dynamo`` sends priority and expected output length the way NVIDIA Dynamo takes them.
+        ``dynamo`` sends priority and expected output length the way NVIDIA Dynamo takes them; ``vllm`` and
+        ``sglang`` send `priority`, of which vLLM serves smaller and SGLang larger numbers first.
     continuation
         How a half-written answer goes on: as a further turn, or as a prefilled assistant message
         (``continue_final_message``, which vLLM and SGLang know).
@@ -263,7 +265,7 @@ def _endpoint(reader: _Reader) -> Endpoint:
         num_retries=reader.count("retries", 5, least=0) or 0,
         backoff_s=reader.seconds("backoff_s", 0.5),
         max_backoff_s=reader.seconds("max_backoff_s", 30.0),
-        hints=cast("Hints", reader.word("hints", ("", "dynamo"))),
+        hints=cast("Hints", reader.word("hints", HINTS)),
         continuation=cast("Continuation", reader.word("continuation", ("turns", "prefill"))),
         stream=reader.flag("stream", default=True),
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from planner.space.agent_flatten import flatten
 
 _ROUND = re.compile(r"@+\d+")
 _Entry = dict[str, Any]
+_SLACK = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,11 @@ class EdgePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class CompiledPlan:
-    """A plan ready to run; `digest` tells plans apart."""
+    """A plan ready to run; `digest` tells plans apart.
+
+    Where runs differ in models and streams, `routes` are the plans of such runs, each with its share of the
+    runs; this one is the commonest of them.
+    """
 
     name: str
     digest: str
@@ -82,6 +88,7 @@ class CompiledPlan:
     calls: tuple[CallPlan, ...]
     edges: tuple[EdgePlan, ...]
     predicted: dict[str, float]
+    routes: tuple[tuple[float, CompiledPlan], ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, CallPlan]:
@@ -117,8 +124,28 @@ def compile_plan(plan: Plan) -> CompiledPlan:
         raise InputError("the plan has no calls to run", key="details.calls", hint=_no_calls(plan))
     graph = _graph_of(plan)
     flat = flatten(graph)
-    calls = _planned(plan, "calls", "{name}")
-    edges = _planned(plan, "edges", "{from} -> {to}")
+    compiled = _compiled(plan, plan.details, (graph, flat))
+    routes = plan.details.get("routes")
+    if not isinstance(routes, list):
+        return compiled
+    parts = [(_share(row), _compiled(plan, row, (graph, flat))) for row in cast("list[_Entry]", routes)]
+    return replace(compiled, routes=tuple(parts))
+
+
+def _share(route: _Entry) -> float:
+    share = route.get("share") if isinstance(route, dict) else None  # pyright: ignore[reportUnnecessaryIsInstance] - data from a file
+    if not isinstance(share, int | float) or not 0.0 <= share <= 1.0 + _SLACK:
+        raise InputError("a route has no share of the runs", key="details.routes", value=share)
+    return float(share)
+
+
+def _compiled(
+    plan: Plan, details: Mapping[str, object], graphs: tuple[AgentGraph, FlatGraph]
+) -> CompiledPlan:
+    """Return the plan whose decisions stand in `details`."""
+    graph, flat = graphs
+    calls = _planned(details, "calls", "{name}")
+    edges = _planned(details, "edges", "{from} -> {to}")
     numbers = {call.name: i for i, call in enumerate(flat.calls)}
     missing = sorted(set(numbers) ^ set(calls))
     if missing:
@@ -150,9 +177,9 @@ def _graph_of(plan: Plan) -> AgentGraph:
     return payload.graph
 
 
-def _planned(plan: Plan, key: str, name: str) -> dict[str, _Entry]:
+def _planned(details: Mapping[str, object], key: str, name: str) -> dict[str, _Entry]:
     """Return the entries of a list of the plan's details by the name that `name` makes of their fields."""
-    rows = plan.details.get(key)
+    rows = details.get(key)
     try:
         return {name.format_map(row): row for row in cast("list[_Entry]", rows)}
     except (KeyError, TypeError, ValueError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -58,7 +60,9 @@ class Runtime:
         self.plan = plan if isinstance(plan, CompiledPlan) else compile_plan(plan)
         self._endpoints = _endpoints(self.plan, bindings)
         self._tools = _tools(self.plan, bindings)
-        self._routing = Routing(self.plan, bindings)
+        routes = self.plan.routes or ((1.0, self.plan),)
+        self._routes = [(share, route, Routing(route, bindings)) for share, route in routes]
+        self._due = [0.0] * len(routes)
         self._tracer: Tracer = tracer_of(spans)
         self._worker: CallWorker | None = None
         self._pools: dict[str, ModelPool] = {}
@@ -97,7 +101,8 @@ class Runtime:
         self._tracer.begin_run(inputs.run, self.plan.name)
         result = None
         try:
-            execution = Execution(self.plan, inputs, self._worker, self._routing, journal)
+            route, routing = self._route(None if journal is None else question)
+            execution = Execution(route, inputs, self._worker, routing, journal)
             if journal is not None:
                 _resume(execution, journal)
             _tell_textless(execution)
@@ -109,6 +114,22 @@ class Runtime:
         if found.status == "failed":
             raise RunFailedError(f"the run failed: {found.error}", found)
         return found
+
+    def _route(self, question: str | None) -> tuple[CompiledPlan, Routing]:
+        """Return the route of the next run, each in turn as often as its share says.
+
+        A run with a journal may be gone on with by another process: the question decides on its route.
+        """
+        if question is not None:
+            mark = int.from_bytes(sha256(question.encode()).digest()[:8], "big") / 2**64
+            ends = accumulate(share for share, _, _ in self._routes)
+            chosen = next((i for i, end in enumerate(ends) if mark < end), 0)
+        else:
+            self._due = [due + share for due, (share, _, _) in zip(self._due, self._routes, strict=True)]
+            chosen = max(range(len(self._due)), key=lambda i: (self._due[i], -i))
+            self._due[chosen] -= 1.0
+        _, route, routing = self._routes[chosen]
+        return route, routing
 
     def _journal(self, question: str, how: RunOptions) -> Journal | None:
         if how.journal is None:
@@ -194,7 +215,7 @@ def _endpoints(plan: CompiledPlan, bindings: Bindings) -> dict[str, Endpoint]:
             endpoint = Endpoint(urls=(model.endpoint.rstrip("/"),))
         if endpoint is not None:
             found[model.name] = endpoint
-    for call in plan.calls:
+    for call in (call for _, route in plan.routes or ((1.0, plan),) for call in route.calls):
         if isinstance(call.flat.work, LlmCall) and call.model not in found:
             raise InputError(
                 f"the model has no endpoint, and node {call.base!r} needs it",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 
 from planner.ir.agent_graph import AgentModel, Human, LlmCall, ToolCall
-from planner.runtime.bindings import ToolBinding, ToolRequest
+from planner.runtime.bindings import Hints, ToolBinding, ToolRequest
 from planner.runtime.clients.chat import ChatClient, Completion
 from planner.runtime.compiled import CallPlan
 from planner.runtime.execution import Execution
@@ -21,7 +21,7 @@ from planner.runtime.spans import Tracer
 from planner.runtime.state import CallState
 from planner.runtime.tools import run_tool
 
-_MAX_PRIORITY = 100
+_MAX_URGENCY = 100
 _CONTINUED: dict[str, object] = {"continue_final_message": True, "add_generation_prompt": False}
 
 
@@ -149,7 +149,9 @@ class CallWorker:
 
         asked = Asked(
             messages=messages,
-            fields=_fields(pool, state, limit, continued=bool(rounds)),
+            fields=_fields(
+                pool, state, limit, continued=bool(rounds), graph_priority=run.plan.graph.priority
+            ),
             priority=run.began_s + plan.start_s,
             record=record,
             tokens=plan.prompt_tokens + plan.output_tokens,
@@ -317,17 +319,33 @@ def _evidence(run: Execution, state: CallState) -> float:
     return seen / expected if expected else 1.0
 
 
-def _fields(pool: ModelPool, state: CallState, limit: int | None, *, continued: bool) -> dict[str, object]:
+def _fields(
+    pool: ModelPool, state: CallState, limit: int | None, *, continued: bool, graph_priority: int
+) -> dict[str, object]:
     fields: dict[str, object] = {} if limit is None else {"max_tokens": limit}
     if continued and pool.endpoint.continuation == "prefill":
         fields |= _CONTINUED
-    if pool.endpoint.hints == "dynamo":
-        late = min(state.plan.slack_s / max(state.plan.end_s, 1e-9), 1.0)
-        hints: dict[str, object] = {"priority": round(_MAX_PRIORITY * (1.0 - late))}
-        if state.plan.output_tokens > 0:
-            hints["osl"] = max(round(state.plan.output_tokens), 1)
-        fields["nvext"] = {"agent_hints": hints}
-    return fields
+    return fields | _hints(pool.endpoint.hints, state.plan, graph_priority)
+
+
+def _hints(hints: Hints, plan: CallPlan, graph_priority: int) -> dict[str, object]:
+    """Return the fields that tell a server how urgent a call is: first its graph's priority, then its slack.
+
+    vLLM serves smaller numbers first, SGLang larger ones; Dynamo has a tier of its own for whole programs,
+    without a sign.
+    """
+    if not hints:
+        return {}
+    urgency = round(_MAX_URGENCY * (1.0 - min(plan.slack_s / max(plan.end_s, 1e-9), 1.0)))
+    both = graph_priority * (_MAX_URGENCY + 1) + urgency
+    if hints != "dynamo":
+        return {"priority": -both if hints == "vllm" else both}
+    told: dict[str, object] = {"priority": both}
+    if graph_priority > 0:
+        told["strict_priority"] = graph_priority
+    if plan.output_tokens > 0:
+        told["osl"] = max(round(plan.output_tokens), 1)
+    return {"nvext": {"agent_hints": told}}
 
 
 def _expected_usd(model: AgentModel, state: CallState) -> float:

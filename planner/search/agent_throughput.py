@@ -3,7 +3,7 @@
 Without a deadline and a budget a run may take any models, and the cheapest route at given prices is found
 call by call. With them it is a scheduling problem: the cheapest modes under which every outcome of the
 branches ends in time. Requests then also wait for each other; how long depends on how busy servers may be, so
-that is tried in steps, and every route keeps the deadline with the mean wait at that load on top of each call.
+that is tried in steps, and every route keeps the deadline with the mean wait at that load added to each call.
 """
 
 from __future__ import annotations

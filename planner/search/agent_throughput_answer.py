@@ -1,4 +1,4 @@
-"""From a mixture of routes to a plan: expected figures, every route in detail, how busy slots and rates are."""
+"""From a mixture of routes to a plan: expected figures, every route in detail, how busy all is."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _tell(found: Throughput, diagnostics: Diagnostics) -> None:
     if not found.worlds.complete:
         diagnostics.warn(
             "agents-drawn-outcomes",
-            f"of too many outcomes {len(found.worlds.worlds)} are drawn: loads are estimates and have no bound",
+            f"of too many outcomes {len(found.worlds.worlds)} are drawn: loads are estimates without a bound",
         )
 
 

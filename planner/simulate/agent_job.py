@@ -402,8 +402,9 @@ class _Simulation:
         state.version += 1
         if state.holds_slot:
             state.holds_slot = False
-            served_s = now - (now if state.start_s is None else state.start_s)
-            self.attained[state.call.program] = self.attained.get(state.call.program, 0.0) + served_s
+            if state.call.pool and state.start_s is not None:
+                program = state.call.program
+                self.attained[program] = self.attained.get(program, 0.0) + now - state.start_s
             for hold in _holds(state.call):
                 if hold.for_s is None:
                     self._give(hold, now)

@@ -81,3 +81,61 @@ def test_the_budget_of_money_is_kept() -> None:
     cost = found().predicted["cost_usd"].model_copy(update={"value": 1.3, "low": None, "high": None})
     dear = found().model_copy(update={"predicted": {**found().predicted, "cost_usd": cost}})
     assert failed(dear) == ("agent-schedule",)
+
+
+MANY = TEXT.replace("budget_usd: 1.2\ndeadline_s: 10", "goal: max_throughput").replace("slots: 1", "slots: 3")
+MANY = MANY.replace("[small], output: 100", "[small], output: 20")
+
+
+@cache
+def mixed() -> Plan:
+    with TemporaryDirectory() as folder:
+        spec = Path(folder) / "agents.yaml"
+        spec.write_text(MANY)
+        return make_plan(spec, Run())
+
+
+def test_the_original_mixture_keeps_every_rule() -> None:
+    assert len(mixed().details["routes"]) == 2  # pyright: ignore
+    assert verify_plan(mixed(), problem_of(mixed())).failed_rules == ()
+
+
+def _more_runs(details: dict[str, Any]) -> None:
+    for route in details["routes"]:
+        route["runs_per_s"] *= 1.1
+
+
+def _other_share(details: dict[str, Any]) -> None:
+    details["routes"][0]["share"], details["routes"][1]["share"] = 0.5, 0.5
+
+
+def _other_price(details: dict[str, Any]) -> None:
+    details["load"][0]["price"] *= 1.1
+
+
+@pytest.mark.parametrize(
+    ("edit", "rule"),
+    [
+        (_more_runs, "agent-throughput"),
+        (_other_price, "agent-throughput"),
+        (lambda details: details.update(load_limit=0.9), "agent-throughput"),
+        (lambda details: details.pop("load"), "agent-throughput"),
+        (_other_share, "agent-schedule"),
+        (lambda details: details["routes"][1]["calls"].pop(), "agent-schedule"),
+    ],
+    ids=["more runs", "other price", "busier than stated", "no prices", "other share", "call missing"],
+)
+def test_exactly_the_rule_on_the_mixture_fires(edit: Callable[[dict[str, Any]], object], rule: str) -> None:
+    details = deepcopy(mixed().details)
+    edit(details)
+    wrong = mixed().model_copy(update={"details": details})
+    assert verify_plan(wrong, problem_of(mixed())).failed_rules == (rule,)
+
+
+def test_runs_per_second_above_the_routes_are_refused() -> None:
+    objective = mixed().objective
+    assert objective.value is not None
+    assert objective.bound is not None
+    more = objective.model_copy(update={"value": objective.value * 1.05, "bound": objective.bound * 1.05})
+    wrong = mixed().model_copy(update={"objective": more})
+    assert verify_plan(wrong, problem_of(mixed())).failed_rules == ("agent-throughput",)

@@ -222,3 +222,48 @@ def test_importing_the_runtime_loads_nothing_heavy() -> None:
     code = f"import planner.runtime, planner.cli.run, sys; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("hints", "sign"), [("vllm", -1), ("sglang", 1)])
+def test_priority_of_the_graph_goes_before_that_of_the_call(plan_of: PlanOf, hints: str, sign: int) -> None:
+    text = f"""
+kind: agents
+{MODELS}
+nodes:
+  short: {{model: m, prompt: [input], output: 10}}
+  long: {{model: m, prompt: [input], output: 100}}
+  z: {{model: m, prompt: [{{from: short}}, {{from: long}}], output: 20}}
+"""
+
+    async def work(endpoint: FakeEndpoint) -> None:
+        for plan in (plan_of(text), plan_of(text + "priority: 1\n")):
+            await execute(plan, "q", {"m": {"url": endpoint.url, "hints": hints}})
+        priorities = [sign * int(s.body["priority"]) for s in endpoint.seen]
+        low, high = priorities[:3], priorities[3:]
+        assert len(high) == 3
+        assert max(low) == 100 > min(low)
+        assert min(high) > max(low)
+
+    beside(work)
+
+
+def test_runs_take_the_routes_of_a_mixture_in_turn(plan_of: PlanOf) -> None:
+    plan = plan_of("""
+kind: agents
+goal: max_throughput
+models:
+  s: {prefill_tokens_per_s: 1e9, decode_s_per_token: 0.01, overhead_s: 0, slots: 3}
+  t: {prefill_tokens_per_s: 1e9, decode_s_per_token: 0.03, overhead_s: 0, slots: 3}
+nodes: {a: {models: [s, t], prompt: [input], output: 10}}
+""")
+
+    async def work(endpoint: FakeEndpoint) -> None:
+        places = {m: {"url": endpoint.url, "model": m} for m in "st"}
+        async with Runtime(plan, bind(places)) as runtime:
+            for _ in range(8):
+                await runtime.run("q")
+        used = [str(s.body["model"]) for s in endpoint.seen]
+        assert used.count("s") == 6
+        assert used[:4].count("s") == 3
+
+    beside(work)

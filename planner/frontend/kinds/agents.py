@@ -14,6 +14,7 @@ from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import CommonSpec, SearchSection, Section, Text, validated
 from planner.frontend.yaml_source import Document
 from planner.ir.agent_graph import AgentGraph, AgentProblem
+from planner.ir.agent_graph_check import open_branches
 from planner.ir.cluster import Cluster
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
@@ -80,6 +81,7 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[AgentProblem]:
     graph = _graph(tree, spec)
     if spec.observed is not None:
         graph = _observed(tree, graph, spec.observed, diagnostics)
+    _tell_open_branches(graph, diagnostics)
     payload = AgentProblem(
         graph=graph,
         min_first_chunk_tokens=spec.streaming.min_first_chunk,
@@ -95,6 +97,19 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[AgentProblem]:
         payload=payload,
         inputs=tuple(tree.digests),
     )
+
+
+def _tell_open_branches(graph: AgentGraph, diagnostics: Diagnostics) -> None:
+    """Say where a run may take none of the branches; of several that is more likely a slip than of one."""
+    for name, count, left in open_branches(graph):
+        message = (
+            f"the branches of {name!r} add up to {1.0 - left:.6g}: in {left:.6g} of its runs none of them is "
+            "taken, and what only they lead to is not run"
+        )
+        if count > 1:
+            diagnostics.warn("open-branches", message + "; let them add up to 1 if that is not meant")
+        else:
+            diagnostics.note("open-branches", message)
 
 
 def _observed(tree: SpecTree, graph: AgentGraph, folder: str, diagnostics: Diagnostics) -> AgentGraph:
