@@ -22,6 +22,31 @@ if TYPE_CHECKING:
     from planner.simulate.serving import Simulation
     from planner.simulate.serving_options import SimulationOptions
 
+_Fail = Annotated[
+    list[str] | None, typer.Option("--fail", help="A replica goes down: POOL/REPLICA@TIME+TIME.")
+]
+_Slow = Annotated[
+    list[str] | None, typer.Option("--slow", help="A replica takes longer: POOL/REPLICA=FACTOR.")
+]
+_Tier = Annotated[
+    list[str] | None,
+    typer.Option("--tier", help="Cache below the devices of a replica: NAME=BYTES@BANDWIDTH."),
+]
+_Beside = Annotated[
+    list[str] | None,
+    typer.Option("--beside", help="Another plan of an agent graph on the same models: FILE@RATE."),
+]
+_Policy = Annotated[
+    str, typer.Option("--policy", help="Order of waiting requests: fcfs, priority, fair-share, ...")
+]
+_Routing = Annotated[
+    str, typer.Option("--routing", help="Choice of a replica: least-loaded, prefix-aware, ...")
+]
+_Trace = Annotated[
+    list[str] | None,
+    typer.Option("--trace", help="Requests to replay, a CSV; for a fleet MODEL=FILE, once per model."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -30,10 +55,7 @@ def register(app: typer.Typer) -> None:
 
 def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     plan: Annotated[Path, typer.Argument(help="The plan, a JSON file.")],
-    trace: Annotated[
-        list[str] | None,
-        typer.Option("--trace", help="Requests to replay, a CSV; for a fleet MODEL=FILE, once per model."),
-    ] = None,
+    trace: _Trace = None,
     requests: Annotated[
         int | None,
         typer.Option("--requests", min=10, max=10_000_000, help="How many (all of a trace, else 5000)."),
@@ -43,26 +65,12 @@ def simulate(  # noqa: PLR0913, PLR0917 - one parameter per option of the comman
         typer.Option("--rate", min=1e-9, max=1e9, help="Requests per second, instead of the plan's."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of arrivals and lengths.")] = 0,
-    policy: Annotated[
-        str, typer.Option("--policy", help="Order of waiting requests: fcfs, priority, fair-share, ...")
-    ] = "fcfs",
-    routing: Annotated[
-        str, typer.Option("--routing", help="Choice of a replica: least-loaded, prefix-aware, ...")
-    ] = "least-loaded",
-    fail: Annotated[
-        list[str] | None, typer.Option("--fail", help="A replica goes down: POOL/REPLICA@TIME+TIME.")
-    ] = None,
-    slow: Annotated[
-        list[str] | None, typer.Option("--slow", help="A replica takes longer: POOL/REPLICA=FACTOR.")
-    ] = None,
-    tier: Annotated[
-        list[str] | None,
-        typer.Option("--tier", help="Cache below the devices of a replica: NAME=BYTES@BANDWIDTH."),
-    ] = None,
-    beside: Annotated[
-        list[str] | None,
-        typer.Option("--beside", help="Another plan of an agent graph on the same models: FILE@RATE."),
-    ] = None,
+    policy: _Policy = "fcfs",
+    routing: _Routing = "least-loaded",
+    fail: _Fail = None,
+    slow: _Slow = None,
+    tier: _Tier = None,
+    beside: _Beside = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", help="Folder for report.json, requests.csv and trace.json (Perfetto)."),
