@@ -14,6 +14,7 @@ from planner.ir.agent_graph import (
     AgentGraph,
     AgentModel,
     Condition,
+    Edge,
     LlmCall,
     Nested,
     Node,
@@ -132,6 +133,49 @@ def open_branches(graph: AgentGraph, prefix: str = "") -> list[tuple[str, int, f
         if isinstance(node.work, Nested):
             found += open_branches(node.work.graph, f"{prefix}{node.name}/")
     return found
+
+
+def bypassed_branches(graph: AgentGraph, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return (source, target, other) where a branch may lead past `target` but `other` leads to it anyway.
+
+    A node runs if any way into it is taken, so a producer before the branch makes it run in every case.
+    """
+    after: dict[str, set[str]] = {}
+    for edge in graph.edges:
+        after.setdefault(edge.source, set()).add(edge.target)
+    found: list[tuple[str, str, str]] = []
+    for edge in graph.edges:
+        if edge.max_rounds is not None or not _is_branch(edge):
+            continue
+        behind = _reachable(after, edge.source)
+        found += [
+            (prefix + edge.source, prefix + edge.target, prefix + other.source)
+            for other in graph.edges
+            if other.target == edge.target
+            and other.source not in (edge.source, START)
+            and other.max_rounds is None
+            and not _is_branch(other)
+            and other.source not in behind
+        ]
+    for node in graph.nodes:
+        if isinstance(node.work, Nested):
+            found += bypassed_branches(node.work.graph, f"{prefix}{node.name}/")
+    return found
+
+
+def _is_branch(edge: Edge) -> bool:
+    return edge.probability < 1.0 or edge.when is not None
+
+
+def _reachable(after: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    left = [start]
+    while left:
+        for name in after.get(left.pop(), ()):
+            if name not in seen:
+                seen.add(name)
+                left.append(name)
+    return seen
 
 
 def _node_faults(

@@ -44,3 +44,29 @@ def test_bodies_are_looked_into(tmp_path: Path) -> None:
     messages = [d.message for d in make_plan(spec, Run()).diagnostics if d.code == "open-branches"]
     assert len(messages) == 1
     assert "'outer/r' add up to 0.5" in messages[0]
+
+
+def _told(text: str, tmp_path: Path) -> list[str]:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(text)
+    return [d.message for d in make_plan(spec, Run()).diagnostics if d.code == "branch-bypassed"]
+
+
+def test_a_node_that_runs_whether_or_not_its_branch_is_taken_is_told(tmp_path: Path) -> None:
+    model = "models: {m: {prefill_tokens_per_s: 1e6, decode_s_per_token: 0.01, overhead_s: 0}}\n"
+    nodes = (
+        "nodes:\n  a: {model: m, output: 10}\n  check: {model: m, prompt: [{from: a}], output: 10}\n"
+        "  fix: {model: m, prompt: [{from: a}, {from: check}], output: 10}\n"
+    )
+    edges = "edges: [{from: check, to: fix, probability: 0.3}, {from: check, to: end, probability: 0.7}]\n"
+    told = _told("kind: agents\n" + model + nodes + edges, tmp_path)
+    assert len(told) == 1
+    assert "'fix' runs whether or not 'check' branches to it, since 'a'" in told[0]
+
+
+def test_a_way_around_a_branch_is_no_slip(tmp_path: Path) -> None:
+    tail = (
+        "  z: {kind: tool, latency_s: 1}\n"
+        "edges: [{from: r, to: a, probability: 0.6}, {from: r, to: z, probability: 0.4}, a -> z, a -> b]\n"
+    )
+    assert _told(HEAD + tail, tmp_path) == []

@@ -14,7 +14,7 @@ from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import CommonSpec, SearchSection, Section, Text, validated
 from planner.frontend.yaml_source import Document
 from planner.ir.agent_graph import AgentGraph, AgentProblem
-from planner.ir.agent_graph_check import open_branches
+from planner.ir.agent_graph_check import bypassed_branches, open_branches
 from planner.ir.cluster import Cluster
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
@@ -31,6 +31,7 @@ class StreamingSection(Section):
     e2e_slack: Annotated[float, Field(ge=0.0, le=10.0)] = 0.1
 
 
+_MAX_TOLD = 8
 DEFAULT_TIME_LIMIT_S = 8.0
 """A graph is planned while somebody waits, so the limit is short unless it is stated."""
 
@@ -64,6 +65,7 @@ class AgentsSpec(CommonSpec):
     min_quality: float | None = None
     priority: int = 0
     guesses: list[str] = Field(default_factory=list[str])
+    serve: object = None
 
 
 SPEC = AgentsSpec
@@ -78,10 +80,17 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[AgentProblem]:
         If anything in the spec or the graph is wrong.
     """
     spec = validated(tree, AgentsSpec)
+    if spec.serve is not None:
+        raise tree.error(
+            "a graph that says how its models are served is planned together with its fleet",
+            ("serve",),
+            hint="Run newel graph-fleet on it.",
+        )
     graph = _graph(tree, spec)
     if spec.observed is not None:
         graph = _observed(tree, graph, spec.observed, diagnostics)
     _tell_open_branches(graph, diagnostics)
+    _tell_bypassed_branches(graph, diagnostics)
     payload = AgentProblem(
         graph=graph,
         min_first_chunk_tokens=spec.streaming.min_first_chunk,
@@ -110,6 +119,17 @@ def _tell_open_branches(graph: AgentGraph, diagnostics: Diagnostics) -> None:
             diagnostics.warn("open-branches", message + "; let them add up to 1 if that is not meant")
         else:
             diagnostics.note("open-branches", message)
+
+
+def _tell_bypassed_branches(graph: AgentGraph, diagnostics: Diagnostics) -> None:
+    """Say where a node behind a branch runs whether or not the branch is taken."""
+    for source, target, other in bypassed_branches(graph)[:_MAX_TOLD]:
+        diagnostics.warn(
+            "branch-bypassed",
+            f"{target!r} runs whether or not {source!r} branches to it, since {other!r} leads to it too (a "
+            f"prompt that takes from a node is an edge); let only {source!r} lead to it, or give the edge "
+            f"from {other!r} the same condition",
+        )
 
 
 def _observed(tree: SpecTree, graph: AgentGraph, folder: str, diagnostics: Diagnostics) -> AgentGraph:
