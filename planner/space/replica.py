@@ -273,6 +273,7 @@ class ReplicaBuilder:
             token_budget=float(shape.token_budget),
             max_sequences=float(shape.max_num_seqs),
             memory_fraction=self.memory_fraction,
+            memory_scope=self.memory_scope,
         )
         kinds = self.pricer.layer_kinds
         for part in self.pricer.stage_shapes(layers_per_stage):

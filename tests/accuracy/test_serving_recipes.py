@@ -61,3 +61,36 @@ def test_without_a_number_there_are_enough_to_show_the_highest_throughput(tmp_pa
     assert unsaid is not None
     assert long is not None
     assert unsaid.values["throughput"] == pytest.approx(long.values["throughput"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("version", "model", "file", "expected"),
+    [
+        ("1.0", "qwen3-30b-a3b", "docs/perf-overview.md", (1, 4, 4)),
+        ("1.0", "llama-3.1-8b", "docs/perf-overview.md", (4, 1, 1)),
+        ("0.17", "qwen3-30b-a3b", "docs/perf-overview.md", (4, 1, 1)),
+        ("1.0", "qwen3-30b-a3b", "elsewhere.md", (4, 1, 1)),
+    ],
+)
+def test_experts_of_the_overview_have_attention_split_by_data(
+    tmp_path: Path, version: str, model: str, file: str, expected: tuple[int, int, int]
+) -> None:
+    path = tmp_path / "runs.csv"
+    line = f"h200,trtllm,{version},{model},offline_max,4,1000,1000,9,{file}"
+    path.write_text(
+        f"gpu,framework,version,model,mode,tp,isl,osl,out_tok_s_total,file\n{line}\n", encoding="utf-8"
+    )
+    found = SetupReader(find_model=find_model, find_group=find_group).read(read_rows(path)[0])
+    strategy = found.halves[0].strategy
+    assert (strategy.tp, strategy.attention_dp, strategy.ep) == expected
+
+
+def test_a_model_that_ran_on_one_device_fits_it(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text(
+        "gpu,framework,model,quantization,mode,tp,isl,osl,out_tok_s_total,file\n"
+        "h100,trtllm,llama-3.1-70b,fp8,offline_max,1,1000,1000,9,docs/perf-overview.md\n",
+        encoding="utf-8",
+    )
+    (run,) = score_serving(path, find_model, find_group)
+    assert run.prediction is not None

@@ -31,3 +31,13 @@ def published_requests(row: ServingRow) -> int:
         if lengths in known:
             return num_requests
     return _NUM_USUAL
+
+
+def splits_attention_by_data(row: ServingRow) -> bool:
+    """Return whether a run of a model with experts had a rank of attention on every device, unstated.
+
+    Source: the same pages of v1.0 and later, "Running the Benchmark": options for MoE models set
+    enable_attention_dp, while the tables of v1.0 head their columns with the number of devices as TP.
+    """
+    unstated = row.number("attn_dp") is None and row.number("ep") is None
+    return _OVERVIEW in row.text("file") and row.text("version").startswith("1.") and unstated

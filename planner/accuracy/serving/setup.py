@@ -15,7 +15,11 @@ from cost_models.formats import number_format
 from planner.accuracy.devices import find_device
 from planner.accuracy.kernel_work import CannotPriceError
 from planner.accuracy.serving.names import engine_name, model_spellings
-from planner.accuracy.serving.recipes import BENCHMARK_SEQUENCES, published_requests
+from planner.accuracy.serving.recipes import (
+    BENCHMARK_SEQUENCES,
+    published_requests,
+    splits_attention_by_data,
+)
 from planner.accuracy.serving.rows import ServingRow
 from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
@@ -331,13 +335,16 @@ def _halves(
         )
     _need(row, "tp")
     tp, ranks = _degree(row, "tp"), _degree(row, "attn_dp")
+    ep = _degree(row, "ep")
     if ranks > 1 and tp == _degree(row, "n_gpus", 0):
         tp = tp // ranks or 1
+    if has_experts(model) and splits_attention_by_data(row):
+        tp, ranks, ep = 1, tp, tp
     strategy = _strategy(
         model,
         tp=tp,
         ranks=ranks,
-        ep=_degree(row, "ep"),
+        ep=ep,
         pp=_degree(row, "pp"),
     )
     copies = 1 if has_experts(model) else _degree(row, "attn_dp")
