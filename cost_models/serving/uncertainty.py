@@ -30,9 +30,9 @@ HANDOVER_SIGMA = 1.20
 deals them out decide it, and nothing says them of measured runs (191 disaggregated runs of InferenceX)."""
 OFFLINE_SIGMA = 0.10
 """Further error of a published highest throughput of a dense model: batches, queues that drain (445 runs)."""
-SPARSE_OFFLINE_SIGMA = 0.50
-"""The same for a model with experts: 247 runs that do not say how attention was split. Plans state that, so
-this belongs to what is read from such runs, not to plans."""
+SPARSE_OFFLINE_SIGMA = 0.20
+"""The same for a model with experts: 247 runs, part of which do not say how attention was split. Plans state
+that, so this belongs to what is read from such runs, not to plans."""
 
 
 def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
