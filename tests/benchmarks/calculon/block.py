@@ -203,7 +203,7 @@ class BlockBuilder:
         again: bool,
         stored: bool = True,
     ) -> _Op:
-        """An operation without weights; it holds a gradient as large as its output unless it holds nothing."""
+        """An operation without weights; it has a gradient as large as its output unless it holds nothing."""
         gradient = np.where(held > 0.0, size * ELEMENT_BYTES, 0.0)
         return _Op(
             flops=(flops[0] * size, flops[1] * size, self._zero),
@@ -408,7 +408,13 @@ class BlockBuilder:
     def _put(self, op: _Op, *, reused: bool = False) -> None:
         op.reused |= reused
         rate = self._machine.matrix if op.matrix else self._machine.vector
-        self._tally(op, [rate.time_s(f) + self._machine.memory.time_s(b) for f, b in zip(op.flops, op.moved, strict=True)])
+        self._tally(
+            op,
+            [
+                rate.time_s(f) + self._machine.memory.time_s(b)
+                for f, b in zip(op.flops, op.moved, strict=True)
+            ],
+        )
 
     def _tally(self, op: _Op, times: list[Floats] | None = None) -> None:
         """Add an operation; collectives of their own have no time of a product (`times` is None)."""

@@ -1,7 +1,7 @@
 """Machines as Calculon describes them: rates with steps of efficiency by the size of an operation.
 
-The figures are those of its `systems/a100_80g.json` and `systems/a100_80e.json`; models are those of its `models`
-folder (calculon-ai/calculon, Apache-2.0, commit caa4b11).
+The figures are those of its `systems/a100_80g.json` and `systems/a100_80e.json`; models are those of its
+`models` folder (calculon-ai/calculon, Apache-2.0, commit caa4b11).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calculon's own option space, as its `llm-optimal-execution` walks through it, and the part that Newel has."""
+"""Calculon's own option space, as its `llm-optimal-execution` walks it, and the part that Newel has."""
 
 from __future__ import annotations
 

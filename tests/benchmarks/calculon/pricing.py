@@ -159,9 +159,7 @@ class _Step:
         )
         sends = np.where(self._pp > 1.0, 2.0 * chunks * self._hop_s, 0.0)
         late = chunks * (
-            self._inner * (self._base_late[0] + self._base_late[1])
-            + self._edge_late[0]
-            + self._edge_late[1]
+            self._inner * (self._base_late[0] + self._base_late[1]) + self._edge_late[0] + self._edge_late[1]
         )
         time = total * (b.forward_s + b.input_s + b.weight_s + b.again_s)
         time = time + self._blocks * self._optimizer_s + late + chunks * shown + sends
@@ -210,7 +208,12 @@ class _Step:
         )
         edge = (
             b.forward_s + b.edge_shown_forward_s + self._hop_s,
-            b.again_s + b.edge_shown_resend_s + b.input_s + b.weight_s + b.edge_shown_backward_s + self._hop_s,
+            b.again_s
+            + b.edge_shown_resend_s
+            + b.input_s
+            + b.weight_s
+            + b.edge_shown_backward_s
+            + self._hop_s,
         )
         kept = np.where(self._full, self._input, b.stored_bytes)
         weights = np.where(runs.offload_weights == 1, b.weight_bytes, 0.0)
@@ -218,9 +221,7 @@ class _Step:
         states = np.where(runs.offload_optimizer == 1, self._optimizer_bytes, 0.0)
         moved = (
             self._machine.host.time_s(np.maximum(weights, activations)) + b.forward_memory_s,
-            self._machine.host.time_s(weights + activations + states)
-            + b.input_memory_s
-            + b.weight_memory_s,
+            self._machine.host.time_s(weights + activations + states) + b.input_memory_s + b.weight_memory_s,
         )
         self._base_late = tuple(np.maximum(0.0, out - own) for out, own in zip(moved, base, strict=True))
         self._edge_late = tuple(np.maximum(0.0, out - own) for out, own in zip(moved, edge, strict=True))
@@ -293,15 +294,13 @@ class _Step:
         device = np.where(away[0], 2.0 * b.weight_bytes, weights) + b.gradient_bytes
         least = b.working_bytes + np.where(full, 2.0 * self._input, b.stored_bytes)
         device = device + np.where(away[1], least, active + saved)
-        device = device + np.where(
-            away[2], summed + own + 2.0 * self._optimizer_bytes, gradients + states
-        )
+        device = device + np.where(away[2], summed + own + 2.0 * self._optimizer_bytes, gradients + states)
         host = np.where(away[0], weights, 0.0) + np.where(away[1], np.where(full, saved, active), 0.0)
         host = host + np.where(away[2], own * self._blocks + states, 0.0)
         return device, host, weights + gradients + states, active + saved
 
     def _allowed(self) -> Flags:
-        """Return which executions put their groups on networks that can hold them, and divide as they must."""
+        """Return which executions put their groups on networks that hold them, and divide as they must."""
         runs = self._runs
         found = (self._laps <= self._blocks) & (self._blocks % self._laps == 0)
         away = (runs.offload_weights | runs.offload_activations | runs.offload_optimizer) == 1
