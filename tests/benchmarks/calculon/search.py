@@ -1,8 +1,8 @@
 """Newel's exact search of its own training space, with every price taken from Calculon's formulas.
 
 A plan of Newel leaves open how its software overlaps and which network a group uses: Calculon's price of it
-is the least over those switches, of those that fit. What Calculon cannot price (context parallelism, ZeRO-2 and
-3, states shared by some ranks only, a last chunk that is shorter than even) is left out or infinitely dear.
+is the least over those switches, of those that fit. What Calculon cannot price (context parallelism, ZeRO-2 or 3,
+states shared by some ranks only, stages with more than an even share) is left out or infinitely dear.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class CalculonEvaluator:
     machine: Machine
     software: _NoOverhead = field(default_factory=_NoOverhead)
     num_priced: int = 0
-    chosen: dict[tuple[int, ...], Executions] = field(default_factory=dict[tuple[int, ...], Executions])
+    least_work_s: dict[tuple[int, ...], float] = field(default_factory=dict[tuple[int, ...], float])
 
     def evaluate(self, plans: PlanArrays, fmt: str = "bf16") -> Evaluation:
         """Return time and memory of every plan; its switches are the best that fit."""
-        time, held, _ = self._least(plans, fitting=True)
+        time, held, _ = self._least(plans)
         zero = np.zeros(len(plans))
         step = StepTime(
             compute_s=time,
@@ -77,18 +77,40 @@ class CalculonEvaluator:
         )
 
     def outline(self, plans: PlanArrays, fmt: str = "bf16") -> Outline:
-        """Return the least time over every sharding and the least memory of the leanest one."""
-        time, held, _ = self._least(plans, fitting=False)
-        for zero in (0, 1):
-            for offload in self._offloads():
-                other = replace(
-                    plans,
-                    zero=np.full_like(plans.zero, zero),
-                    offload=np.full_like(plans.offload, offload),
-                )
-                again, memory, _ = self._least(other, fitting=False)
-                time, held = np.minimum(time, again), np.minimum(held, memory)
-        return Outline(step_s=time, compute_s=time, least_bytes=held)
+        """Return bounds that hold for every sharding, offload and network: blocks alone, leanest memory.
+
+        A step of m micro-batches in v chunks takes m v + p - 1 times a chunk, less what stages lack of an even
+        share; that rises with the time of a block, whose least over all switches is known.
+        """
+        model = self.question.model
+        block = self._block_s(plans) / model.blocks
+        pp = plans.pp.astype(np.float64)
+        share = np.ceil(model.blocks / pp)
+        num_micro = self.question.global_batch / (plans.dp * plans.micro_batch)
+        laps = plans.num_chunks
+        step = block * ((num_micro + (pp - 1.0) / laps) * share - (pp * share - model.blocks))
+        held = np.full(len(plans), np.inf)
+        zero = (plans.dp > 1).astype(np.int64)
+        for offload in self._offloads():
+            lean = replace(plans, zero=zero, offload=np.full_like(plans.offload, offload))
+            held = np.minimum(held, self._least_memory(lean))
+        return Outline(step_s=step, compute_s=step, least_bytes=held)
+
+    def _block_s(self, plans: PlanArrays) -> Floats:
+        """Return the least time of all blocks of one micro-batch, each plan with its own recomputation."""
+        work = self.work_of_all_layers(plans)
+        extra = np.choose(plans.recompute, [np.zeros(len(plans)), work.selective, work.full])
+        return work.forward + extra
+
+    def _least_memory(self, plans: PlanArrays) -> Floats:
+        """Return the least memory over all switches, on whatever network."""
+        runs, plan_of = self._runs(plans)
+        first = np.flatnonzero((runs.tensor_net == 0) & (runs.pipeline_net == 0) & (runs.data_net == 0))
+        held = np.full(len(plans), np.inf)
+        for start in range(0, len(first), _MOST_AT_ONCE):
+            rows = first[start : start + _MOST_AT_ONCE]
+            np.minimum.at(held, plan_of[rows], self._price(runs.take(rows)).device_bytes)
+        return held
 
     def work_of_all_layers(self, plans: PlanArrays, fmt: str = "bf16") -> LayerTotals:
         """Return what a micro-batch takes at least in all blocks, there and back, for every recomputation."""
@@ -108,34 +130,46 @@ class CalculonEvaluator:
 
     def _least_work(self, shapes: Ints, recompute: int) -> Floats:
         """Return the least time of all blocks of (tensor ranks, micro-batch, sequence parallelism)."""
+        known = [self.least_work_s.get((*map(int, shape), recompute)) for shape in shapes.T]
+        fresh = np.array([at for at, value in enumerate(known) if value is None], dtype=np.int64)
+        if len(fresh):
+            found = self._priced_work(shapes[:, fresh], recompute)
+            for at, value in zip(fresh.tolist(), found.tolist(), strict=True):
+                self.least_work_s[(*map(int, shapes[:, at]), recompute)] = value
+        return np.array([self.least_work_s[(*map(int, shape), recompute)] for shape in shapes.T])
+
+    def _priced_work(self, shapes: Ints, recompute: int) -> Floats:
         least = np.full(shapes.shape[1], np.inf)
-        for at, (tp, micro, parallel) in enumerate(shapes.T):
-            ways = np.array(_ways((int(tp), 1, 1, recompute), parallel=bool(parallel)), dtype=np.int64)
-            columns = {name: ways[:, i] for i, name in enumerate(_SWITCHES)}
-            runs = Executions.of(len(ways), tp=tp, micro_batch=micro, recompute=recompute, **columns)
+        for alone, parallel in ((True, 0), (False, 0), (False, 1)):
+            here = np.flatnonzero((shapes[0] == 1) if alone else (shapes[0] > 1) & (shapes[2] == parallel))
+            ways = _ways((1 if alone else 2, 1, 1, recompute), parallel=bool(parallel))
+            table = np.tile(np.array(ways, dtype=np.int64), (len(here), 1))
+            owner = np.repeat(here, len(ways))
+            columns = {name: table[:, i] for i, name in enumerate(_SWITCHES)}
+            runs = Executions.of(
+                len(owner), tp=shapes[0][owner], micro_batch=shapes[1][owner], recompute=recompute, **columns
+            )
             b = gathered_blocks(self.question.model, self.machine, runs)
             shown = [
                 sum(getattr(b, f"{end}_shown_{name}_s") for name in ("forward", "backward", "resend"))
                 for end in ("base", "edge")
             ]
-            least[at] = (b.forward_s + b.input_s + b.weight_s + b.again_s + np.minimum(*shown)).min()
+            time = b.forward_s + b.input_s + b.weight_s + b.again_s + np.minimum(*shown)
+            np.minimum.at(least, owner, time)
         return least * self.question.model.blocks
 
     def execution(self, plans: PlanArrays, index: int) -> Executions | None:
         """Return how one plan runs at best."""
         one = plans.take(np.array([index]))
-        _, _, best = self._least(one, fitting=True)
+        _, _, best = self._least(one)
         runs, _ = self._runs(one)
         return None if best[0] < 0 else runs.take(np.array([best[0]]))
 
     def _offloads(self) -> tuple[int, ...]:
         return (0, 1, 2) if self.question.offload else (0,)
 
-    def _least(self, plans: PlanArrays, *, fitting: bool) -> tuple[Floats, Floats, Ints]:
-        """Return (time, memory, execution) of the best switches of every plan.
-
-        Without `fitting`, time and memory are each the least over all switches.
-        """
+    def _least(self, plans: PlanArrays) -> tuple[Floats, Floats, Ints]:
+        """Return (time, memory, execution) of the best switches of every plan that fit."""
         time, held = np.full(len(plans), np.inf), np.full(len(plans), np.inf)
         chosen = np.full(len(plans), -1, dtype=np.int64)
         runs, plan_of = self._runs(plans)
@@ -143,13 +177,8 @@ class CalculonEvaluator:
         for start in range(0, len(runs), _MOST_AT_ONCE):
             rows = np.arange(start, min(start + _MOST_AT_ONCE, len(runs)))
             priced = self._price(runs.take(rows))
-            ok = priced.fits(self.machine) if fitting else priced.allowed
             owner = plan_of[rows]
-            if not fitting:
-                np.minimum.at(time, owner, np.where(ok, priced.time_s, np.inf))
-                np.minimum.at(held, owner, np.where(ok, priced.device_bytes, np.inf))
-                continue
-            value = np.where(ok, priced.time_s, np.inf)
+            value = np.where(priced.fits(self.machine), priced.time_s, np.inf)
             order = np.lexsort((value, owner))
             first = order[np.unique(owner[order], return_index=True)[1]]
             better = first[value[first] < time[owner[first]]]
