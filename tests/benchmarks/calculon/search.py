@@ -1,8 +1,8 @@
 """Newel's exact search of its own training space, with every price taken from Calculon's formulas.
 
 A plan of Newel leaves open how its software overlaps and which network a group uses: Calculon's price of it
-is the least over those switches, of those that fit. What Calculon cannot price (context parallelism, ZeRO-2 or 3,
-states shared by some ranks only, stages with more than an even share) is left out or infinitely dear.
+is the least over those switches, of those that fit. What Calculon cannot price (context parallelism, ZeRO-2
+or 3, states shared by some ranks only, stages with more than an even share) is left out or infinitely dear.
 """
 
 from __future__ import annotations
