@@ -79,8 +79,8 @@ class CalculonEvaluator:
     def outline(self, plans: PlanArrays, fmt: str = "bf16") -> Outline:
         """Return bounds that hold for every sharding, offload and network: blocks alone, leanest memory.
 
-        A step of m micro-batches in v chunks takes m v + p - 1 times a chunk, less what stages lack of an even
-        share; that rises with the time of a block, whose least over all switches is known.
+        A step of m micro-batches in v chunks takes m v + p - 1 times a chunk, less what stages lack of an
+        even share; that rises with the time of a block, whose least over all switches is known.
         """
         model = self.question.model
         block = self._block_s(plans) / model.blocks
@@ -292,8 +292,8 @@ def newel_model(name: str, model: Model) -> ModelGraph:
     return model_from_config(newel_config(model), name=name, diagnostics=Diagnostics())
 
 
-def search(graph: ModelGraph, question: Question, machine: Machine) -> Found | None:
-    """Return the optimum of Newel's space under Calculon's prices."""
+def space_of(graph: ModelGraph, question: Question) -> Space:
+    """Return the part of Newel's space that Calculon has formulas for."""
     choices = TrainingChoices(
         zeros=(0, 1),
         schedules=("1f1b", "interleaved"),
@@ -302,7 +302,13 @@ def search(graph: ModelGraph, question: Question, machine: Machine) -> Found | N
         fixed=(("cp", 1),),
     )
     workload = TrainingWorkload(global_batch=question.global_batch, seq_len=question.model.seq)
-    space = Space(model=graph, workload=workload, choices=choices, num_devices=question.num_devices)
+    return Space(model=graph, workload=workload, choices=choices, num_devices=question.num_devices)
+
+
+def search(graph: ModelGraph, question: Question, machine: Machine) -> Found | None:
+    """Return the optimum of Newel's space under Calculon's prices."""
+    space = space_of(graph, question)
+    choices = space.choices
     whole = replace(space, choices=replace(choices, fixed=(*choices.fixed, ("sequence_parallel", False))))
     coarse = concatenate([p for s in (space, whole) for p in points(s) if s is space or int(p.tp[0]) > 1])
     evaluator = CalculonEvaluator(question=question, machine=machine)
