@@ -3,6 +3,7 @@
 # make test-engines    run agent plans on real engines on loopback, without a GPU (1.3 GB once)
 # make bench   time the planner
 # make test-aiconfigurator   hold the costs taken from AIConfigurator against its packages (700 MB once)
+# make calculon   price training plans as Calculon does and compare with its own search (about 4 CPU-minutes)
 # make test-backends   hold exports against the frameworks' own parsers and schemas (4 GB once, Python 3.11)
 #
 # PYTHON picks the interpreter (3.11 or newer), VENV the folder of the virtual environment, JOBS the
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 PIP := $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 INPUTS := pyproject.toml requirements.lock
 
-.PHONY: demo test test-torch test-backends test-engines test-aiconfigurator lint bench clean
+.PHONY: demo test test-torch test-backends test-engines test-aiconfigurator calculon lint bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -53,6 +54,9 @@ lint: $(VENV)/.installed-dev
 test-torch: $(VENV)/.installed-dev
 	@test -n "$(NEWEL_TORCH_PYTHON)" || { echo "Name an interpreter with torch: NEWEL_TORCH_PYTHON=..."; exit 1; }
 	NEWEL_TORCH_PYTHON=$(NEWEL_TORCH_PYTHON) $(BIN)/python -m pytest -s tests/backends/test_torch_pipelining.py
+
+calculon: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.benchmarks.calculon_rival
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/benchmarks -p no:cacheprovider --benchmark-only -o python_files='bench_*.py'
