@@ -18,7 +18,7 @@ from planner.space.training.layer_work import Shape
 from planner.space.training.memory import StageLoad, StageMemory, in_flight, passed_bytes, stage_memory
 from planner.space.training.network import hop_link
 from planner.space.training.partition import StageClasses, stage_classes
-from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays
+from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays, distinct
 from planner.space.training.software import TrainingSoftware
 from planner.space.training.tables import PlanTable, TableBuilder
 
@@ -270,7 +270,7 @@ class TrainingEvaluator:
         counts = np.bincount(np.array(self.tables.folded.order), minlength=len(self.tables.folded.kinds))
 
         def summed(*names: str) -> FloatArray:
-            return np.asarray(sum(counts @ table.layer(name) for name in names), dtype=np.float64)
+            return table.whole(counts, *names)
 
         forward = summed("forward_s") + table.end("embed_forward_s") + table.end("head_forward_s")
         backward = summed("backward_s") + table.end("embed_backward_s") + table.end("head_backward_s")
@@ -302,8 +302,9 @@ class TrainingEvaluator:
     def plan_table(self, plans: PlanArrays, fmt: str) -> PlanTable:
         """Return the priced layers of every plan's shape and micro-batch size."""
         names = ("tp", "cp", "cp_ulysses", "ep", "etp", "sequence_parallel")
-        keys = np.stack([getattr(plans, name) for name in names])
-        unique, inverse = np.unique(keys, axis=1, return_inverse=True)
+        columns = [np.asarray(getattr(plans, name), dtype=np.int64) for name in names]
+        first, inverse = distinct(columns)
+        unique = np.stack([column[first] for column in columns])
         shapes = [
             Shape(
                 seq_len=self.workload.seq_len,
@@ -318,7 +319,7 @@ class TrainingEvaluator:
             for tp, cp, ulysses, ep, etp, parallel in unique.T
         ]
         column = np.searchsorted(self._batches, plans.micro_batch).astype(np.int64)
-        return self.tables.view(shapes, inverse.ravel().astype(np.int64), column)
+        return self.tables.view(shapes, inverse, column)
 
     def classes_of(self, plans: PlanArrays, *, every: bool) -> StageClasses | None:
         """Return the classes of stages of plans that share one split."""
@@ -491,9 +492,8 @@ class TrainingEvaluator:
 def same_split(plans: PlanArrays) -> list[IntArray]:
     """Return positions of plans that share a layer split."""
     folded = plans.schedule == SCHEDULES.index("zb-v")
-    keys = np.stack([plans.pp, plans.num_chunks, plans.first_drop, plans.last_drop, folded])
-    _, inverse = np.unique(keys, axis=1, return_inverse=True)
-    inverse = inverse.ravel()
+    keys = [plans.pp, plans.num_chunks, plans.first_drop, plans.last_drop, folded.astype(np.int64)]
+    _, inverse = distinct(keys)
     order = np.argsort(inverse, kind="stable")
     cuts = np.flatnonzero(np.diff(inverse[order])) + 1
     return [part.astype(np.int64) for part in np.split(order, cuts)]

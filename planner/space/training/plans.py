@@ -80,6 +80,18 @@ class PlanArrays:
         )
 
 
+def distinct(columns: list[IntArray]) -> tuple[IntArray, IntArray]:
+    """Return where each distinct row of `columns` first stands, and which of them every row is.
+
+    Distinct rows are in lexicographic order; entries are not negative and their product stays below 2^62.
+    """
+    key = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        key = key * (int(column.max(initial=0)) + 1) + column
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return first.astype(np.int64), inverse.astype(np.int64)
+
+
 def concatenate(parts: list[PlanArrays]) -> PlanArrays:
     """Return all plans of `parts` in order."""
     return PlanArrays(

@@ -14,6 +14,7 @@ from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Layer, Linear, ModelGraph, Op, Small, ceil_div
 from planner.space.spans import span_of
 from planner.space.training.alignment import alignment
+from planner.space.training.known_prices import KnownPrices
 from planner.space.training.layer_pricer import LayerPricer
 from planner.space.training.layer_work import Groups, LayerWork, Shape
 from planner.space.training.plans import IntArray
@@ -62,6 +63,20 @@ class PlanTable:
         found = stacked[self.shape] if stacked.ndim == 2 else stacked[self.shape, :, self.column]
         return np.asarray(found.T, dtype=np.float64)
 
+    def whole(self, counts: IntArray, *fields: str) -> FloatArray:
+        """Return the sum of times of all layers, `counts` of each kind, [plans]."""
+        totals = np.array(
+            [
+                sum(
+                    count * getattr(kind, field)
+                    for field in fields
+                    for count, kind in zip(counts.tolist(), table.kinds, strict=True)
+                )
+                for table in self.tables
+            ]
+        )
+        return np.asarray(totals[self.shape, self.column], dtype=np.float64)
+
     def end(self, field: str) -> FloatArray:
         """Return a time or a size of embedding or head, [plans]."""
         stacked = np.array([getattr(table.ends, field) for table in self.tables])
@@ -104,10 +119,10 @@ class TableBuilder:
         self.folded = fold(model)
         self._model = model
         self._group = group
-        self._costs = costs
         self._software = software
         self._batches = micro_batches
         self._tables: dict[Shape, ShapeTable] = {}
+        self._prices = KnownPrices(costs)
 
     @property
     def num_tables(self) -> int:
@@ -117,7 +132,7 @@ class TableBuilder:
     def table(self, shape: Shape) -> ShapeTable:
         """Return the table of a shape, pricing it if it is new."""
         if shape not in self._tables:
-            pricer = LayerPricer(self._costs, shape, self._groups(shape), self._software, self._batches)
+            pricer = LayerPricer(self._prices, shape, self._groups(shape), self._software, self._batches)
             kinds = tuple(pricer.price(layer, self._model.hidden_size) for layer in self.folded.kinds)
             self._tables[shape] = ShapeTable(kinds=kinds, ends=self._ends(shape, pricer))
         return self._tables[shape]
