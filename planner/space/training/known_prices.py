@@ -29,4 +29,7 @@ class KnownPrices:
 
 def _value(value: object) -> object:
     """Return what tells one field from another: the bytes of an array, any other value as it is."""
-    return (value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
+    if not isinstance(value, np.ndarray):
+        return value
+    array = np.asarray(value, dtype=np.float64)
+    return array.shape, array.tobytes()

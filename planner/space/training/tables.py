@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -46,30 +46,37 @@ class ShapeTable:
 class PlanTable:
     """Tables of several shapes as seen by plans: every plan reads its own shape and micro-batch size.
 
-    `shape` and `column` say which, each [plans].
+    `shape` and `column` say which, each [plans]. `stacks` keeps what was stacked over the tables, for all
+    views of them.
     """
 
     tables: tuple[ShapeTable, ...]
     shape: IntArray
     column: IntArray
+    stacks: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
 
     def take(self, index: IntArray) -> PlanTable:
         """Return the view of the plans at `index`."""
-        return PlanTable(tables=self.tables, shape=self.shape[index], column=self.column[index])
+        return PlanTable(
+            tables=self.tables, shape=self.shape[index], column=self.column[index], stacks=self.stacks
+        )
 
-    def layer(self, field: str) -> FloatArray:
+    def layer(self, name: str) -> FloatArray:
         """Return a time or a size of one layer of each kind, [kinds, plans]."""
-        stacked = np.array([[getattr(kind, field) for kind in table.kinds] for table in self.tables])
+        stacked = self.stacks.get(name)
+        if stacked is None:
+            stacked = np.array([[getattr(kind, name) for kind in table.kinds] for table in self.tables])
+            self.stacks[name] = stacked
         found = stacked[self.shape] if stacked.ndim == 2 else stacked[self.shape, :, self.column]
         return np.asarray(found.T, dtype=np.float64)
 
-    def whole(self, counts: IntArray, *fields: str) -> FloatArray:
+    def whole(self, counts: IntArray, *names: str) -> FloatArray:
         """Return the sum of times of all layers, `counts` of each kind, [plans]."""
         totals = np.array(
             [
                 sum(
-                    count * getattr(kind, field)
-                    for field in fields
+                    count * getattr(kind, name)
+                    for name in names
                     for count, kind in zip(counts.tolist(), table.kinds, strict=True)
                 )
                 for table in self.tables
@@ -77,9 +84,12 @@ class PlanTable:
         )
         return np.asarray(totals[self.shape, self.column], dtype=np.float64)
 
-    def end(self, field: str) -> FloatArray:
+    def end(self, name: str) -> FloatArray:
         """Return a time or a size of embedding or head, [plans]."""
-        stacked = np.array([getattr(table.ends, field) for table in self.tables])
+        stacked = self.stacks.get(name)
+        if stacked is None:
+            stacked = np.array([getattr(table.ends, name) for table in self.tables])
+            self.stacks[name] = stacked
         found = stacked[self.shape] if stacked.ndim == 1 else stacked[self.shape, self.column]
         return np.asarray(found, dtype=np.float64)
 
