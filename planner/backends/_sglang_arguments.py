@@ -31,6 +31,8 @@ _LIMITS = {
     "token_budget": "chunked-prefill-size",
     "memory_fraction": "mem-fraction-static",
     "block_size": "page-size",
+    "max_loras": "max-loras-per-batch",
+    "max_lora_rank": "max-lora-rank",
 }
 
 _PER_RANK = ("max-running-requests", "chunked-prefill-size")
@@ -143,6 +145,9 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
             arguments[flag] = _static_share(pool, float(value))
         else:
             arguments[flag] = _count(name, value) * (attention_dp if flag in _PER_RANK else 1)
+    if "max_lora_rank" in pool.limits:
+        arguments["enable-lora"] = True
+        arguments["lora-target-modules"] = "all"
     if pool.role in ("prefill", "decode"):
         arguments["disaggregation-mode"] = pool.role
         arguments["disaggregation-transfer-backend"] = "nixl"

@@ -36,6 +36,10 @@ FLAGS: dict[str, Takes] = {
     "disaggregation-mode": "text",
     "disaggregation-transfer-backend": "text",
     "disaggregation-bootstrap-port": "int",
+    "enable-lora": "switch",
+    "max-loras-per-batch": "int",
+    "max-lora-rank": "int",
+    "lora-target-modules": "text",
 }
 
 CHOICES: dict[str, frozenset[str]] = {

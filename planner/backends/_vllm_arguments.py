@@ -28,7 +28,13 @@ _LIMITS = {
     "gpu_memory_utilization": "gpu-memory-utilization",
     "memory_fraction": "gpu-memory-utilization",
     "block_size": "block-size",
+    "max_loras": "max-loras",
+    "max_lora_rank": "max-lora-rank",
 }
+
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM makes room for (``vllm.config.lora.MaxLoRARanks``)."""
+
 
 _DEFAULT_BLOCK_TOKENS = 16
 """vLLM's cache block on GPUs. It is left to vLLM, which takes larger ones where a kernel wants that (MLA)."""
@@ -145,6 +151,9 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
     for name, value in sorted(pool.limits.items()):
         if (name, value) != ("block_size", _DEFAULT_BLOCK_TOKENS):
             arguments[_LIMITS[name]] = _limit(name, value)
+    if "max_lora_rank" in pool.limits:
+        arguments["enable-lora"] = True
+        arguments["max-lora-rank"] = _lora_rank(int(pool.limits["max_lora_rank"]))
     if pool.role in _KV_ROLES:
         arguments["kv-transfer-config"] = {
             "kv_connector": "NixlConnector",
@@ -152,6 +161,25 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
             "kv_load_failure_policy": "fail",
         }
     return arguments
+
+
+def _lora_rank(rank: int) -> int:
+    """Return the least rank that vLLM makes room for and that holds adapters of a rank.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none.
+    """
+    found = next((one for one in _LORA_RANKS if one >= rank), None)
+    if found is None:
+        raise UnsupportedError(
+            "vLLM takes no adapters of this rank",
+            key="pools.limits.max_lora_rank",
+            value=rank,
+            allowed=f"at most {_LORA_RANKS[-1]}",
+        )
+    return found
 
 
 def _format_arguments(pool: Pool, checkpoint_fmt: str) -> dict[str, Argument]:

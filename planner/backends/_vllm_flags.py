@@ -38,6 +38,9 @@ FLAGS: dict[str, Takes] = {
     "gpu-memory-utilization": "fraction",
     "block-size": "int",
     "kv-transfer-config": "json",
+    "enable-lora": "switch",
+    "max-loras": "int",
+    "max-lora-rank": "int",
 }
 
 CHOICES: dict[str, frozenset[str]] = {

@@ -20,19 +20,6 @@ class FaultTolerance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapters:
-    """Low-rank adapters that share a base model.
-
-    `num_resident` adapters of `rank` stay in device memory; their traffic is part of the model's.
-    `num_bytes` is what they hold over all shards of one replica.
-    """
-
-    num_resident: int
-    rank: int
-    num_bytes: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
     """One tenant, fine-tuned variant or adapter of a model: a name and its requests per second."""
 
@@ -81,7 +68,6 @@ class FleetModel:
     min_share: float = 1.0
     min_replicas: int = 0
     tolerance: FaultTolerance | None = None
-    adapters: Adapters | None = None
     traffic: tuple[Traffic, ...] = ()
     places: tuple[tuple[str, tuple[str, ...]], ...] = ()
     replica_devices: int = 8

@@ -15,9 +15,8 @@ import numpy as np
 from cost_models.cost import FloatArray
 from cost_models.serving.capacity import Entries
 from cost_models.work import LinkSpec
-from hardware_profiles.schema import DeviceProfile
 from planner.diagnostics import Diagnostics
-from planner.ir.cluster import Cluster, NodeGroup
+from planner.ir.cluster import NodeGroup
 from planner.ir.fleet import FleetModel, FleetProblem
 from planner.ir.objective import Budget, Objective
 from planner.ir.problem import Problem, SearchOptions
@@ -100,24 +99,12 @@ def serving_problem(problem: Problem[FleetProblem], model: FleetModel) -> Proble
     return Problem(
         kind="serving",
         name=model.name,
-        cluster=cluster_for(problem.cluster, model),
+        cluster=problem.cluster,
         objective=Objective(name="max_throughput", robust=problem.objective.robust),
         budget=Budget(num_devices=model.replica_devices),
         options=SearchOptions(seed=problem.options.seed),
         payload=replace(model.serving, workload=workload),
     )
-
-
-def cluster_for(cluster: Cluster, model: FleetModel) -> Cluster:
-    """Return the inventory as a model sees it: resident adapters take their memory first.
-
-    Every shard is charged the whole of the adapters on the smallest replica, which is safe.
-    """
-    if model.adapters is None:
-        return cluster
-    taken = model.adapters.num_bytes
-    groups = tuple(replace(group, device=_smaller(group.device, taken)) for group in cluster.groups)
-    return replace(cluster, groups=groups)
 
 
 def supply_of(
@@ -171,15 +158,6 @@ def catalogue_supply(
     builder = _Builder(model=model, index=index, tables=tables, question=question, need_rps=bound)
     supply.columns.extend(builder.columns())
     return supply
-
-
-def _smaller(device: DeviceProfile, num_bytes: float) -> DeviceProfile:
-    changed = {
-        name: fact.model_copy(update={"value": max(fact.value - num_bytes, 1.0)})
-        for name in ("memory_bytes", "driver_memory_bytes")
-        if (fact := getattr(device, name, None)) is not None
-    }
-    return device.model_copy(update=changed)
 
 
 def stated_columns(problem: Problem[FleetProblem], index: int) -> Iterator[Column]:

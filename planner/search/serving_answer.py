@@ -16,6 +16,7 @@ from planner.ir.candidates import (
     Predictions,
     ReplicaPlacement,
 )
+from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
 from planner.search.placement import Block, place
 from planner.search.serving_load import LoadedPlan, LoadedPool
@@ -99,7 +100,14 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
         ("max_model_len", longest),
         ("memory_fraction", builder.memory_fraction),
         ("block_size", BLOCK_TOKENS),
+        *_adapter_limits(catalogue.problem.payload.adapters),
     )
+
+
+def _adapter_limits(adapters: Adapters | None) -> Limits:
+    if adapters is None:
+        return ()
+    return (("max_loras", adapters.num_resident), ("max_lora_rank", adapters.rank))
 
 
 def estimate(value: float, unit: str, sigma: float, provenance: Provenance) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from cost_models.serving.requests import Requests
@@ -9,6 +10,7 @@ from hardware_profiles.schema import SoftwareProfile
 from planner.ir.candidates import StageMemory
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelGraph, Op, Small, StateCore
+from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
 from planner.space.engine import bytes_per_element, kv_format
 
@@ -92,6 +94,7 @@ class MemoryModel:
     group: NodeGroup
     software: SoftwareProfile
     requests: Requests
+    adapters: Adapters | None = None
     _layers: dict[tuple[object, ...], tuple[float, float, float, float]] = field(
         default_factory=dict[tuple[object, ...], tuple[float, float, float, float]]
     )
@@ -112,6 +115,7 @@ class MemoryModel:
             ("communication", self._communication_bytes(what.strategy)),
             ("graphs", self.software.graph_memory_bytes.value),
             ("context", self.software.context_memory_bytes.value),
+            *self._adapters(layers, what.strategy.tp),
         )
         return StageBytes(
             parts=parts,
@@ -121,6 +125,17 @@ class MemoryModel:
             cache_bytes_longest=longest,
             cache_bytes_prompt=prompt,
         )
+
+    def _adapters(self, layers: tuple[tuple[Layer, int], ...], tp: int) -> Iterator[tuple[str, float]]:
+        """Yield what resident adapters take, where there are any."""
+        if self.adapters is not None:
+            elems = sum(
+                count * self.adapters.elems_per_rank(op, tp)
+                for layer, count in layers
+                for op in layer.ops
+                if isinstance(op, Linear) and op.per_token > 0.0
+            )
+            yield "adapters", elems * HALF_BYTES * self.adapters.num_resident
 
     def _resident(
         self, layers: tuple[tuple[Layer, int], ...], first: bool, last: bool, what: Residency

@@ -16,6 +16,7 @@ from cost_models.work import Attention, ExpertGemm, Gemm, Span, Work
 from hardware_profiles.provenance import Provenance
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Experts, Layer, ModelGraph
+from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
 from planner.space.engine import EngineCosts, executed_on, kv_format
 from planner.space.lower import (
@@ -126,6 +127,7 @@ class Pricer:
     routing_skew: float
     max_tokens: float
     max_sequences: float
+    adapters: Adapters | None = None
     num_priced: int = 0
     _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
     _tables: dict[tuple[object, ...], TimeTables] = field(
@@ -451,6 +453,7 @@ class Pricer:
             context_span=span_of(self.group, strategy.prefill_cp, stride=tp),
             decode_context_span=span_of(self.group, strategy.decode_cp),
             routing_skew=self.routing_skew,
+            adapters=self.adapters,
         )
 
     def _executed(self, fmt: str) -> str:

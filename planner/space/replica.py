@@ -132,9 +132,14 @@ class ReplicaBuilder:
             routing_skew=self.problem.routing_skew,
             max_tokens=float(max(budgets)),
             max_sequences=float(max([choices.max_num_seqs, *pinned])),
+            adapters=self.problem.adapters,
         )
         self.memory = MemoryModel(
-            model=self.model, group=self.group, software=self.costs.software, requests=self.requests
+            model=self.model,
+            group=self.group,
+            software=self.costs.software,
+            requests=self.requests,
+            adapters=self.problem.adapters,
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 from planner.diagnostics import Diagnostics
@@ -13,7 +14,6 @@ from planner.frontend.specs import KINDS, validated
 from planner.frontend.yaml_source import KeyPath
 from planner.ir.cluster import Cluster
 from planner.ir.fleet import (
-    Adapters,
     FaultTolerance,
     FleetModel,
     FleetProblem,
@@ -21,17 +21,15 @@ from planner.ir.fleet import (
     Traffic,
     TrafficLevel,
 )
-from planner.ir.model_graph import Linear, ModelGraph, op_params
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
-from planner.ir.serving import ServingProblem
+from planner.ir.serving import Adapters, ServingProblem
 
 SPEC = FleetSpec
 
 _PROBE_MODEL = "llama-3.2-1b"
 _OF_THE_PROBE = ("cluster", "price")
 """Codes of remarks on the stand-in cluster that an entry is read with."""
-_BYTES_PER_ADAPTER_ELEMENT = 2.0
 
 
 def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[FleetProblem]:
@@ -134,7 +132,7 @@ def _model(
     rate = _rate(tree, path, section)
     serving = None
     if section.stated is None:
-        serving = _serving(tree, path, section, diagnostics)
+        serving = replace(_serving(tree, path, section, diagnostics), adapters=_adapters(section))
     elif section.adapters is not None:
         raise tree.error("adapters need a model", (*path, "adapters"))
     return FleetModel(
@@ -146,7 +144,6 @@ def _model(
         min_share=_min_share(section),
         min_replicas=section.min_replicas,
         tolerance=_tolerance(section),
-        adapters=_adapters(section, serving, diagnostics),
         traffic=tuple(Traffic(name=v.name, rate_rps=v.rate) for v in section.variants),
         places=_places(tree, path, section, cluster),
         replica_devices=_replica_devices(section, cluster),
@@ -250,35 +247,10 @@ def _tolerance(section: FleetModelSection) -> FaultTolerance | None:
     )
 
 
-def _adapters(
-    section: FleetModelSection, serving: ServingProblem | None, diagnostics: Diagnostics
-) -> Adapters | None:
-    if section.adapters is None or serving is None:
+def _adapters(section: FleetModelSection) -> Adapters | None:
+    if section.adapters is None:
         return None
-    elements = adapter_elements(serving.model, section.adapters.rank)
-    diagnostics.note(
-        "adapter-memory",
-        f"{section.name}: {section.adapters.resident} resident adapters of rank {section.adapters.rank} take "
-        "their full size on every device, as if none of it were sharded; their arithmetic is not priced",
-    )
-    return Adapters(
-        num_resident=section.adapters.resident,
-        rank=section.adapters.rank,
-        num_bytes=elements * _BYTES_PER_ADAPTER_ELEMENT * section.adapters.resident,
-    )
-
-
-def adapter_elements(model: ModelGraph, rank: int) -> float:
-    """Return the elements of one adapter on every linear operator: rank x (inputs + outputs).
-
-    Source: E. Hu et al., LoRA, 2021 (two factors of a low-rank update per matrix).
-    """
-    total = 0.0
-    for layer in model.layers:
-        for op in layer.ops:
-            if isinstance(op, Linear) and op_params(op):
-                total += rank * (op.in_features + op.out_features)
-    return total
+    return Adapters(num_resident=section.adapters.resident, rank=section.adapters.rank)
 
 
 def _places(

@@ -132,6 +132,12 @@ def _from_trace(
         )
     timed = len(trace.arrival_s) > 1
     spread = burstiness(trace, diagnostics) if timed and section.burstiness is None else workload.burstiness
+    if not timed:
+        diagnostics.note(
+            "trace-untimed",
+            f"{file.name} does not say when requests come, so only their lengths are taken from it; rate and "
+            "burstiness are what the spec says",
+        )
     rate = workload.rate_rps
     if rate is None and section.concurrency is None and spec.objective.name != "max_throughput" and timed:
         rate = _rate_of(trace, spec.slo.percentile, file.name, spread, diagnostics)

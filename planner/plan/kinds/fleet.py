@@ -24,7 +24,7 @@ def _facts(model: FleetModel) -> dict[str, object]:
             "model_num_params": graph.num_params,
             "checkpoint_weight_fmt": graph.checkpoint_weight_fmt,
         }
-    if model.adapters is not None:
-        found["resident_adapters"] = model.adapters.num_resident
-        found["adapter_rank"] = model.adapters.rank
+        if model.serving.adapters is not None:
+            found["resident_adapters"] = model.serving.adapters.num_resident
+            found["adapter_rank"] = model.serving.adapters.rank
     return found

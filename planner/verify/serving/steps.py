@@ -32,6 +32,7 @@ from cost_models.work import (
 )
 from hardware_profiles.schema import SoftwareProfile
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelGraph, Op, StateCore
+from planner.ir.serving import Adapters
 from planner.plan.schema import Pool
 from planner.verify.serving.shards import cache_format, entry_elements, linear_shape
 from planner.verify.serving.spans import ReplicaSpans
@@ -77,6 +78,7 @@ class StepPricer:
     peaks_flops_per_s: Mapping[str, float]
     software: SoftwareProfile
     routing_skew: float = 1.0
+    adapters: Adapters | None = None
     _known: dict[Batch, tuple[float, ...]] = field(default_factory=dict[Batch, tuple[float, ...]])
     _numbers: list[int] = field(default_factory=list[int])
 
@@ -160,6 +162,8 @@ class StepPricer:
 
     def _layer(self, layer: Layer, batch: Batch) -> Iterator[Work]:
         yield from self._maps(layer.ops, batch.tokens)
+        if self.adapters is not None:
+            yield from self._thin_maps(layer.ops, batch.tokens, self.adapters)
         for op in layer.ops:
             if isinstance(op, AttentionCore) and not op.cross:
                 yield from self._attention(op, batch)
@@ -173,6 +177,24 @@ class StepPricer:
             ends.discard("shared_expert")
         for _ in ends:
             yield self._hidden("all_reduce", batch.tokens, self.spans.tensor)
+
+    def _thin_maps(self, ops: tuple[Op, ...], tokens: FloatArray, adapters: Adapters) -> Iterator[Work]:
+        """Yield the factors of adapters beside every group of maps, and the reading of all in the step."""
+        groups: dict[tuple[str, float], list[tuple[int, int]]] = {}
+        for number, op in enumerate(ops):
+            if isinstance(op, Linear) and op.per_token > 0:
+                shape = linear_shape(op, self.pool.strategy.tp)
+                groups.setdefault((op.gemm or str(number), op.per_token), []).append(shape)
+        rank, held = float(adapters.rank), float(adapters.num_resident)
+        different = held - held * ((held - 1.0) / held) ** tokens
+        for (_, share), shapes in groups.items():
+            count, width = float(len(shapes)), float(sum(columns for _, columns in shapes))
+            rows = float(shapes[0][0])
+            if tokens.max() > 0:
+                yield Gemm(m=tokens * share, n=rank * count, k=rows, fmt="bf16")
+                yield Gemm(m=tokens * share, n=width, k=rank, fmt="bf16")
+            read = rank * (rows * count + width) * _HALF
+            yield Stream(num_bytes=np.maximum(different - 1.0, 0.0) * read, num_kernels=0.0)
 
     def _maps(self, ops: tuple[Op, ...], tokens: FloatArray) -> Iterator[Work]:
         """Yield one GEMM per group of maps with the same input."""

@@ -81,6 +81,7 @@ def pool_view(
         peaks_flops_per_s=priced.facts.peaks_flops_per_s,
         software=software,
         routing_skew=payload.routing_skew,
+        adapters=payload.adapters,
     )
     facts = PoolFacts(
         role=pool.role,

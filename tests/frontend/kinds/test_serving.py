@@ -9,7 +9,7 @@ import pytest
 
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError
-from planner.frontend.spec_tree import Override
+from planner.frontend.spec_tree import Override, spec_from_file
 from planner.frontend.specs import load_spec, read_problem
 from planner.ir.parser import parse_ir
 from planner.ir.printer import print_ir
@@ -134,6 +134,18 @@ def test_a_trace_gives_lengths_rate_and_burstiness(tmp_path: Path) -> None:
         tmp_path / "spec.yaml", Override(path=("objective",), value="max_throughput", origin="--objective")
     )
     assert fastest.payload.workload.rate_rps is None
+
+
+def test_a_trace_without_times_is_said_to_give_lengths_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("input_tokens,output_tokens\n100,10\n300,30\n", encoding="utf-8")
+    (tmp_path / "spec.yaml").write_text(
+        "model: llama-3.1-8b\ncluster: 1xh100\nworkload: {trace: t.csv, rate: 3}\n", encoding="utf-8"
+    )
+    diagnostics = Diagnostics()
+    problem = read_problem(spec_from_file(tmp_path / "spec.yaml"), diagnostics)
+    assert problem.payload.workload.rate_rps == 3.0
+    (told,) = [entry for entry in diagnostics.entries if entry.code == "trace-untimed"]
+    assert "t.csv does not say when requests come" in told.message
 
 
 @pytest.mark.parametrize(("percentile", "rate_rps"), [("mean", 15.0), ("p90", 15.0), ("p50", 15.0)])
