@@ -42,7 +42,7 @@ class Pools:
 
     `elsewhere_step_s` is what a decode step takes in another pool: it counts for the end-to-end time of a
     pool that does not decode itself. Requests go to the least loaded replica, so a pool is one queue with
-    as many servers as it has attention ranks.
+    as many servers as it has attention ranks; where `slots` of a rank are finite, they first wait for one.
     """
 
     requests: Requests
@@ -57,6 +57,7 @@ class Pools:
     sequences: FloatArray
     mixed_share: FloatArray
     num_ranks: FloatArray
+    slots: FloatArray
     elsewhere_step_s: float = 0.0
     own_mean_s: FloatArray = field(init=False)
     own_is_constant: bool = field(init=False)
@@ -95,6 +96,7 @@ class Pools:
             sequences=stacked("sequences"),
             mixed_share=stacked("mixed_share"),
             num_ranks=np.array([curve.num_ranks for curve in curves], dtype=np.float64),
+            slots=np.array([curve.slots for curve in curves], dtype=np.float64),
             elsewhere_step_s=elsewhere_step_s,
         )
 
@@ -153,6 +155,8 @@ def state_at(pools: Pools, entries: Entries, position: FloatArray) -> PoolState:
     own_mean = at(pools.own_mean_s)
     rest_s = (tpot + pools.elsewhere_step_s) * pools.requests.mean_steps
     waiting = _waiting(pools, (rate, service, at(pools.service_scv)), servers, own_mean + rest_s)
+    if np.isfinite(pools.slots).any():
+        waiting = _slot_waiting(pools, rows, servers, rate, rest_s).then(waiting)
     ttft = waiting.mean_s + own_mean
     return PoolState(
         rate_rps=rate * ranks,
@@ -190,6 +194,15 @@ def _waiting(
         population = rate * (busy_s + np.minimum(waiting.mean_s, 1e6))
         waiting = waiting_time(rate, service, scv, ranks, population=population)
     return waiting
+
+
+def _slot_waiting(
+    pools: Pools, rows: IntArray, ranks: FloatArray, rate: FloatArray, rest_s: FloatArray
+) -> Waiting:
+    """Return the wait for a place among the running sequences, which a request holds while it decodes."""
+    slots = pools.slots[rows]
+    scv = np.asarray(pools.requests.steps_scv)
+    return waiting_time(rate / slots, rest_s, scv, ranks * slots, pools.arrivals.scv)
 
 
 def meets(pools: Pools, entries: Entries, state: PoolState, limits: LatencyLimits) -> BoolArray:

@@ -23,6 +23,15 @@ class Waiting:
         """Mean waiting time, seconds (infinite at or beyond saturation)."""
         return self.probability * self.mean_if_s
 
+    def then(self, other: Waiting) -> Waiting:
+        """Return one wait after another: zero if both are, and their mean together."""
+        probability = 1.0 - (1.0 - self.probability) * (1.0 - other.probability)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean_if_s = (self.mean_s + other.mean_s) / probability
+        return Waiting(
+            probability=probability, mean_if_s=np.where(probability > 0.0, mean_if_s, self.mean_if_s)
+        )
+
     def exceeds(self, time_s: FloatArray) -> FloatArray:
         """Return the probability of waiting longer than `time_s` (1 for a negative time)."""
         with np.errstate(over="ignore", invalid="ignore"):

@@ -47,6 +47,12 @@ class Requests:
         return self.mean(self.steps)
 
     @property
+    def steps_scv(self) -> float:
+        """Squared coefficient of variation of the decode steps of a request (0 if there are none)."""
+        mean = self.mean_steps
+        return max(0.0, self.mean(self.steps**2) / mean**2 - 1.0) if mean > 0.0 else 0.0
+
+    @property
     def mean_new_tokens(self) -> float:
         """Mean prompt tokens to compute."""
         return self.mean(self.new_tokens)

@@ -27,6 +27,8 @@ _OCTAVES_BELOW = 9
 _NUM_BELOW = _OCTAVES_BELOW * _POINTS_PER_OCTAVE + 2
 """Loads below the highest: these octaves and one load close to none."""
 _SATURATION = 0.999
+_MOST_SLOTS_IN_USE = 0.9
+"""Share of its slots that a replica with requests waiting for them may use in the mean."""
 _MOST_CELLS = 200_000
 """Loads times samples that are worked out at once."""
 
@@ -54,6 +56,16 @@ class BatchLimits:
     cache_sequences: float
     cache_scv: float
     closed_loop: bool = False
+
+    @property
+    def slots(self) -> float:
+        """Sequences that run at once where others wait, in the mean.
+
+        The first in line waits although some cache is free: half of what it needs, in the mean. Longer
+        ones wait more often, so it needs 1 + scv of the mean. One sequence always runs.
+        """
+        by_cache = max(1.0, self.cache_sequences - 0.5 * (1.0 + self.cache_scv))
+        return min(by_cache, self.max_sequences)
 
     @property
     def mean_sequences(self) -> float:
@@ -97,6 +109,8 @@ class LoadCurve:
         Mean sequences in decode per rank.
     mixed_share
         Share of steps that carry prompt tokens.
+    slots
+        Sequences per rank that run at once; requests wait for one (infinite: they never do).
     """
 
     per_slot: FloatArray
@@ -111,6 +125,7 @@ class LoadCurve:
     mixed_share: FloatArray
     num_ranks: int
     num_stages: int
+    slots: float = np.inf
 
 
 def aggregated_curve(
@@ -160,7 +175,7 @@ def _swept(
     for start in range(0, points.rows.size, each):
         part = points.only(slice(start, start + each))
         rows = [int(row) for row in part.rows]
-        batch = _Batch.of([cases[row] for row in rows], part)
+        batch = _Batch.of([cases[row] for row in rows], part, prefills=prefills)
         curves = _curves(batch, requests, percentile, sweep(batch, requests))
         for index, curve in zip(rows, curves, strict=True):
             found[index] = curve
@@ -279,14 +294,15 @@ class _Batch:
     top: FloatArray
     token_budget: FloatArray
     max_sequences: FloatArray
+    slots: FloatArray
     itself: FloatArray
     num_ranks: FloatArray
     num_stages: FloatArray
     per_request_s: FloatArray
 
     @staticmethod
-    def of(cases: Sequence[Case], points: _Points) -> _Batch:
-        """Stack cases and their loads."""
+    def of(cases: Sequence[Case], points: _Points, *, prefills: bool) -> _Batch:
+        """Stack cases and their loads; who prefills takes a request only when a slot is free."""
         stages = [tables.num_stages for tables, _ in cases]
         return _Batch(
             tables=stacked([tables for tables, _ in cases]),
@@ -295,6 +311,7 @@ class _Batch:
             top=points.top[:, None],
             token_budget=_column([limits.token_budget for _, limits in cases]),
             max_sequences=_column([limits.max_sequences for _, limits in cases]),
+            slots=np.array([_waited_for(limits, prefills=prefills) for _, limits in cases]),
             itself=_column(
                 [
                     0.0 if limits.closed_loop else 1.0 / num
@@ -350,7 +367,8 @@ def _curves(batch: _Batch, requests: Requests, percentile: float, sweep: _Sweep)
     second = service**2 @ requests.weights
     with np.errstate(invalid="ignore", divide="ignore"):
         scv = np.where(mean > 0.0, second / mean**2 - 1.0, 0.0)
-    high = _tpot_percentiles((every_sequences, batch.sizes), every_tpot, percentile, requests)
+    met = np.minimum(_met(every_sequences, percentile), np.maximum(every_sequences, batch.slots[:, None]))
+    high = _tpot_percentiles(met, (every_sequences, batch.sizes), every_tpot, requests)
     rates, tpots = np.maximum.accumulate(per_slot / step, axis=1), np.maximum.accumulate(tpot, axis=1)
     highs, own, mixed = cut(high), cut(sweep.own_ttft_s), cut(sweep.mixed_share)
     sequences = cut(every_sequences)
@@ -368,30 +386,36 @@ def _curves(batch: _Batch, requests: Requests, percentile: float, sweep: _Sweep)
             mixed_share=mixed[row],
             num_ranks=int(batch.num_ranks[row, 0]),
             num_stages=int(stages[row, 0]),
+            slots=float(batch.slots[row]),
         )
         for row in range(batch.sizes.size)
     ]
 
 
 def _tpot_percentiles(
-    loads: tuple[FloatArray, IntArray], tpot: FloatArray, percentile: float, requests: Requests
+    met: FloatArray, loads: tuple[FloatArray, IntArray], tpot: FloatArray, requests: Requests
 ) -> FloatArray:
-    """Return TPOT at a percentile: that of the load which a request meets over its life at that percentile.
+    """Return TPOT at the load that is met; prompts that start meanwhile are counted in it.
 
     `loads` are sequences in flight, [replicas, points], and how many of the points of each replica count.
-    The number in flight is Poisson with mean d; its average over a residence time has variance 2 d / 3
-    (covariance d (1 - |lag| / residence), integrated twice). Prompts that start meanwhile are counted in it.
-
-    Source: M/G/infinity covariance for deterministic residence; own derivation.
     """
     if requests.mean_steps <= 0.0:
         return np.zeros_like(tpot)
     sequences, sizes = loads
-    met = _met(sequences, percentile)
     found = np.zeros_like(tpot)
     for row, size in enumerate(sizes.tolist()):
         found[row, :size] = np.interp(met[row, :size], sequences[row, :size], tpot[row, :size])
     return np.maximum.accumulate(found, axis=1)
+
+
+def _waited_for(limits: BatchLimits, *, prefills: bool) -> float:
+    """Return the places that requests wait for: of who takes them as they come, prompt and all."""
+    return limits.slots if prefills and not limits.closed_loop else np.inf
+
+
+def _most_sequences(limits: BatchLimits, *, prefills: bool) -> float:
+    slots = _waited_for(limits, prefills=prefills)
+    return _MOST_SLOTS_IN_USE * slots if np.isfinite(slots) else limits.mean_sequences
 
 
 def _load_points(cases: Sequence[Case], requests: Requests, percentile: float, *, prefills: bool) -> _Points:
@@ -407,9 +431,10 @@ def _load_points(cases: Sequence[Case], requests: Requests, percentile: float, *
     if requests.mean_steps > 0.0:
         per_slot = requests.mean_steps * np.array([tables.num_stages for tables, _ in cases])
         fits = np.array([limits.cache_sequences >= 1.0 for _, limits in cases])
-        mean = np.where(fits, [limits.mean_sequences for _, limits in cases], 0.0)
+        mean = np.where(fits, [_most_sequences(limits, prefills=prefills) for _, limits in cases], 0.0)
+        slots = np.array([_waited_for(limits, prefills=prefills) for _, limits in cases])
         top = np.minimum(top, mean / per_slot)
-        reach = np.minimum(stable, _met(mean, percentile) / per_slot)
+        reach = np.minimum(stable, np.minimum(_met(mean, percentile), slots) / per_slot)
     rows = np.flatnonzero(np.isfinite(top) & (top > 0.0))
     stable, top, reach = stable[rows, None], top[rows, None], reach[rows, None]
     last = np.floor(np.log2(top) * _POINTS_PER_OCTAVE - 1e-9)
@@ -431,7 +456,13 @@ def _load_points(cases: Sequence[Case], requests: Requests, percentile: float, *
 
 
 def _met(sequences: FloatArray, percentile: float) -> FloatArray:
-    """Return the load that a request meets over its life at a percentile (see `_tpot_percentile`)."""
+    """Return the load that a request meets over its life at a percentile.
+
+    The number in flight is Poisson with mean d; its average over a residence time has variance 2 d / 3
+    (covariance d (1 - |lag| / residence), integrated twice).
+
+    Source: M/G/infinity covariance for deterministic residence; own derivation.
+    """
     z = max(0.0, normal_quantile(percentile))
     return sequences + z * np.sqrt(2.0 * sequences / 3.0)
 

@@ -206,7 +206,10 @@ def _mu_sigma(known: dict[str, float]) -> tuple[float, float]:
         z, value = quantiles[0]
         square = z * z - 2 * (value - log(known["mean"]))
         if square < 0:
-            raise ValueError("no log-normal has this mean and this quantile")
+            most = exp(z * z / 2.0)
+            raise ValueError(
+                f"no log-normal has this mean and this quantile, at most {most:.3g} times the mean"
+            )
         sigma = z - sqrt(square) if z > 0 else sqrt(square)
     if sigma < 0:
         raise ValueError("a higher quantile must not be below a lower one, nor the mean below the median")

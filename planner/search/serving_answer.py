@@ -89,7 +89,8 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
     sequences = shape.max_num_seqs
     if pool.pick.role != "prefill" and catalogue.requests.mean_steps > 0.0:
         mean = float(pool.state.sequences[0]) * pool.capacity_rps / max(pool.rate_rps, 1e-300)
-        mean = min(mean, offer.replica.limits.mean_sequences)
+        held = offer.replica.limits
+        mean = min(mean, held.slots if pool.pick.role == "aggregated" else held.mean_sequences)
         peak = mean + normal_quantile(_RARE_PERCENTILE) * sqrt(mean)
         sequences = max(1, min(sequences, ceil(peak)))
     longest = int((catalogue.requests.input_tokens + catalogue.requests.output_tokens).max())

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, exp, inf, log, sqrt
+from math import ceil, exp, inf, isfinite, isinf, log, sqrt
 from statistics import NormalDist
 
 from planner.ir.workload import ServingWorkload
 from planner.verify.serving.steps import Batch, StepPricer
 
-MAX_BINS = 5
+CUTS = (0.2, 0.4, 0.6, 0.8)
 _BISECTIONS = 30
 _SCAN = 1.4
 """Ratio of the batch sizes looked at for the first that keeps up."""
@@ -43,10 +43,12 @@ class Requests:
     mean_new: float
     mean_steps: float
     context: float
+    context_scv: float = 0.0
+    steps_scv: float = 0.0
 
     @staticmethod
-    def of(workload: ServingWorkload, max_bins: int = MAX_BINS) -> Requests:
-        """Bin a workload by prompt length into about `max_bins` bins.
+    def of(workload: ServingWorkload, cuts: Sequence[float] = CUTS) -> Requests:
+        """Bin a workload by prompt length; a bin ends with the request that completes such a share of all.
 
         The mean context is length-biased: a request of s steps is met s times as often as one of one.
         """
@@ -57,21 +59,34 @@ class Requests:
         ]
         steps = sum(b.steps * b.share for b in samples)
         cached = sum(b.steps * b.share * (b.tokens + (b.steps + 1) / 2) for b in samples)
+        squares = sum(
+            b.steps * b.share * (b.tokens**2 + b.tokens * b.steps + b.steps**2 / 3.0) for b in samples
+        )
+        spread = sum(b.steps**2 * b.share for b in samples)
         return Requests(
-            bins=tuple(_merged(group) for group in _groups(samples, max_bins)),
+            bins=tuple(_merged(group) for group in _groups(samples, cuts)),
             mean_new=sum(b.new * b.share for b in samples),
             mean_steps=steps,
             context=cached / steps if steps else samples[-1].tokens,
+            context_scv=max(0.0, squares * steps / cached**2 - 1.0) if steps else 0.0,
+            steps_scv=max(0.0, spread / steps**2 - 1.0) if steps else 0.0,
         )
 
+    def places(self, held: float) -> float:
+        """Return how many requests run at once, in the mean, while others wait, where `held` fit.
 
-def _groups(samples: Sequence[PromptBin], max_bins: int) -> list[list[PromptBin]]:
-    """Split sorted samples into a few groups of about equal work."""
+        Half of the request that waits first would fit, and longer ones wait more often; one always runs.
+        """
+        return max(1.0, held - 0.5 * (1.0 + self.context_scv))
+
+
+def _groups(samples: Sequence[PromptBin], cuts: Sequence[float]) -> list[list[PromptBin]]:
+    """Split sorted samples into a few groups."""
     total = sum(b.share for b in samples)
     groups: list[list[PromptBin]] = [[]]
     weight = 0.0
     for sample in samples:
-        if groups[-1] and weight >= len(groups) * total / max_bins:
+        if groups[-1] and len(groups) <= len(cuts) and weight >= cuts[len(groups) - 1] * total:
             groups.append([])
         groups[-1].append(sample)
         weight += sample.share
@@ -102,6 +117,7 @@ class PoolFacts:
     burstiness: float = 1.0
     extra_ttft_s: float = 0.0
     concurrency: int | None = None
+    places: float = inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +126,8 @@ class LoadState:
 
     rate_rps: float
     tpot_s: float
-    own_ttft_s: float
+    own: tuple[tuple[float, float], ...]
+    """Share and time to first token without waiting, of each bin of requests."""
     waiting_s: float
     waiting_share: float
     sequences: float
@@ -119,14 +136,23 @@ class LoadState:
     @property
     def ttft_s(self) -> float:
         """Mean time to first token."""
-        return self.own_ttft_s + self.waiting_s
+        return sum(share * own for share, own in self.own) + self.waiting_s
 
-    def ttft_at(self, percentile: float) -> float:
-        """Return the time to first token at a percentile; waiting is zero or exponential."""
-        late = 1.0 - percentile / 100.0
-        if percentile <= 0.0 or self.waiting_share <= late:
-            return self.ttft_s if percentile <= 0.0 else self.own_ttft_s
-        return self.own_ttft_s + self.waiting_s / self.waiting_share * log(self.waiting_share / late)
+    def late_share(self, ttft_s: float, longer: float = 1.0) -> float:
+        """Return how many first tokens come later than that; waiting is zero or exponential.
+
+        `longer` stretches the last bin, of the longest prompts.
+        """
+        last = len(self.own) - 1
+        mean_if_s = self.waiting_s / self.waiting_share if self.waiting_share > 0.0 else 0.0
+        late = 0.0
+        for index, (share, own) in enumerate(self.own):
+            slack = ttft_s - own * (longer if index == last else 1.0)
+            if slack < 0.0:
+                late += share
+            elif mean_if_s > 0.0:
+                late += share * self.waiting_share * exp(-slack / mean_if_s)
+        return late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +164,23 @@ class Limits:
     e2e_s: float = inf
     percentile: float = 0.0
     sequences: float = inf
+    longer: float = 1.0
+    """The prompt at the percentile over the mean of the longest bin, if that is shorter."""
 
     def kept_by(self, load: PoolLoad, started: float) -> bool:
         """Return whether the pool keeps them when each rank starts so many requests per step."""
-        state = load.state_at(started)
-        if state.busy >= 1.0 or state.sequences > self.sequences:
+        tpot, mean = load.tpot_if(started, self.percentile), load.requests.mean_steps
+        if tpot > self.tpot_s or started * mean * load.pricer.pool.strategy.pp > self.sequences:
             return False
-        tpot, ttft = load.tpot_if(started, self.percentile), state.ttft_at(self.percentile)
-        last = max(b.steps for b in load.requests.bins) if self.percentile else load.requests.mean_steps
-        return tpot <= self.tpot_s and ttft <= self.ttft_s and ttft + last * tpot <= self.e2e_s
+        state = load.state_at(started)
+        if state.busy >= 1.0:
+            return False
+        if not self.percentile:
+            return state.ttft_s <= self.ttft_s and state.ttft_s + mean * tpot <= self.e2e_s
+        late = 1.0 - self.percentile / 100.0
+        last = max(b.steps for b in load.requests.bins)
+        first = min(self.ttft_s, self.e2e_s - last * tpot)
+        return isinf(first) or state.late_share(first, self.longer) <= late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +206,16 @@ class PoolLoad:
         per_rank = rate_rps / self.num_queues
         if self.facts.role == "prefill":
             return self._prefilling(per_rank)
+        started = self._started_at(per_rank)
+        return None if started is None else self._state(started, per_rank)
+
+    def keeps(self, limits: Limits, rate_rps: float) -> bool:
+        """Return whether a pool that decodes carries a rate within the limits."""
+        started = self._started_at(rate_rps / self.num_queues)
+        return started is not None and limits.kept_by(self, started)
+
+    def _started_at(self, per_rank: float) -> float | None:
+        """Return the requests per step at which a rank carries its rate, None if it cannot."""
         low = high = min(per_rank * self._step(self._most() * _FINEST)[0], self._most())
         lack, spare = inf, 0.0
         while (spare := high - per_rank * self._step(high)[0]) < 0.0:
@@ -189,7 +233,7 @@ class PoolLoad:
                 low, lack = middle, -left
             else:
                 high, spare = middle, left
-        return self._state(high, per_rank)
+        return high
 
     def highest(self, limits: Limits) -> float:
         """Return the highest rate of the whole pool that keeps the limits, 0 if there is none."""
@@ -214,7 +258,8 @@ class PoolLoad:
         running = started * self.requests.mean_steps * stages
         if percentile > 50.0 and running > 0.0:
             z = NormalDist().inv_cdf(percentile / 100.0)
-            started = min(started * (1.0 + z * sqrt(2.0 / (3.0 * running))), self._most())
+            met = min(running + z * sqrt(2.0 * running / 3.0), max(running, self.facts.places))
+            started = min(started * met / running, self._most())
         return self._step(started)[0] * stages
 
     def _most(self) -> float:
@@ -269,30 +314,42 @@ class PoolLoad:
         step, _ = self._step(started)
         stages = self.pricer.pool.strategy.pp
         decode = self._decode(started)
-        own = 0.0
+        own: list[tuple[float, float]] = []
         service: list[tuple[float, float]] = []
         if self.facts.role == "aggregated":
             empty = self.pricer.slot_seconds(decode)
-            own = self.pricer.software.per_request_s.value
-            own += 0.5 * empty if self.requests.mean_steps else 0.0
+            before = self.pricer.software.per_request_s.value
+            before += 0.5 * empty if self.requests.mean_steps else 0.0
             for b in self.requests.bins:
                 mixed, chunks = self._mixed(b, decode, started)
                 seconds = self.pricer.stage_seconds(mixed)
                 count = max(1.0, chunks)
-                own += b.share * (
-                    count * max(seconds) + (ceil(chunks - 1e-9) - chunks if chunks > 1 else 0.0) * empty
-                )
-                own += b.share * (sum(seconds) - max(seconds))
+                alone = count * max(seconds) + sum(seconds) - max(seconds)
+                alone += (ceil(chunks - 1e-9) - chunks if chunks > 1 else 0.0) * empty
+                own.append((b.share, before + alone))
                 service.append((b.share, self._backlog(b, decode)))
         probability, wait = waiting(self._seen(per_rank), service, self.num_queues, self.facts.burstiness)
+        if isfinite(self.facts.places):
+            taken, first = self._waiting_for_a_place(per_rank, step * stages)
+            probability, wait = 1.0 - (1.0 - probability) * (1.0 - taken), wait + first
         return LoadState(
             rate_rps=per_rank * self.num_queues,
             tpot_s=step * stages if self.requests.mean_steps else 0.0,
-            own_ttft_s=own,
+            own=tuple(own),
             waiting_s=wait,
             waiting_share=probability,
             sequences=started * self.requests.mean_steps * stages,
             busy=per_rank * sum(share * s for share, s in service),
+        )
+
+    def _waiting_for_a_place(self, per_rank: float, tpot_s: float) -> tuple[float, float]:
+        """Return how probable it is that all places are taken, and the mean wait for one."""
+        places, stay_s = self.facts.places, tpot_s * self.requests.mean_steps
+        return waiting_for(
+            per_rank / places,
+            (stay_s, self.requests.steps_scv),
+            self.num_queues * places,
+            self.facts.burstiness,
         )
 
     def _seen(self, per_rank: float) -> float:
@@ -311,14 +368,15 @@ class PoolLoad:
         return full * b.new / room
 
     def _prefilling(self, per_rank: float) -> LoadState | None:
-        own = self.pricer.software.per_request_s.value + self.facts.extra_ttft_s
+        before_any = self.pricer.software.per_request_s.value + self.facts.extra_ttft_s
+        own: list[tuple[float, float]] = []
         service: list[tuple[float, float]] = []
         for b in self.requests.bins:
             count = max(1.0, ceil(b.new / self.facts.token_budget - 1e-9))
             tokens = b.new / count
             before = b.tokens - b.new + (b.new - tokens) / 2.0
             seconds = self.pricer.stage_seconds(Batch(decode=0.0, context=1.0, prompt=tokens, before=before))
-            own += b.share * (count * max(seconds) + sum(seconds) - max(seconds))
+            own.append((b.share, before_any + count * max(seconds) + sum(seconds) - max(seconds)))
             alone = count * max(seconds)
             idle = Batch(decode=0.0, context=1.0)
             service.append((b.share, min(alone, self._backlog(b, idle))))
@@ -329,7 +387,7 @@ class PoolLoad:
         return LoadState(
             rate_rps=per_rank * self.num_queues,
             tpot_s=0.0,
-            own_ttft_s=own,
+            own=tuple(own),
             waiting_s=wait,
             waiting_share=probability,
             sequences=0.0,
@@ -348,9 +406,17 @@ def waiting(
     if mean <= 0.0:
         return 0.0, 0.0
     spread = sum(share * s * s for share, s in service) / mean**2 - 1.0
-    load = rate_per_queue * mean
+    return waiting_for(rate_per_queue, (mean, max(0.0, spread)), num_queues, burstiness)
+
+
+def waiting_for(
+    rate_per_server: float, service: tuple[float, float], num_servers: float, burstiness: float
+) -> tuple[float, float]:
+    """Return probability and mean (seconds) of waiting; `service` is its mean and squared variation."""
+    mean, spread = service
+    load = rate_per_server * mean
     if load >= 1.0:
         return 1.0, inf
-    probability = exp(log(load) * (sqrt(2.0 * (num_queues + 1)) - 1.0)) if load > 0.0 else 0.0
-    if_any = mean * (burstiness + max(0.0, spread)) / (2.0 * num_queues * (1.0 - load))
+    probability = exp(log(load) * (sqrt(2.0 * (num_servers + 1)) - 1.0)) if load > 0.0 else 0.0
+    if_any = mean * (burstiness + spread) / (2.0 * num_servers * (1.0 - load))
     return probability, probability * if_any

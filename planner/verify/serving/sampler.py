@@ -5,7 +5,7 @@ They are priced by the checker alone. None of them may beat a plan that is calle
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, inf
@@ -16,7 +16,8 @@ from planner.ir.objective import Budget
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.plan.schema import Pool, Replica, StrategyModel
-from planner.verify.serving.load import Limits, Requests
+from planner.verify.resources import device_power_w
+from planner.verify.serving.load import Limits, PoolLoad, Requests
 from planner.verify.serving.shards import (
     bytes_of,
     cache_format,
@@ -30,35 +31,43 @@ _DEGREES = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2))
 """(tp, pp) that are always tried."""
 _MORE_DEGREES = ((1, 2), (1, 4), (2, 2), (2, 4), (4, 4), (8, 4), (16, 1), (16, 2))
 _TOKEN_BUDGETS = (8192, 2048)
-_RESERVED_SHARE = 0.08
-"""Share of the device's memory that is kept free of weights and cache: buffers, graphs, activations."""
+_RESERVED_SHARE, _RESERVED_BYTES = 0.08, 3.2e9
+"""What is kept free of weights and cache, the larger of both: buffers, graphs, activations."""
 _CACHE_MARGIN = 0.85
-"""Share of the sequences that fit which run in the mean; the rest is for fluctuation."""
+"""Share of the places that are taken in the mean; the rest is for fluctuation."""
 _MOST_TRIES = 4
-_NUM_BINS = 2
+_HALVES = (0.5,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """What a configuration has to reach to count: a value of the objective."""
+
+    objective: str
+    value: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A configuration with what it reaches."""
+    """A configuration that clears the bar, with its value."""
 
     summary: str
-    group: NodeGroup
-    num_devices: int
-    rate_rps: float
-    e2e_s: float
+    value: float
 
 
-def samples(problem: Problem[ServingProblem], engine: str, *, thorough: bool) -> Iterator[Sample]:
-    """Yield what simple configurations reach on each group alone.
+def samples(problem: Problem[ServingProblem], engine: str, bar: Bar, *, thorough: bool) -> Iterator[Sample]:
+    """Yield the simple configurations on each group alone that are better than the bar.
 
     A `thorough` sample has all formats and more degrees; else the smallest formats stand for all.
     """
-    requests = Requests.of(problem.payload.workload, _NUM_BINS)
+    workload = problem.payload.workload
+    requests = Requests.of(workload, _cuts(workload.slo.percentile))
     for group in problem.cluster.groups:
         most = _most_devices(group, problem.budget)
         for pool in _pools(problem.payload, group, engine, most, thorough=thorough):
-            yield from _reached(problem, pool, group, requests, most)
+            found = _better(problem, pool, group, requests, (bar, most))
+            if found is not None:
+                yield found
 
 
 def _most_devices(group: NodeGroup, budget: Budget) -> int:
@@ -135,60 +144,115 @@ def _expert_degrees(model: ModelGraph, tp: int) -> dict[str, int]:
     return {"ep": 1, "moe_tp": tp}
 
 
-def _reached(
-    problem: Problem[ServingProblem], pool: Pool, group: NodeGroup, requests: Requests, most: int
-) -> Iterator[Sample]:
-    payload, size = problem.payload, pool.strategy.tp * pool.strategy.pp
-    one = _view(payload, pool, group, requests, 1)
-    sequences = _sequences(payload, one)
-    if sequences < 1.0:
-        return
+def _better(
+    problem: Problem[ServingProblem], pool: Pool, group: NodeGroup, requests: Requests, goal: tuple[Bar, int]
+) -> Sample | None:
+    """Return the pool with as many replicas as bar and devices allow, if it is better than the bar so."""
+    bar, most = goal
+    size = pool.strategy.tp * pool.strategy.pp
+    each = _of_a_device(problem, group, bar.objective) * size
+    count = min(most // size, ceil(bar.value / each) - 1 if each else most)
+    if count < 1:
+        return None
+    view = _view(problem.payload, pool, group, requests, count)
+    held = _held(problem.payload, view)
+    if held < 1.0:
+        return None
+    load, limits = view.holding(held).load, _limits(problem.payload, pool, requests, held)
+    rate = problem.payload.workload.rate_rps
+    if each:
+        fine, value = (
+            load.keeps(limits, rate) if rate is not None else load.highest(limits) > 0.0,
+            each * count,
+        )
+    elif bar.objective == "max_throughput":
+        value = bar.value
+        fine = load.keeps(limits, value / problem.payload.workload.lengths.mean_output)
+    else:
+        value = _at_the_highest(problem, load, limits, (bar.objective, group, count * size))
+        fine = value < bar.value
+    return Sample(summary=f"{count} x {pool.name} on {group.name}", value=value) if fine else None
+
+
+def _of_a_device(problem: Problem[ServingProblem], group: NodeGroup, objective: str) -> float:
+    """Return what each device adds to the objective; 0 where it is no sum over devices or is not known."""
+    price = group.usd_per_device_hour or 0.0
+    workload = problem.payload.workload
+    tokens = (workload.rate_rps or 0.0) * workload.lengths.mean_output
+    return {
+        "min_devices": 1.0,
+        "min_cost": price,
+        "min_power": device_power_w(group),
+        "min_cost_per_token": price / (tokens * 3600.0) * 1e6 if tokens else 0.0,
+    }.get(objective, 0.0)
+
+
+def _at_the_highest(
+    problem: Problem[ServingProblem], load: PoolLoad, limits: Limits, asked: tuple[str, NodeGroup, int]
+) -> float:
+    """Return a latency at the rate asked, or a price per token at the highest; infinite if there is none."""
+    (objective, group, num_devices), workload = asked, problem.payload.workload
+    rate = workload.rate_rps
+    if rate is not None and not load.keeps(limits, rate):
+        return inf
+    reached = load.highest(limits) * 0.999 if rate is None else rate
+    state = load.at_rate(reached) if reached > 0.0 else None
+    if state is None:
+        return inf
+    if objective == "min_latency":
+        return state.ttft_s + load.requests.mean_steps * state.tpot_s
+    if objective != "min_cost_per_token" or group.usd_per_device_hour is None:
+        return inf
+    tokens = reached * workload.lengths.mean_output
+    return group.usd_per_device_hour * num_devices / (tokens * 3600.0) * 1e6
+
+
+def _limits(payload: ServingProblem, pool: Pool, requests: Requests, held: float) -> Limits:
     slo = payload.workload.slo
-    limits = Limits(
+    return Limits(
         ttft_s=slo.ttft_s or inf,
         tpot_s=slo.tpot_s or inf,
         e2e_s=slo.e2e_s or inf,
         percentile=slo.percentile,
-        sequences=sequences,
+        sequences=_CACHE_MARGIN * min(requests.places(held), float(pool.limits["max_num_seqs"])),
+        longer=_longer(payload.workload.lengths.samples, slo.percentile, requests),
     )
-    rate = payload.workload.rate_rps
-    alone = one.load.highest(limits)
-    if alone <= 0.0:
-        return
-    counts = (
-        [most // size] if rate is None else range(ceil(rate / alone * 0.8), ceil(rate / alone) + _MOST_TRIES)
-    )
-    for count in counts:
-        if not 1 <= count <= most // size:
-            continue
-        load = _view(payload, pool, group, requests, count).load
-        reached = load.highest(limits)
-        if rate is not None and reached < rate:
-            continue
-        state = load.at_rate(rate if rate is not None else reached * 0.999)
-        e2e = inf if state is None else state.ttft_s + requests.mean_steps * state.tpot_s
-        yield Sample(
-            summary=f"{count} x {pool.name} on {group.name}",
-            group=group,
-            num_devices=count * size,
-            rate_rps=rate if rate is not None else reached,
-            e2e_s=e2e,
-        )
-        return
 
 
-def _sequences(payload: ServingProblem, view: PoolView) -> float:
-    """Return how many sequences may run on average, below 1 if the longest request does not fit."""
+def _cuts(percentile: float) -> tuple[float, ...]:
+    """Return where to cut the requests: finely around the percentile, beyond which some may come late."""
+    late = 1.0 - percentile / 100.0
+    return (
+        tuple(sorted({0.5, max(0.5, 1.0 - 2.0 * late), 1.0 - late, 1.0 - late / 2.0}))
+        if percentile
+        else _HALVES
+    )
+
+
+def _longer(samples: Sequence[tuple[int, int, float]], percentile: float, requests: Requests) -> float:
+    """Return the prompt at a percentile over the mean of the longest bin, at least 1."""
+    seen = 0.0
+    for tokens, _, share in sorted(samples):
+        seen += share
+        if percentile and seen >= percentile / 100.0 - 1e-9:
+            return max(1.0, tokens / requests.bins[-1].tokens)
+    return 1.0
+
+
+def _held(payload: ServingProblem, view: PoolView) -> float:
+    """Return how many sequences of mean length fit, below 1 if the longest request does not."""
     pool, own = view.pool, payload.memory_fraction
-    share = (own if own is not None else view.memory_fraction) - _RESERVED_SHARE
-    found = float(pool.limits["max_num_seqs"])
+    memory = device_bytes(view.group)
+    usable = (own if own is not None else view.memory_fraction) * memory
+    usable -= max(_RESERVED_SHARE * memory, _RESERVED_BYTES)
+    found = inf
     for stage in range(pool.strategy.pp):
         weights = stage_weight_bytes(payload.model, pool, stage)
-        left = device_bytes(view.group) * share - weights
+        left = usable - weights
         if left < sequence_bytes(payload.model, pool, stage, payload.workload.lengths.max_total):
             return 0.0
         each = sequence_bytes(payload.model, pool, stage, view.requests.context)
-        found = min(found, left / each * _CACHE_MARGIN if each else found)
+        found = min(found, left / each if each else found)
     return found
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import cast
 
 from cost_models.work import KvTransfer
@@ -14,7 +15,7 @@ from planner.plan.schema import Pool, Replica
 from planner.verify.placing import device_of, position
 from planner.verify.rule import Case
 from planner.verify.serving.load import PoolFacts, PoolLoad, Requests
-from planner.verify.serving.shards import bytes_of, cache_format, entries
+from planner.verify.serving.shards import bytes_of, cache_format, entries, sequence_bytes
 from planner.verify.serving.spans import link_as_seen, replica_spans
 from planner.verify.serving.steps import StepPricer
 
@@ -40,6 +41,16 @@ class PoolView:
     def memory_fraction(self) -> float:
         """Share of device memory that the engine may use."""
         return self.load.pricer.software.memory_fraction.value
+
+    def holding(self, held: float) -> PoolView:
+        """Return the view where `held` sequences of mean length fit a rank's cache.
+
+        Who prefills and decodes takes requests as they come, so they wait for a place to decode in.
+        """
+        facts, places = self.load.facts, inf
+        if facts.role == "aggregated" and facts.concurrency is None and self.requests.mean_steps:
+            places = min(self.requests.places(held), float(self.pool.limits.get("max_num_seqs", inf)))
+        return replace(self, load=replace(self.load, facts=replace(facts, places=places)))
 
 
 def pool_views(case: Case) -> tuple[PoolView, ...]:
@@ -91,7 +102,18 @@ def pool_view(
         extra_ttft_s=extra_ttft_s,
         concurrency=payload.workload.concurrency,
     )
-    return PoolView(pool=pool, group=group, load=PoolLoad(pricer=pricer, requests=requests, facts=facts))
+    view = PoolView(pool=pool, group=group, load=PoolLoad(pricer=pricer, requests=requests, facts=facts))
+    return view.holding(_held(payload, pool, requests))
+
+
+def _held(payload: ServingProblem, pool: Pool, requests: Requests) -> float:
+    """Return how many sequences of mean length fit the cache that the plan states, per rank."""
+    fitting = inf
+    for memory in pool.memory:
+        cache = sum(part.num_bytes for part in memory.parts if part.name == "kv_cache")
+        each = sequence_bytes(payload.model, pool, memory.stage, requests.context)
+        fitting = min(fitting, cache / each if each else inf)
+    return fitting
 
 
 def token_budget(pool: Pool) -> float:

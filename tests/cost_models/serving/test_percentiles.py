@@ -29,6 +29,7 @@ def pools_of(count: int) -> Pools:
         sequences=row,
         mixed_share=row,
         num_ranks=np.ones(1),
+        slots=np.full(1, np.inf),
     )
 
 
