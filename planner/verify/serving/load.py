@@ -16,6 +16,8 @@ from statistics import NormalDist
 from planner.ir.workload import ServingWorkload
 from planner.verify.serving.steps import Batch, StepPricer
 
+_SPREAD_OF_STAYS = 0.5
+"""Squared variation of the stays of equal requests, as busy moments have longer steps."""
 CUTS = (0.2, 0.4, 0.6, 0.8)
 _BISECTIONS = 30
 _SCAN = 1.4
@@ -347,7 +349,7 @@ class PoolLoad:
         places, stay_s = self.facts.places, tpot_s * self.requests.mean_steps
         return waiting_for(
             per_rank / places,
-            (stay_s, self.requests.steps_scv),
+            (stay_s, self.requests.steps_scv + _SPREAD_OF_STAYS),
             self.num_queues * places,
             self.facts.burstiness,
         )

@@ -74,8 +74,13 @@ def fill(waiting: list[list[float]], left: float) -> float:
     return prompt
 
 
-def simulate(of: Requests, rate: float, budget: int, count: int, seed: int) -> tuple[float, float]:
-    """Run continuous batching with chunked prefill step by step; return mean TTFT and mean TPOT."""
+def simulate(
+    of: Requests, rate: float, budget: int, count: int, seed: int, places: int = 1 << 30
+) -> tuple[float, float]:
+    """Run continuous batching with chunked prefill step by step; return mean TTFT and mean TPOT.
+
+    At most `places` requests are in it at once; the others wait outside, in order.
+    """
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1.0 / rate, count))
     kinds = rng.choice(of.weights.size, count, p=of.weights)
@@ -92,7 +97,7 @@ def simulate(of: Requests, rate: float, budget: int, count: int, seed: int) -> t
         if not waiting and not running:
             now = arrivals[following]
             continue
-        prompt = fill(waiting, budget - len(running))
+        prompt = fill(waiting[: places - len(running)], budget - len(running))
         done = [job for job in waiting if job[1] <= 0]
         now += BASE_S + TOKEN_S * (len(running) + prompt) + SEQUENCE_S * len(running)
         for job in running:
@@ -126,6 +131,26 @@ def test_latencies_are_those_of_a_simulation(of: Requests, rate: float) -> None:
     ttft, tpot = np.mean(runs, axis=0)
     assert float(state.tpot_s[0]) == pytest.approx(tpot, rel=0.08)
     assert float(state.ttft_s[0]) == pytest.approx(ttft, rel=0.25)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
+@pytest.mark.parametrize(("output", "places"), [(101.0, 4), (101.0, 20), (401.0, 8)])
+def test_requests_wait_for_a_place_among_few(share: float, output: float, places: int) -> None:
+    of = requests((500.0, output, 1.0))
+    limits = replace(LIMITS, max_sequences=float(places))
+    curve = aggregated_curve(tables(of), of, limits)
+    assert curve is not None
+    rate = share * float(curve.rate_rps[-1])
+    pools, entries = Pools.stack([curve], of, Arrivals()), Entries.one(0, 1)
+    state = state_at(pools, entries, position_at_rate(pools, entries, rate))
+    runs = [simulate(of, rate, 2048, 3000, seed, places) for seed in (1, 2)]
+    ttft, tpot = np.mean(runs, axis=0)
+    assert float(state.tpot_s[0]) == pytest.approx(tpot, rel=0.1)
+    assert float(state.ttft_s[0]) == pytest.approx(ttft, rel=0.45)
+    # Without places to wait for, the same load was told to wait for nothing but prompts.
+    free = replace(pools, slots=np.full(1, np.inf))
+    alone = state_at(free, entries, position_at_rate(free, entries, rate))
+    assert float(alone.ttft_s[0]) < float(state.ttft_s[0])
 
 
 def test_a_step_is_the_sum_of_its_parts_and_stages_share_it() -> None:
