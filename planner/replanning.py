@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError, NothingFoundError, UnknownNameError, VerificationError
@@ -21,14 +22,14 @@ from planner.plan.serialize import plan_from_result
 from planner.search.fleet_answer import totals_of
 from planner.search.fleet_columns import ModelSupply
 from planner.search.fleet_details import details_of
-from planner.search.fleet_infeasible import too_much
-from planner.search.fleet_levels import day_of
-from planner.search.fleet_milp import ShapeKey, shape_key
-from planner.search.fleet_replan import Replanned, Standing, replan_fleet
 from planner.search.fleet_room import rooms_of
 from planner.search.fleet_supplies import stored_supplies
 from planner.space.engine import cached, installed_costs
 from planner.verify import problem_of, verify_plan
+
+if TYPE_CHECKING:
+    from planner.search.fleet_milp import ShapeKey
+    from planner.search.fleet_replan import Replanned, Standing
 
 METHOD = "integer program over the plan's own shapes: fewest starts and best value (HiGHS)"
 
@@ -130,7 +131,11 @@ def _fleet(
         models = tuple(replace(m, rate_rps=m.rate_rps * factor) for m in payload.models)
         after = replace(after, payload=replace(after.payload, models=models))
     stored = cast("Mapping[str, Sequence[Mapping[str, Any]]]", plan.details.get("shapes", {}))
-    supplies = stored_supplies(after, stored, cached(installed_costs))
+    supplies = stored_supplies(after, stored, cached(installed_costs), _load_solvers)
+    from planner.search.fleet_infeasible import too_much
+    from planner.search.fleet_levels import ALWAYS
+    from planner.search.fleet_replan import replan_fleet
+
     standing, hit = _survivors(plan, after, supplies, lost)
     found = replan_fleet(after, supplies, standing, hit, loss.tolerance)
     if found is None:
@@ -141,7 +146,7 @@ def _fleet(
         result = _result(plan, None)
         result = replace(result, status="infeasible", infeasibility=report)
         return plan_from_result(after, result, diagnostics, details=_details(after)), after
-    levels = [(day_of(after)[0], list(found.answers))]
+    levels = [(ALWAYS, list(found.answers))]
     result = replace(
         _result(plan, found),
         pools=tuple(pool for answer in found.answers for pool in answer.pools),
@@ -153,6 +158,10 @@ def _fleet(
         ),
     )
     return plan_from_result(after, result, diagnostics, details=_details(after)), after
+
+
+def _load_solvers() -> None:
+    import_module("planner.search.fleet_replan")
 
 
 def _details(problem: Problem[Any]) -> dict[str, object]:
@@ -198,6 +207,9 @@ def _survivors(
     plan: Plan, problem: Problem[FleetProblem], supplies: Sequence[ModelSupply], lost: frozenset[str]
 ) -> tuple[list[Standing], frozenset[int]]:
     """Return the replicas that still stand, and the models that lost some or stand on unknown shapes."""
+    from planner.search.fleet_milp import shape_key
+    from planner.search.fleet_replan import Standing
+
     names = {model.name: at for at, model in enumerate(problem.payload.models)}
     keys = {pool.name: _key_of(plan, pool, names[pool.model], problem) for pool in plan.pools}
     known = {shape_key(column) for supply in supplies for column in supply.columns}

@@ -14,7 +14,7 @@ from planner.ir.problem import Problem
 from planner.search.fleet_columns import ModelSupply
 from planner.search.fleet_room import rooms_of
 from planner.search.fleet_shapes import supply_from
-from planner.search.kinds.fleet import solved
+from planner.search.fleet_solving import solved
 from planner.space.engine import cached, installed_costs
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from planner.diagnostics import Diagnostic, Diagnostics
+from planner.forks import each
 from planner.ir.fleet import FleetModel, FleetProblem
 from planner.ir.problem import Problem
 from planner.search.fleet_columns import Column, ModelSupply, serving_problem, supply_of
 from planner.search.fleet_shapes import supply_from
-from planner.search.forks import each
 from planner.search.serving_catalogue import Offer, Stop, empty_catalogue
 from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import Question
@@ -22,18 +22,28 @@ from planner.space.engine import CostSource
 
 
 def supplies_of(
-    problem: Problem[FleetProblem], costs: CostSource, diagnostics: Diagnostics, stop: Stop
+    problem: Problem[FleetProblem],
+    costs: CostSource,
+    diagnostics: Diagnostics,
+    stop: Stop,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[ModelSupply]:
-    """Return the columns of every model; models without traffic or replicas to keep are not priced."""
+    """Return the columns of every model; models without traffic or replicas to keep are not priced.
+
+    `meanwhile` is what this process does first while others price already.
+    """
 
     def price(index: int, remarks: Diagnostics) -> ModelSupply:
         return supply_of(problem, index, costs, remarks, stop)
 
-    return _gathered(problem, price, costs, diagnostics)
+    return _gathered(problem, price, costs, diagnostics, meanwhile)
 
 
 def stored_supplies(
-    problem: Problem[FleetProblem], stored: Mapping[str, Sequence[Mapping[str, Any]]], costs: CostSource
+    problem: Problem[FleetProblem],
+    stored: Mapping[str, Sequence[Mapping[str, Any]]],
+    costs: CostSource,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[ModelSupply]:
     """Return the columns of every model over the shapes that a plan keeps, by model; all shapes stay.
 
@@ -47,14 +57,18 @@ def stored_supplies(
         del remarks
         return supply_from(problem, index, stored.get(problem.payload.models[index].name, ()), costs)
 
-    return _gathered(problem, price, costs, None)
+    return _gathered(problem, price, costs, None, meanwhile)
 
 
 Price = Callable[[int, Diagnostics], ModelSupply]
 
 
 def _gathered(
-    problem: Problem[FleetProblem], price: Price, costs: CostSource, diagnostics: Diagnostics | None
+    problem: Problem[FleetProblem],
+    price: Price,
+    costs: CostSource,
+    diagnostics: Diagnostics | None,
+    meanwhile: Callable[[], None] | None,
 ) -> list[ModelSupply]:
     """Return what pricing gives for every model; without diagnostics, with all offers."""
     models = problem.payload.models
@@ -63,9 +77,11 @@ def _gathered(
     every = diagnostics is None
     told = diagnostics or Diagnostics()
     told.progress(f"pricing {len(served)} models")
-    found = dict(
-        zip(served, each(len(served), lambda at: _priced(price, served[at], every=every)), strict=True)
-    )
+
+    def task(at: int) -> _Priced:
+        return _priced(price, served[at], every=every)
+
+    found = dict(zip(served, each(len(served), task, meanwhile=meanwhile), strict=True))
     supplies: list[ModelSupply] = []
     for index, model in enumerate(models):
         own = found.get(index)

@@ -7,18 +7,21 @@ from graphlib import TopologicalSorter
 from typing import Any, cast
 
 from planner.errors import InputError
+from planner.forks import each
 from planner.ir.parser import parse_ir
 from planner.ir.problem import Problem
 from planner.plan.parts import model_parts
 from planner.plan.schema import Plan
 from planner.registry import Registry
-from planner.verify.report import Finding, VerificationReport
+from planner.verify.report import Finding, VerificationReport, Violation
 from planner.verify.rule import FLEET_KIND, Case, Rule
 
 RULES: Registry[Rule] = Registry(what="verification rule", package="planner.verify.rules", attribute="RULE")
 """Rules by name."""
 
 _SHOWN_VIOLATIONS = 3
+_WORTH_COPYING = 4
+"""Models of a fleet from which a slow rule looks at them in several processes."""
 
 
 def verify_plan(plan: Plan, problem: Problem[Any], *, thorough: bool = False) -> VerificationReport:
@@ -81,6 +84,14 @@ def _cases(rule: Rule, case: Case) -> tuple[Case, ...]:
     return found
 
 
+def _violations(rule: Rule, cases: tuple[Case, ...]) -> list[Violation]:
+    def task(number: int) -> list[Violation]:
+        return list(rule.check(cases[number]))
+
+    alone = not rule.is_slow or len(cases) < _WORTH_COPYING
+    return [v for found in each(len(cases), task, 1 if alone else None) for v in found]
+
+
 def _part_cases(case: Case) -> tuple[Case, ...]:
     return tuple(
         Case(plan=part.plan, problem=part.problem, thorough=case.thorough)
@@ -93,7 +104,7 @@ def _finding(name: str, rule: Rule, case: Case, findings: Mapping[str, Finding])
     if broken:
         return Finding(rule=name, outcome="skipped", message=f"rests on {', '.join(broken)}")
     try:
-        violations = [v for one in _cases(rule, case) for v in rule.check(one)]
+        violations = _violations(rule, _cases(rule, case))
     except (ArithmeticError, LookupError, ValueError, InputError) as error:
         message = f"cannot be checked: {type(error).__name__}: {error}"
         return Finding(rule=name, outcome="failed", message=message)

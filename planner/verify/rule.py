@@ -58,6 +58,8 @@ class Rule:
     of_steps
         Whether the rule rests on the checker's own step times or memory. Such rules say nothing on plans
         whose source of costs estimates whole workers; the rule on those does.
+    is_slow
+        Whether the models of a fleet are worth checking in several processes.
     """
 
     says: str
@@ -67,6 +69,7 @@ class Rule:
     of_parts: bool = False
     requires: tuple[str, ...] = ()
     of_steps: bool = False
+    is_slow: bool = False
 
     def applies(self, case: Case) -> bool:
         """Return whether the rule speaks about this kind of plan."""

@@ -82,4 +82,5 @@ RULE = Rule(
     of_parts=True,
     requires=("locality", "memory"),
     of_steps=True,
+    is_slow=True,
 )

@@ -28,20 +28,30 @@ def num_processes(num_tasks: int) -> int:
     return max(1, min(cores, num_tasks, _MOST_PROCESSES))
 
 
-def each(num_tasks: int, task: Callable[[int], Answer], processes: int | None = None) -> list[Answer]:
+def each(
+    num_tasks: int,
+    task: Callable[[int], Answer],
+    processes: int | None = None,
+    meanwhile: Callable[[], None] | None = None,
+) -> list[Answer]:
     """Return `task(0)`, `task(1)`, ... in this order, worked out by several processes.
 
     `task` must not change anything that others see; what it returns must be picklable. A task that
     raises, or whose process is lost, is done again by the process that asks, which then raises as usual.
+    `meanwhile` is done first by the process that asks, while others work already.
     """
     count = num_processes(num_tasks) if processes is None else processes
     if count <= 1:
+        if meanwhile is not None:
+            meanwhile()
         return [task(number) for number in range(num_tasks)]
     done: dict[int, Answer] = {}
     queue = _Queue.of(num_tasks)
     copies: list[tuple[int, int]] = []
     try:
         copies.extend(_copy(queue, task) for _ in range(count - 1))
+        if meanwhile is not None:
+            meanwhile()
         done.update(_work(queue, task))
         for _, source in copies:
             done.update(_received(source))

@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from planner.errors import InputError
-from planner.search.forks import each, num_processes
+from planner.forks import each, num_processes
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
