@@ -45,9 +45,10 @@ CAPABILITIES = Capabilities(
             "schedule",
             "layers_per_chunk",
             "gradients",
+            "rank_tokens",
         }
     ),
-    refused_settings=ONE_GROUP,
+    refused_settings={name: why for name, why in ONE_GROUP.items() if name != "rank_tokens"},
 )
 _RECIPES = {"fp8": "delayed", "fp8_block": "blockwise"}
 
@@ -125,6 +126,19 @@ def _batch(job: Job) -> Arguments:
         "global-batch-size": settings.global_batch,
         "seq-length": settings.seq_len,
     }
+    if settings.rank_tokens:
+        if settings.zero >= 2:
+            raise job.refuse(
+                "zero",
+                "Megatron-FSDP does not run with groups of context ranks that change",
+                hint="Plan with --fix zero=1 or zero=0.",
+            )
+        found |= {
+            "hybrid-context-parallel": True,
+            "max-seqlen-per-dp-cp-rank": settings.rank_tokens,
+            "calculate-per-token-loss": True,
+            "dataloader-type": "single",
+        }
     if settings.recompute == "full":
         per_chunk = max(settings.layers_per_chunk)
         count = settings.recompute_layers or per_chunk
@@ -248,6 +262,11 @@ def notes(job: Job) -> list[str]:
         found.append(
             f"The architecture of {job.model.family} needs arguments of its own (latent attention, windows, "
             "recurrent mixers, shared experts): take them from the recipe of that model."
+        )
+    if job.settings.rank_tokens:
+        found.append(
+            "Megatron-LM forms the groups of every step itself, under the same limit on tokens per rank; the "
+            "plan's own groups for the batches drawn are under `details.lengths` of the plan."
         )
     if job.settings.zero >= 2:
         found.append("Megatron-FSDP must not run with CUDA_DEVICE_MAX_CONNECTIONS=1.")

@@ -70,6 +70,7 @@ ONE_GROUP: Mapping[str, str] = {
     "recompute_stages": "it recomputes the same in every stage",
     "share": "its replicas all have one shape and equally many sequences",
     "outer_loop": "it reduces gradients in every step",
+    "rank_tokens": "it runs sequences of one length, on context ranks that stay the same",
 }
 """Settings of jobs over several node groups, which trainers refuse."""
 

@@ -90,7 +90,7 @@ def job_of(backend: str, capabilities: Capabilities, plan: Plan) -> Job:
         raise InputError("a training plan is one job", key="pools", value=len(plan.pools))
     pool, settings = plan.pools[0], plan.pools[0].training
     s = pool.strategy
-    if settings.global_batch % (s.dp * settings.micro_batch):
+    if not settings.rank_tokens and settings.global_batch % (s.dp * settings.micro_batch):
         raise InputError(
             "data-parallel ranks and micro-batches do not make the global batch",
             key="pools[0].training.global_batch",
@@ -191,14 +191,19 @@ def readme(job: Job, runtime: str, notes: Sequence[str], options: ExportOptions)
     s, settings = job.pool.strategy, job.settings
     degrees = " ".join(f"{name} {value}" for name, value in s.model_dump().items() if value > 1) or "one rank"
     step = job.plan.predicted.get("step_time_s")
+    tokens = f"of up to {settings.seq_len}" if settings.rank_tokens else f"of {settings.seq_len}"
+    micro = (
+        f"micro-batches of up to {settings.rank_tokens} tokens per rank"
+        if settings.rank_tokens
+        else f"{job.num_micro} micro-batches of {settings.micro_batch} per data-parallel rank"
+    )
     lines = [
         "# Launch files of a training job",
         "",
         f"For {runtime}. Plan {shown(job.plan.name)}, status {job.plan.status}.",
         "",
         f"- Degrees: {degrees}; {len(job.nodes)} nodes with {job.per_node} ranks each.",
-        f"- A step: {settings.global_batch} sequences of {settings.seq_len} tokens, {job.num_micro} "
-        f"micro-batches of {settings.micro_batch} per data-parallel rank.",
+        f"- A step: {settings.global_batch} sequences {tokens} tokens, {micro}.",
         *([f"- Predicted: {step.value:.4g} s per step, under {shown(job.pool.engine)}."] if step else []),
         f"- Model: {shown(options.model_path(job.pool.model))}.",
         "",

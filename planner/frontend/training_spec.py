@@ -65,9 +65,9 @@ class TrainingWorkloadSection(Section):
     """The batch of one optimizer step, which is honoured exactly, and the length of the whole run."""
 
     global_batch: Count = Field(description="State the sequences of one step (--global-batch).")
-    seq_len: Annotated[int, checked(token_count)] = Field(
-        description="State the tokens of a sequence (--seq)."
-    )
+    seq_len: Annotated[int | None, checked(token_count)] = None
+    lengths: Text | None = None
+    num_batches: Annotated[int, Field(ge=1, le=32)] = 3
     tokens: Annotated[float | None, checked(_billions)] = None
     deadline: TimeS | None = None
 

@@ -59,6 +59,9 @@ class TrainingStrategy:
 class TrainingWorkload:
     """A fixed global batch of `global_batch` sequences of `seq_len` tokens per step.
 
+    With `batches` sequences differ: these are global batches drawn from their lengths, and `seq_len` is the
+    longest of all.
+
     `num_tokens` is the whole run's budget, None when only the step matters; `deadline_s` is the longest
     time that the whole run may take.
     """
@@ -67,6 +70,7 @@ class TrainingWorkload:
     seq_len: int
     num_tokens: float | None = None
     deadline_s: float | None = None
+    batches: tuple[tuple[int, ...], ...] = ()
 
     @property
     def longest_step_s(self) -> float | None:
@@ -76,8 +80,10 @@ class TrainingWorkload:
         return self.deadline_s * self.tokens_per_step / self.num_tokens
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
+    def tokens_per_step(self) -> float:
+        """Tokens of one optimizer step, in the mean where sequences differ."""
+        if self.batches:
+            return sum(map(sum, self.batches)) / len(self.batches)
         return self.global_batch * self.seq_len
 
 

@@ -102,6 +102,9 @@ class TrainingSettings(_Strict):
     A job that is replicated over node groups has a pool on each, too: this one runs `share` sequences of the
     global batch (0: all of them), and `outer_loop` says when pools exchange what they have learnt, if they do
     not reduce gradients in every step.
+
+    Where sequences differ in length, micro-batches hold up to `rank_tokens` tokens on a rank (0: all of them
+    are `seq_len` long), and groups of dp ranks, of another size for every group, share longer sequences.
     """
 
     global_batch: Annotated[int, Field(ge=1)]
@@ -122,6 +125,7 @@ class TrainingSettings(_Strict):
     first_layer: Annotated[int, Field(ge=0)] = 0
     recompute_stages: list[StageRecompute] = []
     share: Annotated[int, Field(ge=0)] = 0
+    rank_tokens: Annotated[int, Field(ge=0)] = 0
     outer_loop: OuterLoopSettings | None = None
 
     @property

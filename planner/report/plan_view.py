@@ -67,7 +67,11 @@ def pool_words(pool: Pool) -> str:
 def training_words(settings: TrainingSettings) -> str:
     """Return what a training job decides beside its degrees in a few words."""
     words = [f"{settings.share} of {settings.global_batch} sequences"] if settings.share else []
-    words += [f"micro-batch {settings.micro_batch}", f"ZeRO-{settings.zero}"]
+    if settings.rank_tokens:
+        words.append(f"up to {settings.rank_tokens} tokens per rank, groups by length")
+    else:
+        words.append(f"micro-batch {settings.micro_batch}")
+    words.append(f"ZeRO-{settings.zero}")
     if settings.zero:
         words.append(f"over {settings.dp_shard} ranks")
     if settings.schedule != "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def _figures(problem: Problem[TrainingProblem], job: JobFigures) -> Iterator[tup
         low, high = value * job.low_s / step_s, value * job.high_s / step_s
         return Estimate(value=value, unit=unit, low=low, high=high, provenance=known)
 
-    flops = model_flops_per_token(problem.payload.model, workload.seq_len) * tokens / step_s / devices
+    flops = _model_flops(problem.payload) / step_s / devices
     yield "step_time_s", rising(step_s, "s")
     yield "tokens_per_s", rate(tokens / step_s, "token/s")
     yield "tokens_per_s_per_device", rate(tokens / step_s / devices, "token/s")
@@ -72,6 +73,16 @@ def _figures(problem: Problem[TrainingProblem], job: JobFigures) -> Iterator[tup
         yield "run_energy_j", rising(power_w * run_s, "J", Provenance.ANALYTICAL)
         if usd is not None:
             yield "run_usd", rising(usd / HOUR_S * run_s, "USD", Provenance.ASSUMED)
+
+
+def _model_flops(payload: TrainingProblem) -> float:
+    """Return the model FLOPs of one step, in the mean where sequences differ."""
+    workload, model = payload.workload, payload.model
+    if not workload.batches:
+        return model_flops_per_token(model, workload.seq_len) * workload.tokens_per_step
+    counted = Counter(length for batch in workload.batches for length in batch)
+    total = sum(model_flops_per_token(model, n) * n * count for n, count in counted.items())
+    return total / len(workload.batches)
 
 
 def _mean_peak(job: JobFigures) -> float | None:

@@ -15,6 +15,15 @@ from planner.search.training_answer import (
     terms_of,
 )
 from planner.search.training_figures import JobFigures
+from planner.search.training_lengths_answer import (
+    LengthsAnswer,
+    lengths_details,
+    lengths_figures,
+    lengths_placement,
+    lengths_pool,
+    lengths_summary,
+    lengths_terms,
+)
 from planner.search.training_mixed_answer import (
     MixedAnswer,
     mixed_figures,
@@ -33,7 +42,7 @@ from planner.search.training_replicas_answer import (
     replicas_terms,
 )
 
-AnyAnswer = Answer | MixedAnswer | ReplicasAnswer
+AnyAnswer = Answer | MixedAnswer | ReplicasAnswer | LengthsAnswer
 
 
 def value_of(answer: AnyAnswer) -> float:
@@ -45,6 +54,8 @@ def any_figures(answer: AnyAnswer) -> JobFigures:
     """Return what the predictions of a job follow from."""
     if isinstance(answer, Answer):
         return figures_of(answer)
+    if isinstance(answer, LengthsAnswer):
+        return lengths_figures(answer)
     return mixed_figures(answer) if isinstance(answer, MixedAnswer) else replicas_figures(answer)
 
 
@@ -52,6 +63,8 @@ def any_pools(problem: Problem[TrainingProblem], answer: AnyAnswer) -> tuple[Poo
     """Return the pools of a job."""
     if isinstance(answer, Answer):
         return (pool_of(problem, answer),)
+    if isinstance(answer, LengthsAnswer):
+        return (lengths_pool(problem, answer),)
     if isinstance(answer, MixedAnswer):
         return mixed_pools(problem, answer)
     return replicas_pools(problem, answer)
@@ -61,6 +74,8 @@ def any_placement(answer: AnyAnswer) -> tuple[ReplicaPlacement, ...]:
     """Return where a job sits."""
     if isinstance(answer, Answer):
         return (placement_of(answer),)
+    if isinstance(answer, LengthsAnswer):
+        return (lengths_placement(answer),)
     return mixed_placement(answer) if isinstance(answer, MixedAnswer) else replicas_placement(answer)
 
 
@@ -68,6 +83,8 @@ def any_details(problem: Problem[TrainingProblem], answer: AnyAnswer) -> tuple[t
     """Return what a plan of a job states beside its pools."""
     if isinstance(answer, Answer):
         return details_of(terms_of(answer))
+    if isinstance(answer, LengthsAnswer):
+        return (*details_of(lengths_terms(answer)), *lengths_details(answer).items())
     if isinstance(answer, MixedAnswer):
         return details_of(mixed_terms(answer))
     return (*details_of(replicas_terms(answer)), *replicas_details(problem, answer).items())
@@ -77,4 +94,6 @@ def any_summary(answer: AnyAnswer) -> str:
     """Return a job's shape in one line."""
     if isinstance(answer, Answer):
         return summary_of(answer)
+    if isinstance(answer, LengthsAnswer):
+        return lengths_summary(answer)
     return mixed_summary(answer) if isinstance(answer, MixedAnswer) else replicas_summary(answer)

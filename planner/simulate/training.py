@@ -19,6 +19,7 @@ from planner.ir.training import TrainingProblem, TrainingStrategy
 from planner.plan.schema import Plan, Pool, TrainingSettings
 from planner.simulate.pipeline_replay import replay
 from planner.simulate.training_groups import spread_work
+from planner.simulate.training_lengths import replayed_batches_s
 from planner.space.schedule_family import FAMILIES
 from planner.space.schedule_timing import timed
 from planner.space.training.evaluate import StageTimes, TrainingEvaluator
@@ -74,6 +75,8 @@ def replay_plan(plan: Plan, problem: Problem[TrainingProblem]) -> TrainingReplay
     pool, settings = plan.pools[0], plan.pools[0].training
     if settings.num_stages:
         return _replayed(plan, _schedule(settings.schedule, spread_work(problem, plan.pools)))
+    if settings.rank_tokens:
+        return _packed(plan, problem)
     if settings.share:
         return _replicas(plan, problem)
     evaluator, arrays = _priced(problem, pool, settings)
@@ -98,6 +101,21 @@ def _executed(
     times = evaluator.stage_times(arrays, pool.weight_dtype)
     num_micro = settings.sequences // (pool.strategy.dp * settings.micro_batch)
     return _schedule(settings.schedule, _work(times, evaluator, arrays, settings, num_micro))
+
+
+def _packed(plan: Plan, problem: Problem[TrainingProblem]) -> TrainingReplay:
+    """Replay the batches of a plan whose sequences differ; their mean and what runs once are the step."""
+    terms = cast("dict[str, float]", plan.details.get("step_time_terms_s", {}))
+    times = replayed_batches_s(plan, problem)
+    mean_s = sum(times) / len(times)
+    busy_s = terms.get("compute_s", 0.0) + terms.get("layer_comm_s", 0.0)
+    return TrainingReplay(
+        step_s=mean_s + sum(terms.get(name, 0.0) for name in _OUTSIDE),
+        predicted_step_s=plan.predicted["step_time_s"].value,
+        pipeline_s=mean_s,
+        bubble=max(0.0, 1.0 - busy_s / mean_s),
+        busy_s=(busy_s,),
+    )
 
 
 def _replicas(plan: Plan, problem: Problem[TrainingProblem]) -> TrainingReplay:

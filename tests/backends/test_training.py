@@ -289,3 +289,16 @@ def test_formats_of_gradients_are_refused_by_name(backend: str, gradients: str) 
     with pytest.raises(UnsupportedError) as caught:
         exported(backend, settings(base, gradients=gradients))
     assert caught.value.key == "pools[0].training.gradients"
+
+
+def test_groups_by_length_are_what_megatron_calls_hybrid_context_parallelism() -> None:
+    base = settings(plan(tp=1, pp=1, cp=1, dp=16, zero=1), rank_tokens=8192)
+    args = flags(exported("megatron", base)["megatron.args"])
+    assert args["max-seqlen-per-dp-cp-rank"] == "8192"
+    assert {"hybrid-context-parallel", "calculate-per-token-loss"} <= set(args)
+    for backend in ("torchtitan", "deepspeed"):
+        with pytest.raises(UnsupportedError):
+            exported(backend, base)
+    sharded = settings(plan(tp=1, pp=1, cp=1, dp=16, zero=3, dp_shard=16), rank_tokens=8192)
+    with pytest.raises(UnsupportedError):
+        exported("megatron", sharded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,19 @@ SPECS: dict[str, dict[str, Any]] = {
         "objective": "min_step_time",
         "outer_loop": {"steps": [20, 40], "bits": [8], "fragments": [2], "overlap_steps": [0]},
         "fix": {"pp": 1},
+    },
+    "lengths": {
+        "kind": "training",
+        "model": "llama-3.2-1b",
+        "cluster": "4xh100",
+        "workload": {
+            "global_batch": 16,
+            "lengths": str(Path(__file__).parents[1] / "data" / "lengths" / "drawn.csv"),
+            "num_batches": 1,
+        },
+        "objective": "min_step_time",
+        "memory_reserve": "45GB",
+        "fix": {"tp": 1},
     },
     "one stage": {
         "kind": "training",
@@ -187,6 +201,18 @@ def exchange(factor: float) -> Mutation:
     return mutate
 
 
+def batch(**changes: Any) -> Mutation:
+    """Change what is said of the first batch of different lengths."""
+
+    def mutate(plan: Plan) -> Plan:
+        lengths: Any = plan.details["lengths"]
+        first = {**lengths["batches"][0], **changes}
+        new = {**plan.details, "lengths": {**lengths, "batches": [first]}}
+        return plan.model_copy(update={"details": new})
+
+    return mutate
+
+
 def faster(factor: float) -> Mutation:
     """Claim a step that is `factor` times as long, and everything that follows from it."""
 
@@ -253,6 +279,10 @@ def test_found_plans_keep_every_rule(name: str) -> None:
         ("sites", "training-shares", loop(overlap_steps=30)),
         ("sites", "training-shares", exchange(0.2)),
         ("sites", "training-memory", part("outer_optimizer", 0.5)),
+        ("lengths", "training-lengths", batch(groups=[])),
+        ("lengths", "training-lengths", batch(time_s=1e-6)),
+        ("lengths", "training-lengths", settings(rank_tokens=1)),
+        ("lengths", "training-degrees", settings(zero=0, micro_batch=2)),
         ("signs", "training-choices", settings(gradients="full")),
         ("signs", "training-degrees", settings(zero=1)),
         ("signs", "training-memory", part("gradients", 0.5)),

@@ -9,6 +9,7 @@ FLAGS = (
     Flag(name="cluster", keys=("cluster",), help="Cluster file or shorthand: 64x8xh100@ib400.", form="text"),
     Flag(name="global-batch", keys=("workload", "global_batch"), help="Sequences of one training step."),
     Flag(name="seq", keys=("workload", "seq_len"), help="Tokens of one training sequence."),
+    Flag(name="lengths", keys=("workload", "lengths"), help="File of sequence lengths.", form="text"),
     Flag(name="tokens", keys=("workload", "tokens"), help="Tokens of the whole training run, e.g. 15T."),
     Flag(name="deadline", keys=("workload", "deadline"), help="Longest time of the run, e.g. 60d."),
     Flag(name="precision", keys=("precision",), help="Precisions allowed: bf16,fp8.", form="list"),

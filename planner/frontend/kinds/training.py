@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import cast
 
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.loader import load_trainer
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError, UnknownNameError
+from planner.frontend.length_files import read_lengths
 from planner.frontend.spec_inputs import cluster_input, model_input
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import validated
@@ -15,7 +17,7 @@ from planner.frontend.training_spec import GOALS, TrainingSpec
 from planner.ir.cluster import Cluster
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Objective
-from planner.ir.problem import Problem
+from planner.ir.problem import InputDigest, Problem
 from planner.ir.training import (
     Gradients,
     Offload,
@@ -32,6 +34,8 @@ RUN_BY = {"megatron-lm": ("1f1b", "interleaved")}
 """Pipeline schedules that training software runs, where that is less than what torch can run."""
 PARTIAL_RECOMPUTE = frozenset({"megatron-lm"})
 """Training software that can recompute some layers of a chunk (--recompute-method block)."""
+PACKED_FIX = ("tp", "zero", "dp_shard", "recompute", "offload", "precision", "sequence_parallel")
+"""What may be pinned where sequences differ in length."""
 EVERYWHERE = ("1f1b", "interleaved", "zb-h1")
 
 
@@ -76,9 +80,11 @@ def _workload(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> T
         )
     if section.deadline == 0:
         raise tree.error("no run takes no time", ("workload", "deadline"), value=0)
+    seq_len, batches = _sequences(tree, spec, diagnostics)
     found = TrainingWorkload(
         global_batch=section.global_batch,
-        seq_len=section.seq_len,
+        seq_len=seq_len,
+        batches=batches,
         num_tokens=section.tokens,
         deadline_s=section.deadline,
     )
@@ -88,6 +94,58 @@ def _workload(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> T
             f"one step trains {found.tokens_per_step:.4g} tokens, more than the run's {found.num_tokens:.4g}",
         )
     return found
+
+
+def _sequences(
+    tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics
+) -> tuple[int, tuple[tuple[int, ...], ...]]:
+    """Return the tokens of a sequence, or of the longest one with batches drawn from a file of lengths."""
+    section, path = spec.workload, ("workload", "lengths")
+    if section.lengths is None:
+        if section.seq_len is None:
+            raise tree.error(
+                "the tokens of a sequence are not stated",
+                ("workload",),
+                hint="State seq_len (--seq), or lengths for sequences that differ.",
+            )
+        return section.seq_len, ()
+    file = tree.path_of(section.lengths, path)
+    try:
+        source = read_lengths(file)
+        drawn = source.batches(section.global_batch, section.num_batches, spec.search.seed)
+    except InputError as error:
+        raise tree.located(error, path) from None
+    tree.digests.append(
+        InputDigest(role="lengths", name=file.name, sha256=sha256(repr(drawn).encode()).hexdigest())
+    )
+    _check_packed(tree, spec)
+    most = section.seq_len or max(map(max, drawn))
+    cut = sum(length > most for batch in drawn for length in batch)
+    if cut:
+        diagnostics.warn("training-cut-sequences", f"{cut} sequences are longer than {most} tokens and cut")
+    batches = tuple(tuple(sorted((min(n, most) for n in batch), reverse=True)) for batch in drawn)
+    return max(map(max, batches)), batches
+
+
+def _check_packed(tree: SpecTree, spec: TrainingSpec) -> None:
+    """Refuse by name what plans for sequences that differ cannot keep."""
+    for name in spec.fix:
+        if name.lower() not in PACKED_FIX:
+            raise tree.error(
+                "cannot be pinned where sequences differ",
+                ("fix", name),
+                allowed=", ".join(PACKED_FIX),
+                hint="Groups of ranks, micro-batches and their sizes follow from the lengths.",
+            )
+    if spec.objective.name not in (None, "min_step_time"):
+        raise tree.error(
+            "sequences that differ are planned for the shortest step",
+            ("objective",),
+            value=spec.objective.name,
+            allowed="min_step_time",
+        )
+    if not spec.flash_attention:
+        raise tree.error("packed sequences need flash attention", ("flash_attention",), value=False)
 
 
 def _choices(tree: SpecTree, spec: TrainingSpec, diagnostics: Diagnostics) -> TrainingChoices:

@@ -27,6 +27,7 @@ _TERMS = {
     "overhead_s": "host",
     "straggler_s": "waiting for slow nodes",
     "exchange_s": "exchange between groups",
+    "imbalance_s": "waiting for the fullest ranks",
 }
 _DAY_S = 86400.0
 
@@ -106,11 +107,32 @@ def _shape_facts(problem: TrainingCase, plan: Plan) -> Iterator[str]:
         settings = pool.training
         if settings is None:
             continue
+        if settings.rank_tokens:
+            yield from _length_facts(plan)
+            continue
         micro = settings.sequences // (pool.strategy.dp * settings.micro_batch)
         tokens = f"{settings.micro_batch} x {settings.seq_len} tokens"
         where = f" of {pool.node_group}" if len(plan.pools) > 1 else ""
         yield f"A rank{where} runs {micro} micro-batches of {tokens} per step."
     yield from _between_facts(plan)
+
+
+def _length_facts(plan: Plan) -> Iterator[str]:
+    """Yield how batches of different lengths lie on ranks, and what one degree for all would take."""
+    found = cast("dict[str, Any]", plan.details.get("lengths", {}))
+    step = plan.predicted["step_time_s"].value
+    yield f"A micro-batch holds up to {found['rank_tokens']} tokens on each of its ranks."
+    for number, batch in enumerate(found["batches"]):
+        degrees = cast("dict[str, int]", batch["groups_by_degree"])
+        ordered = sorted(degrees, key=int, reverse=True)
+        groups = ", ".join(f"{degrees[degree]} of {degree}" for degree in ordered)
+        time = figure(batch["time_s"], "s")
+        yield f"Batch {number} of {batch['tokens']} tokens takes {time} on groups of ranks: {groups}."
+    uniform, wide = found["uniform_step_s"], found["padded_step_s"]
+    if uniform is not None:
+        yield f"With one degree for all sequences of a batch a step takes {uniform / step:.3g} times as long."
+    if wide is not None:
+        yield f"With every sequence padded to the longest it takes {wide / step:.3g} times as long."
 
 
 def _between_facts(plan: Plan) -> Iterator[str]:

@@ -17,6 +17,8 @@ from planner.search.training_exact import Effort, ExactSearch, Priced
 from planner.search.training_figures import JobFigures, predictions_of
 from planner.search.training_groups import GroupsOutcome, search_groups, why_alone
 from planner.search.training_infeasible import explain_infeasible
+from planner.search.training_lengths import LengthOutcome, search_lengths
+from planner.search.training_lengths_answer import LengthsAnswer, lengths_simpler
 from planner.search.training_question import GOALS, limits_of, rates_of
 from planner.search.training_replicas import ReplicasOutcome, loops_of, search_replicas
 from planner.search.training_replicas_answer import replicas_answer
@@ -48,6 +50,14 @@ SPACE = (
     "groups, every one with a shape and a number of sequences of its own, gradients reduced round a ring of "
     "groups in every step or, where it is allowed, in an outer loop; the global batch exactly"
 )
+LENGTHS_METHOD = (
+    "enumeration in order of the work spread evenly; batches packed by lists and a constraint programme"
+)
+LENGTHS_SPACE = (
+    "one job on one node group without a pipeline: every tp that splits heads and widths, recompute, ZeRO 0 "
+    "to 2 over every number of ranks, offload and precision that is allowed; every batch drawn on groups of "
+    "ranks of any powers of two, sequences packed into micro-batches that fit; the step is their mean"
+)
 _NUM_KEPT = 256
 OPTIMAL_GAP = 1e-4
 """Largest gap of a plan that is called optimal."""
@@ -71,6 +81,7 @@ class _Total:
     efforts: list[Effort] = field(default_factory=list[Effort])
     groups: GroupsOutcome = field(default_factory=GroupsOutcome)
     replicas: list[ReplicasOutcome] = field(default_factory=list[ReplicasOutcome])
+    lengths: list[LengthOutcome] = field(default_factory=list[LengthOutcome])
     best: float = np.inf
     bound: float = np.inf
     interrupted: bool = False
@@ -78,7 +89,7 @@ class _Total:
     @property
     def spread_bound(self) -> float:
         """Return the least bound of jobs over several groups."""
-        return min([self.groups.bound, *(outcome.bound for outcome in self.replicas)])
+        return min([self.groups.bound, *(outcome.bound for outcome in (*self.replicas, *self.lengths))])
 
     def add_replicas(self, outcome: ReplicasOutcome) -> None:
         """Take in what a search of replicated jobs found."""
@@ -88,9 +99,10 @@ class _Total:
         self.best = min([self.best, *(plan.step_s for plan in outcome.found)])
 
     def spread(self) -> list[AnyAnswer]:
-        """Return the jobs over several groups, best first."""
+        """Return the jobs over several groups, and those of different lengths, best first."""
         replicated = [replicas_answer(plan) for outcome in self.replicas for plan in outcome.found]
         found: list[AnyAnswer] = [*self.groups.found, *replicated]
+        found += [LengthsAnswer(plan=plan) for outcome in self.lengths for plan in outcome.found]
         return sorted(found, key=value_of)
 
     def winner(self) -> AnyAnswer | None:
@@ -136,9 +148,9 @@ def search(
         predicted=predictions_of(problem, figures),
         alternatives=_runners_up(problem, total, answer, value),
         infeasibility=None,
-        method=METHOD,
+        method=LENGTHS_METHOD if total.lengths else METHOD,
         work=_work(total),
-        space=SPACE,
+        space=LENGTHS_SPACE if total.lengths else SPACE,
         details=any_details(problem, answer),
     )
 
@@ -153,6 +165,9 @@ def find(
         return monotonic() > end or (stop is not None and stop())
 
     total = _Total()
+    if problem.payload.workload.batches:
+        _find_lengths(problem, diagnostics, total, stopped)
+        return total
     for group in problem.cluster.groups:
         limits, rates = limits_of(problem, group), rates_of(problem, group)
         space = Space(
@@ -178,6 +193,22 @@ def find(
                 total.best = min(total.best, float(outcome.kept.value[0]))
     _find_replicas(problem, diagnostics, total, stopped)
     return total
+
+
+def _find_lengths(
+    problem: Problem[TrainingProblem], diagnostics: Diagnostics, total: _Total, stopped: Callable[[], bool]
+) -> None:
+    """Search plans for batches of different lengths on every group."""
+    for group in problem.cluster.groups:
+        if limits_of(problem, group).num_devices < 1:
+            continue
+        for fmt in formats_of(problem.payload, group):
+            diagnostics.progress(f"packing batches on {group.name} in {fmt}")
+            outcome = search_lengths(problem, group, fmt, total.best, stopped)
+            total.lengths.append(outcome)
+            total.interrupted |= outcome.interrupted
+            total.bound = min(total.bound, outcome.bound)
+            total.best = min([total.best, *(plan.step_s for plan in outcome.found)])
 
 
 def _find_replicas(
@@ -208,6 +239,11 @@ def _work(total: _Total) -> tuple[tuple[str, float | int], ...]:
     names = ("points", "points_expanded", "rows", "plans_priced")
     own = tuple((name, sum(getattr(effort, name) for effort in total.efforts)) for name in names)
     outcomes = total.groups.outcomes
+    if total.lengths:
+        return (
+            ("plans", sum(o.plans for o in total.lengths)),
+            ("packed", sum(o.packed for o in total.lengths)),
+        )
     splits = (("splits_priced", sum(o.priced for o in total.replicas)),) if total.replicas else ()
     if not outcomes:
         return own + splits
@@ -265,6 +301,8 @@ def _runners_up(
         for answer in total.spread()
         if value_of(answer) > best_value
     ]
+    if isinstance(best, LengthsAnswer):
+        spread += [choice(value, words, ()) for words, value in lengths_simpler(best)]
     ordered = sorted([*found, *spread], key=lambda c: c.objective_value or 0.0)
     return tuple(ordered[: problem.options.num_alternatives])
 

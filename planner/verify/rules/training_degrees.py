@@ -49,7 +49,10 @@ def _model(job: JobView) -> Iterator[str]:
 
 def _batch(job: JobView) -> Iterator[str]:
     s, settings = job.strategy, job.settings
-    if settings.sequences % (s.dp * settings.micro_batch):
+    packed = settings.rank_tokens > 0
+    if packed and (s.pp, s.cp, settings.micro_batch, settings.zero > 2) != (1, 1, 1, False):
+        yield "sequences of different lengths are packed without pipeline, fixed context ranks and ZeRO-3"
+    if not packed and settings.sequences % (s.dp * settings.micro_batch):
         yield f"{s.dp} ranks with micro-batches of {settings.micro_batch} do not make {settings.sequences}"
     if settings.seq_len % (2 * s.cp if s.cp > 1 else 1):
         yield f"cp={s.cp} does not cut {settings.seq_len} tokens into pairs of pieces"

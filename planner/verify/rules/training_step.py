@@ -7,9 +7,10 @@ from typing import cast
 
 from planner.verify.report import Violation
 from planner.verify.rule import TRAINING, Case, Rule, differs
+from planner.verify.training.arithmetic import step_flops
 from planner.verify.training.counts import stage_counts
 from planner.verify.training.schedule import least_step_s
-from planner.verify.training.view import JobView, jobs
+from planner.verify.training.view import JobView, jobs, peak_flops_per_s
 
 _ARITHMETIC = 1e-3
 
@@ -41,11 +42,10 @@ def _check(case: Case) -> Iterator[Violation]:
 
 def _least_s(job: JobView) -> float:
     """Return the time of the step's arithmetic at the peak of the precision (or of 16 bit, if higher)."""
-    peaks = job.group.device.peak_flops_per_s
-    known = [peaks[name].value for name in ("bf16", "fp16", job.pool.weight_dtype) if name in peaks]
-    if job.pool.weight_dtype.startswith("fp8") and "fp8" in peaks:
-        known.append(peaks["fp8"].value)
-    peak = max(known)
+    peak = peak_flops_per_s(job)
+    if job.settings.rank_tokens:
+        devices = job.strategy.tp * job.strategy.dp
+        return step_flops(job.problem.payload) / peak / devices
     forward_s = [count.forward_flops / peak for count in stage_counts(job)]
     whole = job.settings.recompute == "full" and not job.settings.recompute_layers
     return least_step_s(job, forward_s, whole and not job.settings.recompute_stages)

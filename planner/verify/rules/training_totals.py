@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from planner.ir.model_graph import AttentionCore, Experts, Linear, Op
 from planner.ir.training import TrainingProblem
 from planner.verify.report import Violation
 from planner.verify.resources import usd_per_hour
 from planner.verify.rule import TRAINING, Case, Rule, differs
+from planner.verify.training.arithmetic import step_flops, step_tokens
 
 _ARITHMETIC = 1e-3
 _HOUR_S = 3600.0
@@ -56,10 +56,9 @@ def _objective(case: Case, found: dict[str, float]) -> Iterator[Violation]:
 def _expected(case: Case, step_s: float) -> dict[str, float]:
     """Return the figures that follow from the step."""
     payload = cast("TrainingProblem", case.problem.payload)
-    workload = payload.workload
     devices = sum(len(replica.devices) for replica in case.plan.placement)
-    tokens = workload.global_batch * workload.seq_len
-    flops = _flops_per_token(payload) * tokens / step_s / max(devices, 1)
+    tokens = step_tokens(payload)
+    flops = step_flops(payload) / step_s / max(devices, 1)
     own = {
         "tokens_per_s": tokens / step_s,
         "tokens_per_s_per_device": tokens / step_s / max(devices, 1),
@@ -72,28 +71,12 @@ def _expected(case: Case, step_s: float) -> dict[str, float]:
         own["usd_per_step"] = usd / _HOUR_S * step_s
     if power is not None:
         own["energy_per_step_j"] = power.value * step_s
-    if workload.num_tokens is not None:
-        steps = workload.num_tokens / tokens
+    if payload.workload.num_tokens is not None:
+        steps = payload.workload.num_tokens / tokens
         own |= {"run_time_s": steps * step_s}
         own |= {"run_usd": own["usd_per_step"] * steps} if usd is not None else {}
         own |= {"run_energy_j": own["energy_per_step_j"] * steps} if power is not None else {}
     return own
-
-
-def _flops_per_token(payload: TrainingProblem) -> float:
-    """Return three forward passes per token: two FLOPs per weight that it meets, and causal attention."""
-    model, seq = payload.model, payload.workload.seq_len
-    ops: list[Op] = [*(op for layer in model.layers for op in layer.ops), *model.head]
-    total = 0.0
-    for op in ops:
-        if isinstance(op, Linear):
-            total += 2.0 * op.per_token * op.in_features * op.out_features
-        elif isinstance(op, Experts):
-            total += 2.0 * op.top_k * (3 if op.gated else 2) * op.hidden * op.inter
-        elif isinstance(op, AttentionCore):
-            reach = min(op.window, seq) if op.window else seq / 2.0
-            total += 2.0 * op.num_heads * (op.head_dim + op.v_head_dim) * reach
-    return 3.0 * total
 
 
 RULE = Rule(

@@ -39,6 +39,8 @@ class JobView:
     @property
     def tokens(self) -> float:
         """Tokens of a micro-batch on one context rank."""
+        if self.settings.rank_tokens:
+            return float(self.settings.rank_tokens)
         return self.settings.micro_batch * self.settings.seq_len / self.strategy.cp
 
     @property
@@ -93,3 +95,12 @@ def jobs(case: Case) -> Iterator[JobView]:
     for pool in case.plan.pools:
         if pool.training is not None and pool.node_group in groups:
             yield JobView(pool=pool, settings=pool.training, problem=problem, group=groups[pool.node_group])
+
+
+def peak_flops_per_s(job: JobView) -> float:
+    """Return the peak of a device in the job's precision, or in 16 bit if that is higher."""
+    peaks = job.group.device.peak_flops_per_s
+    known = [peaks[name].value for name in ("bf16", "fp16", job.pool.weight_dtype) if name in peaks]
+    if job.pool.weight_dtype.startswith("fp8") and "fp8" in peaks:
+        known.append(peaks["fp8"].value)
+    return max(known)
