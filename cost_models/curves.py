@@ -11,6 +11,8 @@ from hardware_profiles.provenance import Provenance
 from hardware_profiles.schema import DeviceProfile, FittedCurve
 
 POOLED = "pooled"
+PEER_HOST = "peer"
+"""Marks a curve of a host whose devices reach each other directly, where others cross memory or sockets."""
 _STRANGER = 2
 _VERSION_SIGMA_LOG = 0.08
 """Spread between versions of one engine: same shape and GPU, 1 to 8 % in the median, 4 to 31 % at the 90th
@@ -47,9 +49,15 @@ class CurveSet:
 
     @staticmethod
     def of(device: DeviceProfile, software: Iterable[str] = ()) -> CurveSet:
-        """Collect the curves of a device: its own, its family's, the generic ones."""
+        """Collect the curves of a device: its own, its family's, the generic ones.
+
+        A device that brings an all-reduce of its own says what its host does.
+        """
+        shipped = device_curves(device.name)
+        if any(curve.operation.endswith("all_reduce") for curve in device.curves):
+            shipped = tuple(c for c in shipped if not c.software.endswith(f":{PEER_HOST}"))
         return CurveSet(
-            own=(*device.curves, *device_curves(device.name)),
+            own=(*device.curves, *shipped),
             shared=tuple(family_curves(name) for name in (device.family, *SHARED_FAMILIES)),
             software=tuple(software),
         )
@@ -83,6 +91,15 @@ class CurveSet:
             if found:
                 return found
         return []
+
+    def of_peer_host(self, operation: str, fmt: str) -> Chosen | None:
+        """Return the curve of a host with quicker paths between devices than others, None without."""
+        wanted = _curve_format(fmt)
+        for curve in self.own:
+            marked = curve.software.endswith(f":{PEER_HOST}")
+            if marked and (curve.operation, curve.fmt) == (operation, wanted):
+                return self._chosen(curve, Provenance.CALIBRATED)
+        return None
 
     def has_own(self, operation: str, fmt: str) -> bool:
         """Return whether the device itself was fitted for the operation in the format."""

@@ -204,7 +204,10 @@ class DeviceCostModel:
         used.append(main)
         custom = ENGINE_ALL_REDUCE["custom"]
         with_small = (operation, self.pricing.all_reduce) == ("all_reduce", "best")
-        small = self.curves.choose(custom, name) if with_small and self.curves.has_own(custom, name) else None
+        small = None
+        if with_small and self.curves.has_own(custom, name):
+            # plans and runs are taken to be on hosts that let devices reach each other
+            small = self.curves.of_peer_host(custom, name) or self.curves.choose(custom, name)
         return LevelConstants(main=main.constants, small=small.constants if small else None)
 
     def _link_key(self, operation: str, link: LinkSpec) -> str:

@@ -28,8 +28,8 @@ token); other published runs of one replica stream more than 20,000."""
 HANDOVER_SIGMA = 1.20
 """Further error of a time to first token behind a prefill pool: places of the decode pool and how a router
 deals them out decide it, and nothing says them of measured runs (191 disaggregated runs of InferenceX)."""
-OFFLINE_SIGMA = 0.10
-"""Further error of a published highest throughput of a dense model: batches, queues that drain (445 runs)."""
+OFFLINE_SIGMA = 0.05
+"""Further error of a published highest throughput of a dense model: batches, versions (456 runs)."""
 SPARSE_OFFLINE_SIGMA = 0.20
 """The same for a model with experts: 247 runs, part of which do not say how attention was split. Plans state
 that, so this belongs to what is read from such runs, not to plans."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cost_models.curves import POOLED
+from cost_models.curves import PEER_HOST, POOLED
 from cost_models.facts import DeviceFacts
 from hardware_profiles.calibration import CalibrationFile, read_calibration
 from hardware_profiles.loader import canonical
@@ -24,6 +24,8 @@ from planner.errors import InputError
 
 ANYTHING = "any"
 _MAX_FAMILY_ROWS = 400
+_OTHER_HOST = 3.0
+"""Share of a link's rate over that of another version from which the two were timed on different hosts."""
 
 
 def fit_device(
@@ -126,7 +128,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def shipped_curves(curves: Sequence[FittedCurve]) -> tuple[FittedCurve, ...]:
-    """Return the curves worth shipping: of several versions of one engine, the newest that was fitted."""
+    """Return the curves worth shipping: of several versions of one engine, the newest that was fitted.
+
+    Of engines' all-reduce also the one of a host whose links carry much more, marked `PEER_HOST`.
+    """
     newest: dict[tuple[str, str, str, str], FittedCurve] = {}
     for curve in curves:
         name, _, kernel = curve.software.partition(":")
@@ -135,7 +140,27 @@ def shipped_curves(curves: Sequence[FittedCurve]) -> tuple[FittedCurve, ...]:
         held = newest.get(key)
         if held is None or version_of(name) > version_of(held.software.partition(":")[0]):
             newest[key] = curve
-    return tuple(newest.values())
+    return (*newest.values(), *_quicker_hosts(curves, newest.values()))
+
+
+def _quicker_hosts(curves: Sequence[FittedCurve], shipped: Collection[FittedCurve]) -> Iterator[FittedCurve]:
+    """Yield the all-reduce of another host where that of every shipped version is far slower.
+
+    Several versions of one kernel differ by percents; by a multiple at large messages they were timed on
+    hosts with other paths between devices, through memory and between sockets or past both.
+    """
+    reduce = "custom_all_reduce"
+    best = max((_widest_eff(c) for c in shipped if c.operation == reduce), default=0.0)
+    others = [c for c in curves if c.operation == reduce and _widest_eff(c) > _OTHER_HOST * best > 0.0]
+    if others:
+        quickest = max(others, key=_widest_eff)
+        yield quickest.model_copy(update={"software": f"{quickest.software}:{PEER_HOST}"})
+
+
+def _widest_eff(curve: FittedCurve) -> float:
+    """Return the share of the link's rate that the widest group reaches."""
+    sizes = [int(name.removeprefix("eff_n")) for name in curve.constants if name.startswith("eff_n")]
+    return curve.constants[f"eff_n{max(sizes)}"] if sizes else 0.0
 
 
 def _is_device(name: str, device: DeviceProfile) -> bool:

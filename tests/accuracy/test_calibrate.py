@@ -13,7 +13,7 @@ from cost_models.library import Pricing, device_cost_model
 from cost_models.work import Gemm
 from hardware_profiles.calibration import calibrated_devices, device_curves, family_curves, read_calibration
 from hardware_profiles.loader import load_device
-from planner.accuracy.calibrate import calibration_text, fit_device
+from planner.accuracy.calibrate import calibration_text, fit_device, shipped_curves
 from planner.accuracy.devices import find_device
 from planner.accuracy.fitting import Target, fit_curves, residuals, samples_of
 from planner.accuracy.kernels import read_kernels
@@ -163,3 +163,12 @@ def test_measuring_an_unknown_device_asks_for_a_profile():
     timer.name = "Abacus 9000"
     with pytest.raises(InputError, match="no device profile"):
         measure_device(timer, "", quick=True, day=DAY, on_progress=lambda _: None)
+
+
+def test_an_older_table_of_a_quicker_host_is_shipped_beside_the_newest():
+    found = {c.software: c for c in device_curves("l40s") if c.operation == "custom_all_reduce"}
+    newest, peer = found["sglang-0.5.14"], found["sglang-0.5.12:peer"]
+    older = peer.model_copy(update={"software": "sglang-0.5.12"})
+    assert [c.software for c in shipped_curves((older, newest))] == ["sglang-0.5.14", peer.software]
+    alike = newest.model_copy(update={"software": "sglang-0.5.12"})
+    assert [c.software for c in shipped_curves((alike, newest))] == ["sglang-0.5.14"]

@@ -21,6 +21,7 @@ from cost_models.work import (
     Stream,
     ToolCall,
 )
+from hardware_profiles.calibration import device_curves
 from hardware_profiles.loader import load_device, load_software
 from hardware_profiles.provenance import Provenance
 
@@ -158,6 +159,18 @@ def test_an_engine_that_tries_kernels_out_runs_the_quickest_measured_one():
     assert device_cost_model(device, tuned).price(other).time_s == pytest.approx(
         device_cost_model(device, fixed).price(other).time_s
     )
+
+
+def test_devices_are_taken_to_reach_each_other_where_such_a_host_was_measured():
+    device = load_device("l40s")
+    link = LinkSpec(name=device.scale_up_link, latency_s=2e-6, bandwidth_bytes_per_s=32e9)
+    work = Collective(op="all_reduce", num_bytes=2.0**24, span=Span(ranks_per_level=(8,), links=(link,)))
+    served = device_cost_model(device, load_software("vllm")).price(work).time_s
+    measured = device_cost_model(device, pricing=Pricing(all_reduce="custom")).price(work).time_s
+    assert measured > 5.0 * served
+    slow = next(c for c in device_curves("l40s") if c.operation == "custom_all_reduce")
+    own = device.model_copy(update={"curves": (slow.model_copy(update={"software": "mine"}),)})
+    assert device_cost_model(own, load_software("vllm")).price(work).time_s > 2.0 * served
 
 
 def test_skewed_routing_is_slower_and_less_sure():

@@ -100,8 +100,8 @@ What falls short, and why:
 - Offline runs of models with experts and a rank of attention per device are predicted 20 to 40 % too fast on
   Hopper, with 128 experts on eight devices above all: real routing loads the busiest device more, which no
   row records (kernel tables under power laws take 1.26 times the even ones there).
-- PCIe devices (L40S, RTX PRO 6000) with tensor parallelism: the kernel tables of their all-reduce come from
-  slower topologies than the published runs.
+- PCIe devices depend on their host. Kernel tables of L40S hold two kinds, with 2 and with 20 GB/s between
+  eight devices; runs are priced on the second, which is the kind that publishes.
 - Small models with more than a hundred clients are limited by a front end, which is not modelled: 36 requests
   and 9,200 tokens per second in one source whatever the devices, more than twice that in others.
 """
