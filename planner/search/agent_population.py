@@ -23,10 +23,10 @@ from planner.search.heft import placed_again, topological_order
 from planner.search.serial_schedules import Ints, SerialScheduler, Tasks, turned
 
 Floats = NDArray[np.float64]
-_MAX_ROWS, _MIN_ROWS = 512, 32
+_MAX_ROWS, _MIN_ROWS = 1024, 32
 _LEAST_GENERATIONS = 40
-_NUM_ISLANDS = 2
-_ISLAND_SHARE = 0.3
+_NUM_ISLANDS = 3
+_ISLAND_SHARE = 0.28
 _NEAR_SHARE = 0.1
 _NEAR_NOISE = 0.1
 _NUM_WINDOWS = 4

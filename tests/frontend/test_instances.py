@@ -19,6 +19,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "scheduling"
         ("psplib/j3010_1.sm", "psplib", 32, 4, 32),
         ("psplib/j1019_1.mm", "psplib", 12, 4, 32),
         ("fjsp/fattahi1.txt", "fjsp", 4, 2, 8),
+        ("fajsp/fattahi1-graph.txt", "fajsp", 4, 2, 8),
         ("fjsp/ft06_edata.txt", "fjsp", 36, 6, 42),
         ("jsp/ft06.txt", "jsp", 36, 6, 36),
         ("stg/rand0000.stg", "stg", 52, 1, 52),
@@ -32,6 +33,14 @@ def test_recognised_and_read(file: str, fmt: str, num_tasks: int, num_resources:
     assert len(problem.tasks) == num_tasks
     assert len(problem.resources) == num_resources
     assert sum(len(t.modes) for t in problem.tasks) == num_modes
+
+
+def test_both_forms_of_a_shop_hold_the_same_problem() -> None:
+    jobs = read_instance(DATA / "fjsp" / "fattahi1.txt")
+    graph = read_instance(DATA / "fajsp" / "fattahi1-graph.txt")
+    times = [[(m.duration_s, m.demands) for m in t.modes] for t in jobs.tasks]
+    assert [[(m.duration_s, m.demands) for m in t.modes] for t in graph.tasks] == times
+    assert set(jobs.lags) == set(graph.lags)
 
 
 def test_multi_mode_entries_are_where_they_belong() -> None:
@@ -56,6 +65,10 @@ def test_workflow_files_cost_time_between_machines() -> None:
         ("fjsp", "1 2 x\n1 1 1 3\n", 1, "flexibility"),
         ("fjsp", "1 2\n1 1 7 3\n", 2, "unknown machine"),
         ("fjsp", "1 2\n1 1 1 -3\n", 2, "a time"),
+        ("fajsp", "2 1 1\n0 2 0\n1 0 3\n1 0 3\n", 2, "unknown operation"),
+        ("fajsp", "2 1 1\n0 1 0\n1 0 3\n1 1 3\n", 4, "unknown machine"),
+        ("fajsp", "2 1\n0 1 0\n", 1, "precedences"),
+        ("fajsp", "1 0 1\n1 0 3\n7\n", 2, "more numbers"),
         ("stg", "1\n0 0 0\n1 2 1 5\n2 0 1 1\n", 3, "earlier task"),
         ("stg", "99999999999999999999\n", 1, "whole number"),
     ],
