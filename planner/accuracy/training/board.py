@@ -55,7 +55,8 @@ What falls short, and why:
   not gain from the fused experts of 26.06.
 - The same 530B plan on the same devices took 39.2 s on Selene and 43.1 s on MegaScale's cluster; both
   stacks of that table are 11 % too fast here by as much.
-- MegaScale's ablation changes model and software in ways that rows do not say.
+- MegaScale's ablation names its changes: overlaps and fused kernels are priced as in its own stack, a
+  parallel block and a window of unknown width are not.
 - Context parallelism over four and more ranks at 131072 tokens and more is predicted 27 to 31 % too fast in
   torchtitan's table of 2024-12; one and two ranks are right, and work and traffic per rank grow evenly. A
   causal ring that is not balanced would cost as much more, from four ranks on.

@@ -43,6 +43,16 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r"megatron|nvidia", "megatron-lm"),
     (r"fsdp", "llm-foundry"),
 )
+_OVERLAPS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("tp overlap", ("tp_overlap",)),
+    ("pp overlap", ("p2p_overlap",)),
+    ("dp overlap", ("dp_overlap",)),
+    (
+        "efficient operators",
+        ("flash_attention", "flash_version", "compute_scale", "elementwise_scale", "loss_bytes", "dropout"),
+    ),
+)
+"""Words of MegaScale's ablation (NSDI 2024, table 3) and what they change."""
 _FLASH_SINCE_2023 = 2.0
 _SINCE_FLASH = re.compile(r"h100|h200|b200|b300|h800|gh200|mi300|mi325|mi35|(?<!no )(?<!without )flash")
 
@@ -116,6 +126,18 @@ def _named(name: str) -> TrainingSoftware:
         raise RowError(str(error)) from error
 
 
+def _overlapped(software: TrainingSoftware, words: str) -> TrainingSoftware:
+    """Return the stack with communication hidden, and kernels fused, as notes say that MegaScale does.
+
+    Its stack is the one whose overlaps of every axis were fitted; the words are those of its ablation.
+    """
+    model = _load("megascale")
+    for word, names in _OVERLAPS:
+        if re.search(rf"(?<!no )(?<!without )\b{word}\b", words):
+            software = replace(software, **{name: getattr(model, name) for name in names})
+    return software
+
+
 def _switched(software: TrainingSoftware, words: str, precision: str) -> TrainingSoftware:
     """Return the stack with the switches that a row's notes and its format state."""
     if re.search(r"async tp(?! off)", words):
@@ -124,6 +146,7 @@ def _switched(software: TrainingSoftware, words: str, precision: str) -> Trainin
         software = replace(software, elementwise_scale=software.elementwise_scale * _EAGER_ELEMENTWISE)
     if not software.flash_attention and re.search(r"(?<!no )(?<!without )flash[- ]?att", words):
         software = replace(software, flash_attention=True, flash_version=_FLASH_SINCE_2023)
+    software = _overlapped(software, words)
     if re.search(r"row-?wise", precision):
         software = replace(software, row_scales=True)
     if re.search(r"token[- ]?drop", words):  # experts of one padded size run as one launch

@@ -48,6 +48,25 @@ _KNOWN = (
 )
 
 
+_CUMULATIVE = (
+    (
+        r"MegaScale Table 3",
+        ("parallel block", "sliding window", "tp overlap", "pp overlap", "dp overlap", "efficient operators"),
+    ),
+)
+"""Tables in which every row adds one change, named in its notes, to those of the rows before it."""
+
+
+def _changes(source: str, notes: str) -> tuple[str, ...]:
+    """Return the changes that a row of a cumulative table inherits from the rows before it."""
+    for pattern, steps in _CUMULATIVE:
+        if re.search(pattern, source):
+            own = next((i for i, step in enumerate(steps) if step in notes.lower()), None)
+            inherited = steps[:own] if own is not None else steps if "misc" in notes.lower() else ()
+            return tuple(inherited)
+    return ()
+
+
 def known_of_source(texts: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the cells of a row with what its source is known to mean, and what was told so."""
     found = dict(texts)
@@ -59,4 +78,8 @@ def known_of_source(texts: Mapping[str, str]) -> tuple[dict[str, str], tuple[str
         if known.notes:
             found["notes"] = "; ".join(part for part in (known.notes, found.get("notes", "")) if part)
         told.append(f"{', '.join(known.cells)} of this source: {known.evidence}")
+    changes = _changes(found.get("source", ""), found.get("notes", ""))
+    if changes:
+        found["notes"] = "; ".join((*changes, found["notes"]))
+        told.append(f"changes of the rows before it hold too: {', '.join(changes)}")
     return found, tuple(told)

@@ -250,6 +250,25 @@ def test_a_scale_per_row_costs_what_its_casts_move(tmp_path: Path) -> None:
     assert half.step_s == predict(question_of(_row(tmp_path, precision="bf16", **cells))).step_s
 
 
+def test_rows_of_a_cumulative_table_inherit_the_changes_before_them(tmp_path: Path) -> None:
+    source = {"source": "MegaScale Table 3 (cumulative ablation)"}
+    plain, hidden, fused = (
+        software_of(_row(tmp_path, notes=notes, **source))
+        for notes in ("Megatron-LM baseline", "+PP overlap", "+misc")
+    )
+    assert (plain.tp_overlap, plain.p2p_overlap, plain.dp_overlap) == (0.0, 0.0, 0.0)
+    assert hidden.tp_overlap > 0.0
+    assert hidden.p2p_overlap > 0.0
+    assert hidden.dp_overlap == 0.0
+    assert not hidden.flash_attention
+    assert fused.dp_overlap > 0.0
+    assert fused.flash_attention
+    row = _row(tmp_path, notes="+PP overlap", **source)
+    assert any("tp overlap" in text for text in row.told)
+    alone = software_of(_row(tmp_path, notes="+PP overlap", source="MegaScale Table 2; Megatron-LM"))
+    assert (alone.tp_overlap, alone.p2p_overlap > 0.0) == (0.0, True)
+
+
 def test_software_is_named_by_a_column_or_by_the_source(tmp_path: Path) -> None:
     assert software_of(_row(tmp_path)).name == "megatron-lm-2022"
     base = _base()
