@@ -19,6 +19,7 @@ from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, rows, sharded
 from planner.space.training.plans import GRADIENTS, OFFLOADS, PlanArrays, concatenate
+from planner.space.training.point_grid import PointGrid
 from planner.space.training.recompute_fit import fitted
 
 _FIRST_POINTS = 64
@@ -91,10 +92,10 @@ class ExactSearch:
         self._kept: Priced | None = None
         self.effort = Effort()
 
-    def run(self, points: PlanArrays, fmt: str, incumbent: float = np.inf) -> ExactOutcome:
+    def run(self, points: PointGrid, fmt: str, incumbent: float = np.inf) -> ExactOutcome:
         """Search all points; `incumbent` is the value of an answer already known (which is not returned)."""
         self.effort.points += len(points)
-        bounds = self._point_bounds(points, fmt)
+        bounds = np.concatenate([np.zeros(0), *(self._point_bounds(p, fmt) for p in points.batches())])
         order = np.argsort(bounds, kind="stable")
         done, best, interrupted = 0, incumbent, False
         while done < len(order) and bounds[order[done]] <= best and not interrupted:
@@ -114,8 +115,6 @@ class ExactSearch:
         )
 
     def _point_bounds(self, points: PlanArrays, fmt: str) -> FloatArray:
-        if len(points) == 0:
-            return np.zeros(0)
         bound = point_bound(self._evaluator, self._space, points, fmt)
         devices = _num_devices(points)
         allowed = (devices <= self._limits.num_devices) & (bound.step_s <= self._limits.longest_step_s)

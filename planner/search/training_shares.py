@@ -22,7 +22,7 @@ from planner.search.training_question import limits_of, rates_of
 from planner.space.training.between import exchange_s
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, plan_columns, points
-from planner.space.training.plans import concatenate
+from planner.space.training.point_grid import PointGrid
 from planner.space.training.share_bound import micro_batches, share_floor
 from planner.space.training.source import evaluator_of, with_batch
 
@@ -104,7 +104,7 @@ class GroupSteps:
             return
         evaluator = with_batch(self.evaluator, sequences)
         search = ExactSearch(evaluator, space, self._rates, self._limits, _NUM_KEPT, self._stop)
-        kept = search.run(concatenate(grid), self._fmt, below_s).kept
+        kept = search.run(PointGrid(grid), self._fmt, below_s).kept
         if kept is None or float(kept.step_s[0]) > below_s:
             self.least_s[sequences] = np.inf if np.isinf(below_s) else below_s * (1 + 1e-12)
             return

@@ -32,8 +32,9 @@ from planner.search.training_said import (
     value_of,
 )
 from planner.space.training.evaluate import TrainingEvaluator
-from planner.space.training.grid import Space, points
-from planner.space.training.plans import PlanArrays, concatenate
+from planner.space.training.grid import Space, plan_columns, points
+from planner.space.training.plans import PlanArrays
+from planner.space.training.point_grid import PointGrid
 from planner.space.training.source import evaluator_of, formats_of
 
 METHOD = (
@@ -179,8 +180,9 @@ def find(
         grid = list(points(space)) if limits.num_devices > 0 else []
         if not grid:
             continue
-        coarse = concatenate(grid)
-        evaluator = evaluator_of(problem.payload, group, coarse)
+        coarse = PointGrid(grid)
+        sizes = coarse.micro_batches()
+        evaluator = evaluator_of(problem.payload, group, plan_columns(len(sizes), micro_batch=sizes))
         for fmt in formats_of(problem.payload, group):
             diagnostics.progress(f"searching {len(coarse)} points on {group.name} in {fmt}")
             exact = ExactSearch(evaluator, space, rates, limits, _NUM_KEPT, stopped)

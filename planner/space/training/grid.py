@@ -102,10 +102,13 @@ def exchange_degrees(model: ModelGraph, tp: int, cp: int) -> list[int]:
 
 
 def plan_columns(count: int, **values: IntArray | int) -> PlanArrays:
-    """Return plans whose columns are `values`, and zero (one for degrees) where there is none."""
+    """Return plans whose columns are `values`, and zero (one for degrees) where there is none.
+
+    Columns of one value take no room, and cannot be written to.
+    """
     ones = {"ep", "etp", "num_chunks", "dp_shard", "cp_ulysses"}
     found = {
-        f.name: np.broadcast_to(np.int64(values.get(f.name, int(f.name in ones))), count).astype(np.int64)
+        f.name: np.broadcast_to(np.int64(values.get(f.name, int(f.name in ones))), count)
         if not isinstance(values.get(f.name), np.ndarray)
         else values[f.name]
         for f in fields(PlanArrays)

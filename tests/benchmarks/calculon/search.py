@@ -20,7 +20,8 @@ from planner.search.training_question import Limits, Rates
 from planner.space.training.evaluate import Evaluation, LayerTotals, Outline, StepTime
 from planner.space.training.grid import Space, points
 from planner.space.training.partition import chunk_sizes
-from planner.space.training.plans import SCHEDULES, PlanArrays, concatenate
+from planner.space.training.plans import SCHEDULES, PlanArrays
+from planner.space.training.point_grid import PointGrid
 from tests.benchmarks.calculon.machine import Floats, Ints, Machine, Model
 from tests.benchmarks.calculon.options import OFFLOADS_OF_BOTH, Question, switches
 from tests.benchmarks.calculon.pricing import COMMS, RECOMPUTES, Executions, Price, gathered_blocks, price
@@ -310,7 +311,7 @@ def search(graph: ModelGraph, question: Question, machine: Machine) -> Found | N
     space = space_of(graph, question)
     choices = space.choices
     whole = replace(space, choices=replace(choices, fixed=(*choices.fixed, ("sequence_parallel", False))))
-    coarse = concatenate([p for s in (space, whole) for p in points(s) if s is space or int(p.tp[0]) > 1])
+    coarse = PointGrid([p for s in (space, whole) for p in points(s) if s is space or int(p.tp[0]) > 1])
     evaluator = CalculonEvaluator(question=question, machine=machine)
     limits = Limits(
         num_devices=question.num_devices, capacity_bytes=machine.memory_bytes, longest_step_s=np.inf
