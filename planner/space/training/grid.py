@@ -299,6 +299,10 @@ def _sharings(
     return found
 
 
+def _has_experts(model: ModelGraph) -> bool:
+    return any(isinstance(op, Experts) for layer in model.layers for op in layer.ops)
+
+
 def gradient_formats(space: Space, ranks: tuple[int, int, int], zero: int) -> list[int]:
     """Return the formats in which `ranks` (dp, shard, cp) may reduce gradients under a ZeRO level.
 
@@ -307,9 +311,7 @@ def gradient_formats(space: Space, ranks: tuple[int, int, int], zero: int) -> li
     dp, shard, cp = ranks
     names = space.word("gradients", space.choices.gradients)
     allowed = {"full", "bf16"}
-    allowed |= {"int4"} if zero == 3 and shard == dp else set()
-    allowed |= {"1bit"} if zero == 0 else set()
-    experts = any(isinstance(op, Experts) for layer in space.model.layers for op in layer.ops)
-    if dp * cp == 1 or experts:
-        allowed = {"full", "bf16"}
+    if dp * cp > 1 and not allowed.issuperset(names) and not _has_experts(space.model):
+        allowed |= {"int4"} if zero == 3 and shard == dp else set()
+        allowed |= {"1bit"} if zero == 0 else set()
     return [GRADIENTS.index(name) for name in GRADIENTS if name in names and name in allowed]

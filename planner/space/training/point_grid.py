@@ -16,7 +16,7 @@ class PointGrid:
 
     def __init__(self, parts: Sequence[PlanArrays]) -> None:
         self._parts = tuple(part for part in parts if len(part))
-        self._starts = np.cumsum([0, *(len(part) for part in self._parts)])
+        self._starts: IntArray = np.cumsum([0, *(len(part) for part in self._parts)], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -40,10 +40,11 @@ class PointGrid:
         """Return the points of these numbers, in their order; there is at least one."""
         order = np.argsort(index, kind="stable")
         part_of = np.searchsorted(self._starts, index[order], side="right") - 1
-        found = [
-            self._parts[part].take(index[order[part_of == part]] - self._starts[part])
-            for part in np.unique(part_of).tolist()
-        ]
+        found: list[PlanArrays] = []
+        for number, part in enumerate(self._parts):
+            here = order[part_of == number]
+            if len(here):
+                found.append(part.take(index[here] - self._starts[number]))
         back = np.empty(len(index), dtype=np.int64)
         back[order] = np.arange(len(index))
         return concatenate(found).take(back)
