@@ -13,6 +13,7 @@ from planner.ir.agent_graph import (
     START,
     AgentGraph,
     AgentModel,
+    Draft,
     Edge,
     Human,
     Latency,
@@ -116,6 +117,23 @@ def _model(model: AgentModel) -> Plain:
     }
     if model.quality == 0:
         plain["quality"] = model.quality
+    if model.drafts:
+        plain["drafts"] = {draft.name: _draft(draft) for draft in model.drafts}
+    return plain
+
+
+def _draft(draft: Draft) -> Plain:
+    default = Draft(name="", mode="serial", acceptance=0.0, decode_s_per_token=0.0)
+    plain: Plain = {
+        "mode": draft.mode,
+        "acceptance": draft.acceptance,
+        "decode_s_per_token": draft.decode_s_per_token,
+    }
+    for key in ("max_tokens", "layers_at_once", "check_growth", "slots"):
+        if getattr(draft, key) != getattr(default, key):
+            plain[key] = getattr(draft, key)
+    if draft.usd_per_output_token:
+        plain["usd_per_million_output"] = _millionfold(draft.usd_per_output_token)
     return plain
 
 

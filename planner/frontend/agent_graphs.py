@@ -26,6 +26,7 @@ from planner.frontend.agent_fields import Fields
 from planner.frontend.agent_nodes import COMMON_KEYS, parse_node
 from planner.frontend.yaml_source import Document, KeyPath, parse_document, read_document
 from planner.ir.agent_graph import (
+    DRAFT_MODES,
     EDGE_KINDS,
     END,
     LOSSLESS_KINDS,
@@ -35,6 +36,8 @@ from planner.ir.agent_graph import (
     AgentGraph,
     AgentModel,
     Condition,
+    Draft,
+    DraftMode,
     Edge,
     EdgeKind,
     LlmCall,
@@ -45,6 +48,7 @@ from planner.ir.agent_graph import (
 )
 from planner.ir.agent_graph_check import graph_faults
 
+_MAX_DRAFTED, _MOST_DRAFTED = 16, 256
 _ENDS = {"start": START, "end": END}
 GOALS: tuple[AgentGoal, ...] = ("min_ttft", "min_latency", "min_cost", "max_throughput")
 GRAPH_KEYS = (
@@ -186,6 +190,7 @@ def _model(name: str, fields: Fields) -> AgentModel:
             "cache_block_tokens",
             "endpoint",
             "guessed",
+            "drafts",
         )
     )
     return AgentModel(
@@ -203,6 +208,37 @@ def _model(name: str, fields: Fields) -> AgentModel:
         cache_block_tokens=fields.count("cache_block_tokens", least=0) or 0,
         endpoint=fields.text("endpoint", ""),
         guessed=fields.flag("guessed"),
+        drafts=tuple(_draft(draft, part) for draft, part in fields.children("drafts")),
+    )
+
+
+def _draft(name: str, fields: Fields) -> Draft:
+    """Read {mode, acceptance, decode_s_per_token, max_tokens, layers_at_once, check_growth, slots, ...}."""
+    fields.only(
+        (
+            *("mode", "acceptance", "decode_s_per_token", "max_tokens", "layers_at_once", "check_growth"),
+            *("slots", "usd_per_million_output"),
+        )
+    )
+    acceptance = fields.required("acceptance", least=0.0)
+    if acceptance > 1.0:
+        raise fields.error("not a share", key="acceptance", value=acceptance, allowed="0 to 1")
+    mode: DraftMode = fields.choice("mode", DRAFT_MODES, "serial")
+    if fields.has("layers_at_once") and mode != "layer_parallel":
+        raise fields.error("only drafts of mode layer_parallel have it", key="layers_at_once")
+    tokens = fields.count("max_tokens") or _MAX_DRAFTED
+    if tokens > _MOST_DRAFTED:
+        raise fields.error("too many", key="max_tokens", value=tokens, allowed=f"up to {_MOST_DRAFTED}")
+    return Draft(
+        name=name,
+        mode=mode,
+        acceptance=acceptance,
+        decode_s_per_token=fields.required("decode_s_per_token", least=0.0),
+        max_tokens=tokens,
+        layers_at_once=fields.count("layers_at_once") or 1,
+        check_growth=fields.number("check_growth", least=0.0) or 0.0,
+        slots=fields.count("slots"),
+        usd_per_output_token=(fields.number("usd_per_million_output", least=0.0) or 0.0) / 1e6,
     )
 
 

@@ -21,6 +21,8 @@ FAILURE_POLICIES: tuple[FailurePolicy, ...] = ("fail", "skip")
 TextTest = Literal["contains", "matches", "equals", "longer_than", "at_least", "at_most"]
 TEXT_TESTS: tuple[TextTest, ...] = ("contains", "matches", "equals", "longer_than", "at_least", "at_most")
 NUMBER_TESTS: tuple[TextTest, ...] = ("longer_than", "at_least", "at_most")
+DraftMode = Literal["serial", "overlapped", "layer_parallel"]
+DRAFT_MODES: tuple[DraftMode, ...] = ("serial", "overlapped", "layer_parallel")
 AgentGoal = Literal["min_ttft", "min_latency", "min_cost", "max_throughput"]
 START = "__start__"
 END = "__end__"
@@ -66,13 +68,35 @@ class PromptPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A way to draft tokens that a model checks in one step.
+
+    `acceptance` is the chance that a drafted token is kept, given those before it; `decode_s_per_token` is
+    that of the draft. serial: the model waits for the draft; overlapped: it checks while the next tokens are
+    drafted; layer_parallel: serial, with `layers_at_once` layers of the draft run side by side. A check of
+    k tokens takes 1 + k `check_growth` steps. `slots` are what the draft's memory leaves (None: all).
+    """
+
+    name: str
+    mode: DraftMode
+    acceptance: float
+    decode_s_per_token: float
+    max_tokens: int = 16
+    layers_at_once: int = 1
+    check_growth: float = 0.0
+    slots: int | None = None
+    usd_per_output_token: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentModel:
     """A model that calls may use, as served: speed, price, quality and limits.
 
     `slots` calls run at once on each of `replicas`; `calls_per_minute` and `tokens_per_minute` (prompt
     and answer) are rate limits (None: none).
     `quality` is any score in which more is better. `cache_block_tokens` is the granularity of the prefix
-    cache, 0 without one. `guessed` marks speeds that no source gave.
+    cache, 0 without one. `guessed` marks speeds that no source gave. `drafts` are ways of speculative
+    decoding that the planner may use.
     """
 
     name: str
@@ -89,6 +113,7 @@ class AgentModel:
     cache_block_tokens: int = 0
     endpoint: str = ""
     guessed: bool = False
+    drafts: tuple[Draft, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Sentences on a plan of many runs: which routes they take, and what is busy."""
+"""Sentences on drafts of models, on routes that many runs take, and on what is busy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ _LEAST_SHARE = 0.005
 
 def _rows(plan: Plan, key: str) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", plan.details.get(key) or [])
+
+
+def draft_facts(plan: Plan) -> Iterator[str]:
+    """Yield which models write with a draft, of how many tokens, and what that makes of their speed."""
+    rows = cast("dict[str, dict[str, Any]]", plan.details.get("drafts") or {})
+    for model, row in sorted(rows.items()):
+        yield (
+            f"{model} writes with the draft {row['draft']}, {row['tokens']} tokens ahead: "
+            f"{figure(float(row['decode_s_per_token']), 's')} per token."
+        )
 
 
 def route_facts(plan: Plan) -> Iterator[str]:

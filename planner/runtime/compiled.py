@@ -19,6 +19,7 @@ from planner.ir.parser import parse_ir
 from planner.ir.problem import Problem
 from planner.plan.schema import Plan
 from planner.plan.serialize import plan_text
+from planner.space.agent_drafts import with_drafts
 from planner.space.agent_flat import FlatCall, FlatEdge, FlatGraph
 from planner.space.agent_flatten import flatten
 
@@ -122,7 +123,7 @@ def compile_plan(plan: Plan) -> CompiledPlan:
         raise InputError("only plans of agent graphs run", key="kind", value=plan.kind, allowed="agents")
     if not plan.details.get("calls"):
         raise InputError("the plan has no calls to run", key="details.calls", hint=_no_calls(plan))
-    graph = _graph_of(plan)
+    graph = with_drafts(_graph_of(plan), plan.details)
     flat = flatten(graph)
     compiled = _compiled(plan, plan.details, (graph, flat))
     routes = plan.details.get("routes")

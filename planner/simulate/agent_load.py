@@ -170,7 +170,8 @@ class _Turns:
     """Takes the routes of a plan in turn, each as often as its share says."""
 
     def __init__(self, details: dict[str, object]) -> None:
-        rows = cast("list[dict[str, Any]]", details.get("routes") or [{**details, "share": 1.0}])
+        routes = cast("list[dict[str, Any]]", details.get("routes") or [{"share": 1.0}])
+        rows: list[dict[str, Any]] = [{**details, **route} for route in routes]
         self.routes = rows
         self.due = [0.0] * len(rows)
 

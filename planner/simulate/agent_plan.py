@@ -15,6 +15,7 @@ from planner.errors import InputError
 from planner.ir.agent_graph import AgentGraph, AgentModel, EdgeKind, LlmCall, ToolCall
 from planner.simulate.agent_job import JobTrace, SimCall, SimEdge, simulate_agent_job
 from planner.simulate.agent_pools import Hold
+from planner.space.agent_drafts import with_drafts
 from planner.space.agent_flat import FlatCall, Flow, flow_of
 from planner.space.agent_flatten import flatten
 from planner.space.agent_lower import RATE_WINDOW_S, prompt_tokens, rate_tokens
@@ -82,7 +83,7 @@ class SimulatedGraph:
     """One outcome of a plan's branches, ready to be simulated."""
 
     def __init__(self, graph: AgentGraph, details: dict[str, object], outcome: Outcome) -> None:
-        self.graph = graph
+        self.graph = with_drafts(graph, details)
         self.flow: Flow = flow_of(outcome.graph)
         self.entries = {str(e["name"]): e for e in cast("list[_Entry]", details["calls"])}
         rows = cast("list[_Entry]", details["edges"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, cast
 
 from pydantic import BeforeValidator, Field
@@ -13,7 +14,7 @@ from planner.frontend.observed_runs import read_runs
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import CommonSpec, SearchSection, Section, Text, validated
 from planner.frontend.yaml_source import Document
-from planner.ir.agent_graph import AgentGraph, AgentProblem
+from planner.ir.agent_graph import AgentGraph, AgentModel, AgentProblem
 from planner.ir.agent_graph_check import bypassed_branches, open_branches
 from planner.ir.cluster import Cluster
 from planner.ir.objective import Objective
@@ -136,7 +137,24 @@ def _observed(tree: SpecTree, graph: AgentGraph, folder: str, diagnostics: Diagn
     seen, files = read_runs(tree.path_of(folder, ("observed",)), graph.name)
     for file in files:
         tree.add_file_digest("observed", file)
-    return with_observations(graph, seen, diagnostics)
+    found = with_observations(graph, seen, diagnostics)
+    models = tuple(
+        _measured_as_it_writes(old, new, diagnostics)
+        for old, new in zip(graph.models, found.models, strict=True)
+    )
+    return replace(found, models=models)
+
+
+def _measured_as_it_writes(stated: AgentModel, seen: AgentModel, diagnostics: Diagnostics) -> AgentModel:
+    """Return an observed model; its speed was seen with whatever drafts it had, so none come on top."""
+    if not seen.drafts or seen.decode_s_per_token == stated.decode_s_per_token:
+        return seen
+    diagnostics.warn(
+        "agents-observed-drafts",
+        f"the speed of {seen.name!r} is taken as observed, and its drafts are left out: runs do not say with "
+        "which of them it wrote",
+    )
+    return replace(seen, drafts=())
 
 
 def _graph(tree: SpecTree, spec: AgentsSpec) -> AgentGraph:

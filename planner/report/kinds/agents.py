@@ -12,7 +12,7 @@ from planner.ir.agent_graph import AgentGraph, AgentModel, AgentProblem, Edge, L
 from planner.ir.problem import Problem
 from planner.plan.schema import Plan
 from planner.report.agent_calls import PlannedCall, critical_path, level_time_s, planned_calls, streams_of
-from planner.report.agent_routes import route_facts
+from planner.report.agent_routes import draft_facts, route_facts
 from planner.report.explanation import Bottleneck, Variation
 from planner.report.figures import figure, percent
 
@@ -36,6 +36,7 @@ class AgentsExplainer:
             return []
         return [
             *_call_facts(problem.payload.graph, plan, calls),
+            *draft_facts(plan),
             *route_facts(plan),
             *_path_facts(plan, calls),
             *_stream_facts(plan),

@@ -20,6 +20,7 @@ from planner.ir.candidates import (
 )
 from planner.ir.problem import Problem
 from planner.search.agent_answer import estimated, expected_figures, plan_details, run_figures
+from planner.search.agent_drafts import best_drafted
 from planner.search.agent_joint import Joint, Stage, joint_search
 from planner.search.agent_throughput import LOADS, most_runs
 from planner.search.agent_throughput_answer import throughput_result
@@ -41,6 +42,14 @@ def search(problem: Problem[AgentProblem], diagnostics: Diagnostics) -> SearchRe
     graph = problem.payload.graph
     for guess in graph.guesses:
         diagnostics.note("graph-guess", guess)
+    if any(model.drafts for model in graph.models):
+        return best_drafted(problem, _search, diagnostics)
+    return _search(problem, diagnostics)
+
+
+def _search(problem: Problem[AgentProblem], diagnostics: Diagnostics) -> SearchResult:
+    """Return the best plan with every model as it stands."""
+    graph = problem.payload.graph
     flat = flatten(graph)
     flow = flow_of(flat)
     if graph.goal == "max_throughput":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from planner.ir.agent_graph import AgentGraph, LlmCall, Nested
+from planner.verify.agent_drafts import drafted
 from planner.verify.report import Violation
 from planner.verify.rule import Case, Rule
 
@@ -30,7 +31,7 @@ def _time(entry: _Entry, key: str) -> float:
 def _check(case: Case) -> Iterator[Violation]:
     if case.plan.status == "infeasible":
         return
-    graph: AgentGraph = case.problem.payload.graph
+    graph, _ = drafted(case.problem.payload.graph, case.plan.details)
     mixed: list[_View] = []
     for share, route in _routes(case):
         calls = {str(c["name"]): c for c in _entries(route, "calls")}

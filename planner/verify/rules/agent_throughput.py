@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from planner.ir.agent_graph import AgentGraph, AgentModel, LlmCall, ToolCall
+from planner.verify.agent_drafts import drafted
 from planner.verify.report import Violation
 from planner.verify.rule import Case, Rule, differs
 
@@ -31,7 +32,7 @@ def _number(entry: _Entry, key: str) -> float:
 
 
 def _check(case: Case) -> Iterator[Violation]:
-    graph: AgentGraph = case.problem.payload.graph
+    graph, _ = drafted(case.problem.payload.graph, case.plan.details)
     if graph.goal != "max_throughput" or case.plan.status == "infeasible":
         return
     routes = _entries(case.plan.details, "routes")
@@ -56,7 +57,7 @@ def _check(case: Case) -> Iterator[Violation]:
                 message=f"{name}: the routes take more than there is",
                 numbers=(("used_per_s", used), ("capacity_per_s", amount * limit)),
             )
-    if _is_free(graph):
+    if _is_free(graph) and not any(model.drafts for model in graph.models):
         yield from _proof(case, graph, capacity)
 
 
