@@ -16,6 +16,7 @@ from planner.plan.schema import Plan
 
 DEFAULT_KINDS = ("h100", "h200", "l40s", "a100", "b200", "mi300x")
 _MOST_NODES = 64
+_MOST_REPLICA_DEVICES = 64
 _ONLY_FLEET = ("cluster", "objective", "budget", "search", "kind", "name")
 
 
@@ -98,7 +99,9 @@ def _models(tree: SpecTree) -> list[object]:
     rate: object = cast("Mapping[str, object]", workload).get("rate") if isinstance(workload, dict) else None
     if rate is None:
         raise tree.error(
-            "is missing", ("workload", "rate"), hint="Sizing needs the requests per second (--rate)."
+            "is missing",
+            ("workload", "rate"),
+            hint="Sizing needs the requests per second, for example `rate: 10/s`.",
         )
     return [{"name": "model", **entry}]
 
@@ -120,6 +123,44 @@ def _kinds_of(tree: SpecTree) -> tuple[str, ...]:
 def _answer(
     tree: SpecTree, models: Sequence[object], kinds: tuple[str, ...], sizing: Sizing, run: Run
 ) -> Answer:
+    """Return the least hardware of some kinds; models that no scale-up domain holds get larger replicas."""
+    while True:
+        answer, larger = _asked(tree, models, kinds, sizing, run)
+        if not larger:
+            return answer
+        models = [_with_replicas(model, larger) for model in models]
+
+
+def _with_replicas(model: object, larger: Mapping[str, int]) -> object:
+    entry = cast("Mapping[str, object]", model)
+    name = str(entry.get("name"))
+    return {**entry, "replica_devices": larger[name]} if name in larger else model
+
+
+def _larger_replicas(plan: Plan, models: Sequence[object], most: int) -> dict[str, int]:
+    """Return the models that the plan says need larger replicas, with their size, as far as that goes.
+
+    Those whose size the spec states keep it, until they were given another one here.
+    """
+    asked = plan.infeasibility.relaxed if plan.infeasibility is not None else {}
+    found: dict[str, int] = {}
+    for model in cast("Sequence[Mapping[str, object]]", models):
+        wanted = asked.get(f"{model.get('name')}.replica_devices")
+        before = model.get("replica_devices")
+        ours = before is None or isinstance(before, _Ours)
+        if isinstance(wanted, int) and ours and wanted <= min(most, _MOST_REPLICA_DEVICES):
+            found[str(model.get("name"))] = _Ours(wanted)
+    return found
+
+
+class _Ours(int):
+    """A size of replicas that was not stated but tried."""
+
+
+def _asked(
+    tree: SpecTree, models: Sequence[object], kinds: tuple[str, ...], sizing: Sizing, run: Run
+) -> tuple[Answer, dict[str, int]]:
+    """Return the answer for these models, and the larger replicas that are worth trying instead."""
     groups = [{"device": kind, "nodes": sizing.max_nodes, "name": kind} for kind in kinds]
     data: dict[str, object] = {
         "kind": "fleet",
@@ -140,10 +181,12 @@ def _answer(
     try:
         plan = solve(problem, run)
     except NothingFoundError as error:
-        return Answer(kinds=kinds, plan=None, reason=str(error))
+        return Answer(kinds=kinds, plan=None, reason=str(error)), {}
     if plan.status == "infeasible":
         limits = plan.infeasibility.binding if plan.infeasibility is not None else []
-        return Answer(kinds=kinds, plan=None, reason="; ".join(f"{x.name}: {x.message}" for x in limits))
+        reason = "; ".join(f"{x.name}: {x.message}" for x in limits)
+        most = sum(group.num_devices for group in problem.cluster.groups)
+        return Answer(kinds=kinds, plan=None, reason=reason), _larger_replicas(plan, models, most)
     used: Counter[str] = Counter()
     nodes: dict[str, set[str]] = {}
     device_of = {pool.name: pool.device for pool in plan.pools}
@@ -151,12 +194,13 @@ def _answer(
         used[device_of[seat.pool]] += len(seat.devices)
         own = nodes.setdefault(device_of[seat.pool], set())
         own.update(device.rpartition("/")[0] for device in seat.devices)
-    return Answer(
+    answer = Answer(
         kinds=kinds,
         plan=plan,
         devices=tuple(sorted(used.items())),
         nodes=tuple(sorted((kind, len(names)) for kind, names in nodes.items())),
     )
+    return answer, {}
 
 
 def best_of(answers: Sequence[Answer]) -> Answer:

@@ -157,3 +157,20 @@ def test_an_answer_of_fewest_starts_is_kept_when_no_better_one_is_found(
     assert len(asked) >= 2
     assert after.status in {"optimal", "feasible"}
     assert after.details["replanned"]["started"] == after.details["replanned"]["least"]
+
+
+def test_a_model_that_one_domain_cannot_hold_is_sized_with_replicas_over_nodes() -> None:
+    spec_ = {
+        "model": "llama-3.1-405b",
+        "workload": {"input_tokens": 100, "output_tokens": 10, "rate": "0.5/s"},
+        "fix": {"tp": 8},
+        "modes": ["aggregated"],
+    }
+    (answer,) = size(spec_, Sizing(kinds=("h100",), max_nodes=4), Run())
+    # 405 billion weights of two bytes need more than 8 devices of 80 GB.
+    assert answer.plan is not None
+    assert dict(answer.devices) == {"h100": 16}
+    stated = {"kind": "fleet", "models": [{"name": "m", **spec_, "replica_devices": 8}]}
+    (answer,) = size(stated, Sizing(kinds=("h100",), max_nodes=4), Run())
+    assert answer.plan is None
+    assert "no replica of at most 8 devices" in answer.reason
