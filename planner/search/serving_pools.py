@@ -34,6 +34,10 @@ from planner.search.serving_question import Question, everything
 IntArray = NDArray[np.intp]
 
 
+_ANY_NUMBER = 1e12
+"""Requests that a queue without limits holds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """Under what a disaggregated pair is priced: the link its cache crosses, and a cap on decode steps.
@@ -240,7 +244,7 @@ class PoolTables:
             state = state_at(pools, entries, np.maximum(position, 0.0))
             self.num_evaluations += entries.shape.size
             fits = position >= 0.0
-            inside = state.rate_rps * state.e2e_s
+            inside = np.minimum(state.rate_rps * state.e2e_s, _ANY_NUMBER)
             self._capacity[key] = (np.where(fits, state.rate_rps, 0.0), np.where(fits, inside, 0.0))
         return self._capacity[key]
 
