@@ -6,11 +6,11 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, CollectiveOp, Stream
+from cost_models.work import Collective, CollectiveOp, HostTransfer, Stream
 from planner.ir.cluster import NodeGroup
 from planner.space.spans import span_of
 from planner.space.training.gradients import chosen, pass_bytes, wire_bytes
-from planner.space.training.plans import IntArray, PlanArrays
+from planner.space.training.plans import OFFLOADS, IntArray, PlanArrays
 from planner.space.training.software import TrainingSoftware
 
 _RING_STEP_S = 3.4e-6
@@ -83,8 +83,28 @@ class ExposedCommunication:
         fully = plans.zero >= 3
         return (
             np.where(fully, self._exposed(replicas + experts, backward), once),
-            np.where(fully, each, 0.0),
+            np.where(fully, each, 0.0) + self._fetched_s(plans, windows, params),
         )
+
+    def _fetched_s(
+        self,
+        plans: PlanArrays,
+        windows: tuple[FloatArray, FloatArray],
+        params: tuple[FloatArray, FloatArray],
+    ) -> FloatArray:
+        """Return what shows of fetching offloaded parameters, once forward and once backward a micro-batch.
+
+        Every rank fetches its own share of the 16-bit weights, all of a stage below ZeRO-3 (ZeRO-Infinity,
+        Rajbhandari 2021, sections 3 and 5).
+        """
+        away = plans.offload >= OFFLOADS.index("optimizer_and_parameters")
+        if not away.any():
+            return np.zeros(len(plans))
+        shared = np.where(plans.zero >= 3, plans.dp_shard * plans.cp, 1).astype(np.float64)
+        experts = np.maximum(shared * plans.tp / (plans.ep * plans.etp), 1.0)
+        num_bytes = 2.0 * (params[0] / shared + params[1] / np.where(plans.zero >= 3, experts, 1.0))
+        fetch = self._costs.price(HostTransfer(num_bytes=num_bytes)).time_s
+        return np.where(away, sum(self._exposed(fetch, window) for window in windows), 0.0)
 
     def _packing_s(self, plans: PlanArrays, params: FloatArray, inside: FloatArray) -> FloatArray:
         """Return the time that packing and unpacking gradients takes; `inside` ranks share a node."""

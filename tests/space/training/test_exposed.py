@@ -73,3 +73,28 @@ def test_a_common_end_does_not_slow_one_forward_one_backward() -> None:
     plan = TrainingStrategy(pp=8)
     free, bound = (step(replace(BUBBLE, optimizer_sync=sync), 1, plan, 32) for sync in (False, True))
     assert float(free.total_s[0]) == float(bound.total_s[0])
+
+
+def test_offloaded_parameters_are_fetched_twice_for_every_micro_batch() -> None:
+    bare = replace(MEGATRON, dp_overlap=0.0)
+    plan = TrainingStrategy(tp=8, offload="optimizer_and_parameters")
+    few, many = (step(bare, 1, plan, batch) for batch in (4, 12))
+    kept = step(bare, 1, replace(plan, offload="optimizer"), 12)
+    assert float(kept.data_parallel_s[0]) == 0.0
+    assert many.data_parallel_s[0] == pytest.approx(3.0 * few.data_parallel_s[0])
+    params = MODEL.num_params / 8
+    link = evaluator(bare, 1, 4).group.host_link.bandwidth_bytes_per_s
+    least = 12 * 2 * 2.0 * params / link
+    assert least < many.data_parallel_s[0] < 3.0 * least
+
+
+def test_fully_sharded_ranks_fetch_their_own_share() -> None:
+    bare = replace(MEGATRON, dp_overlap=0.0)
+    plan = TrainingStrategy(dp=8, dp_shard=8, zero=3)
+    fetched = {}
+    for zero, shard in ((2, 8), (3, 8)):
+        own = replace(plan, zero=zero, dp_shard=shard)
+        away = step(bare, 1, replace(own, offload="optimizer_and_parameters"), 8)
+        here = step(bare, 1, replace(own, offload="optimizer"), 8)
+        fetched[zero] = float(away.data_parallel_s[0] - here.data_parallel_s[0])
+    assert fetched[2] > 6.0 * fetched[3] > 0.0
