@@ -15,7 +15,7 @@ from planner.graph_fleet import plan_graph_fleet
 from planner.pipeline import Run, check, make_plan
 
 TTFT_S = 0.4
-TPOT_MS = (10, 20, 40)
+TPOT_MS = (10, 20, 24, 40)
 CLUSTER = {
     "groups": [{"device": "h100", "nodes": 2, "price": 3.0}, {"device": "l40s", "nodes": 2, "price": 1.1}]
 }
