@@ -22,7 +22,7 @@ _STREAMING = {"off": frozenset({"barrier"}), "lossless": frozenset({"barrier", "
 _MAX_SHOWN = 8
 _MAX_QUESTION_CALLS = 1_500
 _MIN_QUESTIONS = 3
-_ALL_QUESTIONS_S = 12.0
+_ALL_QUESTIONS_S = 8.0
 _LEAST_S = 0.5
 
 
