@@ -37,10 +37,12 @@ CAPABILITIES = Capabilities(
             "offload",
             "schedule",
             "layers_per_chunk",
+            "share",
+            "outer_loop",
         }
     ),
     refused_settings={
-        **ONE_GROUP,
+        **{name: why for name, why in ONE_GROUP.items() if name not in ("share", "outer_loop")},
         "gradients": "torchtitan reduces gradients in 32 bit alone (training.mixed_precision_reduce)",
         "cp_ulysses": "torchtitan passes keys and values round, it does not exchange heads",
         "recompute_layers": "torchtitan recomputes all layers or none (plan with --fix recompute_layers=0)",
@@ -203,9 +205,9 @@ def _as_words(line: str) -> str:
     return line.replace("'", "") if line.startswith(f"--{PARTS} ") else line
 
 
-def files(job: Job, options: ExportOptions) -> list[ExportedFile]:
-    """Return every file of the export but those of a scheduler."""
-    found = arguments(job, options)
+def files(job: Job, options: ExportOptions, more: Arguments | None = None) -> list[ExportedFile]:
+    """Return every file of the export but those of a scheduler; `more` are arguments beside the plan's."""
+    found = {**arguments(job, options), **(more or {})}
     lines = [_as_words(line) for line in argument_lines(found)]
     recompute = f"activation-checkpoint:{job.settings.recompute}"
     shown_lines = [line.replace(SCHEDULE_FILE, f'"$here/{SCHEDULE_FILE}"') for line in lines]

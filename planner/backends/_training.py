@@ -59,7 +59,7 @@ class Job:
     @property
     def num_micro(self) -> int:
         """Micro-batches of one data-parallel rank per step."""
-        return self.settings.global_batch // (self.pool.strategy.dp * self.settings.micro_batch)
+        return self.settings.sequences // (self.pool.strategy.dp * self.settings.micro_batch)
 
     def refuse(
         self, name: str, message: str, *, allowed: str | None = None, hint: str | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
 from planner.backends._torchtitan import CAPABILITIES, files
+from planner.backends._torchtitan_sites import site_files
 from planner.backends._training import job_of
 from planner.plan.schema import Plan
 
@@ -27,6 +28,9 @@ class TorchtitanBackend:
         UnsupportedError
             Naming the decision that torchtitan cannot express.
         """
+        if len(plan.pools) > 1 and all(pool.training and pool.training.share for pool in plan.pools):
+            sites = site_files(self.name, self.capabilities, plan, options)
+            return tuple(sorted(sites, key=lambda f: f.path))
         found = files(job_of(self.name, self.capabilities, plan), options)
         return tuple(sorted(found, key=lambda f: f.path))
 

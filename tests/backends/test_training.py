@@ -302,3 +302,58 @@ def test_groups_by_length_are_what_megatron_calls_hybrid_context_parallelism() -
     sharded = settings(plan(tp=1, pp=1, cp=1, dp=16, zero=3, dp_shard=16), rank_tokens=8192)
     with pytest.raises(UnsupportedError):
         exported("megatron", sharded)
+
+
+def sites(**changes: Any) -> Plan:
+    spec = {
+        "kind": "training",
+        "model": "llama-3.2-1b",
+        "cluster": {
+            "groups": [{"name": n, "device": "h100", "nodes": 1} for n in ("east", "west")],
+            "group_links": [
+                {
+                    "groups": ["east", "west"],
+                    "bandwidth": "0.5 GB/s",
+                    "latency": "20 ms",
+                    "capacity": "1 GB/s",
+                }
+            ],
+        },
+        "workload": {"global_batch": 64, "seq_len": 2048},
+        "outer_loop": {"steps": [40], "bits": [8], "fragments": [2], "overlap_steps": [3]},
+        "fix": {"pp": 1, "zero": 2, "tp": 1, "cp": 1, "dp": 8, "dp_shard": 8},
+    }
+    return make_plan({**spec, **changes}, Run())
+
+
+def test_an_outer_loop_is_a_launch_per_site_under_torchft() -> None:
+    paths = (("meta-llama/Llama-3.2-1B", "torchft.llama3:llama3_torchft_1b"),)
+    files = exported("torchtitan", sites(), model_paths=paths)
+    for number in (0, 1):
+        args = flags(files[f"site-{number}/torchtitan.args"])
+        assert args["fault_tolerance.replica_id"] == str(number)
+        assert args["fault_tolerance.group_size"] == "2"
+        assert args["fault_tolerance.semi_sync_method"] == "diloco"
+        assert args["fault_tolerance.sync_steps"] == "40"
+        assert args["fault_tolerance.num_fragments"] == "2"
+        assert args["fault_tolerance.fragment_sync_delay"] == "3"
+        assert "fault_tolerance.should_quantize" in args
+        assert args["training.global_batch_size"] == "64"
+    with pytest.raises(InputError, match="trainer configuration"):
+        exported("torchtitan", sites())
+    four = {"steps": [40], "bits": [4], "fragments": [2], "overlap_steps": [3]}
+    with pytest.raises(UnsupportedError, match="32 bit or 8"):
+        exported("torchtitan", sites(outer_loop=four), model_paths=paths)
+    with pytest.raises(UnsupportedError):
+        exported("megatron", sites())
+
+
+def test_sites_of_different_shapes_are_refused_by_name() -> None:
+    base = sites()
+    first, second = base.pools
+    assert second.training is not None
+    other = second.model_copy(update={"training": second.training.model_copy(update={"share": 16})})
+    uneven = base.model_copy(update={"pools": [first, other]})
+    with pytest.raises(UnsupportedError) as caught:
+        exported("torchtitan", uneven)
+    assert caught.value.key == "pools[1].training.share"
