@@ -365,10 +365,12 @@ def _solver(problem: SchedulingProblem, options: ScheduleOptions, left_s: float)
     parameters.random_seed = options.seed
     parameters.num_workers = options.num_workers
     parameters.interleave_search = options.reproducible and options.num_workers > 1
-    if not _is_project(problem):
-        # one proves by loads; the other, without linear programmes, by trying every order below the best
-        pair = ["reduced_costs", "no_lp"][: options.num_workers]
-        parameters.subsolvers.extend(pair)  # pyright: ignore[reportUnknownMemberType] - no stubs
+    # one worker proves by loads; a second, without linear programmes, tries every order below the best
+    first = "default_lp" if _is_project(problem) else "reduced_costs"
+    if options.num_workers > 1:
+        parameters.subsolvers.extend([first, "no_lp"])  # pyright: ignore[reportUnknownMemberType] - no stubs
+    elif not _is_project(problem):
+        parameters.subsolvers.append(first)  # pyright: ignore[reportUnknownMemberType] - no stubs
     return solver
 
 

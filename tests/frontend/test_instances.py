@@ -104,6 +104,36 @@ def test_broken_project_is_refused(old: str, new: str, words: str) -> None:
         INSTANCE_IMPORTERS.get("psplib").read(broken, file="f.mm", settings=InstanceSettings())
 
 
+def _project_lines() -> list[str]:
+    return (DATA / "psplib" / "j1019_1.mm").read_text().splitlines()
+
+
+def test_lines_twice_or_missing_are_refused() -> None:
+    lines = _project_lines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("PRECEDENCE")) + 2
+    mode = next(i for i, line in enumerate(lines) if line.startswith("REQUESTS")) + 4
+    cases = {
+        "a line already": [*lines[: first + 1], *lines[first:]],
+        "not one per mode": [*lines[: mode + 1], *lines[mode + 2 :]],
+    }
+    for words, broken in cases.items():
+        with pytest.raises(InputError, match=words):
+            INSTANCE_IMPORTERS.get("psplib").read("\n".join(broken), file="f.mm", settings=InstanceSettings())
+
+
+@pytest.mark.parametrize(
+    "file", ["psplib/j1019_1.mm", "fjsp/fattahi1.txt", "stg/rand0000.stg", "jsp/ft06.txt"]
+)
+def test_white_space_and_line_ends_mean_nothing(file: str) -> None:
+    text = (DATA / file).read_text()
+    fmt = format_of(DATA / file, text)
+    assert fmt is not None
+    other = "\r\n\r\n".join(line.replace(" ", "\t ") + "  " for line in text.splitlines())
+    reader = INSTANCE_IMPORTERS.get(fmt)
+    settings = InstanceSettings()
+    assert reader.read(other, file="f", settings=settings) == reader.read(text, file="f", settings=settings)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -32,15 +32,16 @@ class _Psplib:
         del settings
         lines = lines_of(text, comment="\0")
         kinds = _resource_kinds(lines, file)
-        successors = _successors(_section(lines, "PRECEDENCE", file), file)
+        precedence = _section(lines, "PRECEDENCE", file)
+        successors = _successors(precedence, file)
+        declared = {int(line.words[0]): line for line in precedence}
         modes = _modes(_section(lines, "REQUESTS/DURATIONS", file), len(kinds), file)
         amounts = _capacities(_section(lines, "RESOURCEAVAILABILITIES", file), len(kinds), file)
         resources, columns = _resources(kinds, amounts)
         jobs = sorted(successors)
         index = {job: i for i, job in enumerate(jobs)}
         for job in jobs:
-            if job not in modes:
-                raise InputError(f"job {job} has no line under REQUESTS/DURATIONS", file=file)
+            _check_modes(job, modes.get(job, []), declared[job], file)
         tasks = tuple(_task(job, modes[job], columns) for job in jobs)
         lags: list[Lag] = []
         for job in jobs:
@@ -96,11 +97,24 @@ def _successors(body: list[Line], file: str) -> dict[int, list[tuple[int, int]]]
                 line=line.number,
                 value=" ".join(line.words),
             )
+        if row[0] in found:
+            raise InputError("a job that has a line already", file=file, line=line.number, value=row[0])
         found[row[0]] = [(line.number, job) for job in row[3:]]
     if not found:
         raise InputError("no jobs under PRECEDENCE RELATIONS", file=file)
     checked_count(len(found), file=file, line=body[-1].number, what="jobs")
     return found
+
+
+def _check_modes(job: int, rows: list[list[int]], line: Line, file: str) -> None:
+    """Refuse a job whose request lines are not as many as the modes that its precedence line declares."""
+    if len(rows) != int(line.words[1]) or not rows:
+        raise InputError(
+            f"job {job} has {len(rows)} lines under REQUESTS/DURATIONS, not one per mode",
+            file=file,
+            line=line.number,
+            value=line.words[1],
+        )
 
 
 def _modes(body: list[Line], num_columns: int, file: str) -> dict[int, list[list[int]]]:
