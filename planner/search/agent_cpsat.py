@@ -131,6 +131,7 @@ class _Search:
         self.seed: Schedule | None = None
         self.bound = 0.0
         self.horizon = 0
+        self.below = False
 
     def run(self, began: float, on_progress: Callable[[str], None] | None) -> ScheduleAnswer:
         """Return the best answer; an interrupt outside the solver returns what is known by then."""
@@ -167,7 +168,11 @@ class _Search:
             if found.status == "feasible" and not found.interrupted:
                 self._improve(found, began)
                 found = None
-        return found.answer if found is not None else self._try(began, self.options, on_progress).answer
+        if found is not None:
+            return found.answer
+        if self.below and self.seed is not None and self.horizon < self.limits.makespan:
+            return self._answer("optimal", self.seed, self.limits.makespan * self.weights.makespan, began)
+        return self._try(began, self.options, on_progress).answer
 
     def _relax(self) -> None:
         """Bound a problem of several modes or ends by its linear relaxation, and seed from what that uses."""
@@ -212,13 +217,16 @@ class _Search:
         better = improved_schedule(problem, best, target=target, effort=effort, seed=self.options.seed)
         self.seed = _in_order(problem, better)
         self.horizon = self._horizon()
+        if self.weights.only_makespan:
+            # what is asked next is a schedule one tick shorter: most of the model is then settled at once
+            self.below, self.horizon = True, self.horizon - 1
 
     def _try(
         self, began: float, options: ScheduleOptions, on_progress: Callable[[str], None] | None
     ) -> _Found:
         """Solve with what is left of the time."""
         model, variables = build(self.ticks.problem, self.limits, self.horizon, self.weights)
-        if self.seed is not None:
+        if self.seed is not None and not self.below:
             _hint(model, variables, self.seed)
         solver = _solver(self.ticks.problem, options, options.time_limit_s - (time.monotonic() - began))
         listener = None if on_progress is None else _Progress(on_progress, 1.0 / self.weights.scale)
@@ -226,6 +234,9 @@ class _Search:
         bound = solver.best_objective_bound
         if verdict == cp_model.MODEL_INVALID:
             raise ValueError(f"the solver rejects the model: {model.validate()}")
+        if verdict == cp_model.INFEASIBLE and self.below and self.seed is not None:
+            bound = self.weights.makespan * _end(self.seed)
+            return _Found(status="optimal", answer=self._answer("optimal", self.seed, bound, began))
         if verdict == cp_model.INFEASIBLE:
             return _Found(status="infeasible", answer=no_schedule("infeasible", began))
         schedule = self.seed
