@@ -9,6 +9,7 @@ import pytest
 
 from planner.frontend.instances import read_instance
 from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, Schedule, SchedulingProblem, Task
+from planner.search.agent_cpsat import ScheduleOptions, solve_schedule
 from planner.search.agent_population import Effort, improved_schedule, is_improvable
 from planner.search.heft import heft, list_schedule
 from planner.verify.task_schedule import schedule_violations
@@ -100,3 +101,9 @@ def test_weights_of_ends_count() -> None:
     found = improved_schedule(weighted, start, target=0, effort=LITTLE, seed=0)
     assert schedule_violations(weighted, found) == []
     assert weighted.objective(found) < weighted.objective(start)
+
+
+def test_what_it_finds_is_proved_by_refuting_one_less() -> None:
+    problem = read_instance(DATA / "psplib" / "j3029_5.sm")
+    answer = solve_schedule(problem, ScheduleOptions(time_limit_s=60, deterministic_limit=10))
+    assert (answer.status, answer.value, answer.bound) == ("optimal", 98.0, 98.0)
