@@ -5,7 +5,8 @@ on the time to the first token and per further token of every model: tight limit
 model alone the least that a fleet costs under every limit of a grid is found; mixtures of limits are tried
 from the cheapest sum on, and the first under which every outcome of the graph is in time is planned for all
 models together. The sum is below what any fleet for these limits costs, as each model could have the whole
-inventory, so the search ends as soon as the next sum is no cheaper than the best fleet found.
+inventory, so the search ends as soon as the next sum is no cheaper than the best fleet found. The splits that
+people make without a search need not be on the grid: one that costs less is the answer in its place.
 """
 
 from __future__ import annotations
@@ -19,26 +20,29 @@ from typing import Any, cast
 
 from planner.errors import InputError
 from planner.frontend.quantities import rate_rps, time_s
+from planner.frontend.serve_section import serve_section
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import load_spec, read_problem
-from planner.ir.agent_graph import AgentGraph, AgentProblem, Human, LlmCall, ToolCall
+from planner.ir.agent_graph import AgentProblem, Human, LlmCall, ToolCall
 from planner.pipeline import Run, solve
 from planner.plan.schema import Plan
 from planner.space.agent_flat import Flow, flow_of
 from planner.space.agent_flatten import flatten
 from planner.space.agent_lower import output_tokens, usable_models
 from planner.space.agent_outcomes import worlds_of
-from planner.space.agent_traffic import ModelTraffic, latest_end_s, traffic_of
+from planner.space.agent_traffic import ModelTraffic, latest_end_s, traffic_of, with_models
 
 GOALS = ("min_cost", "min_devices", "min_power")
 TTFT_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 TPOT_S = (0.006, 0.008, 0.010, 0.0125, 0.016, 0.020, 0.025, 0.032, 0.040, 0.050, 0.064, 0.080, 0.100)
 _SPEEDS = ("prefill_tokens_per_s", "decode_s_per_token", "overhead_s", "slots", "replicas")
-_KEYS = ("cluster", "rate", "objective", "percentile", "models", "ttft", "tpot")
+_NAIVE = ("equal", "proportional")
 _MAX_CHOICES = 16
 _MAX_TRIED = 300_000
 _MAX_FLEETS = 12
 _TIE = 1e-9
+_HAIR = 1e-4
+"""Share by which naive limits stay below the deadline: the graph's times are rounded up to ticks."""
 _INSTANT = 1e12
 _MANY = 100_000
 
@@ -50,7 +54,9 @@ Limit = tuple[float, float]
 class GraphFleet:
     """The answer: limits and traffic by model, both plans, and what no split of the grid costs less than.
 
-    `naive` is what the fleet costs if the deadline is split without a search; None where no fleet does it.
+    `split` is where the limits come from: "grid", or the name of a naive split that costs less. `grid` is
+    what the best split found on the grid costs, `naive` what the fleet costs if the deadline is split without
+    a search; None where no fleet does it in time.
     """
 
     limits: dict[str, Limit]
@@ -60,6 +66,8 @@ class GraphFleet:
     fleet: Plan
     bound: float
     num_priced: int
+    split: str
+    grid: float | None
     naive: dict[str, float | None]
 
     @property
@@ -84,6 +92,8 @@ class GraphFleet:
                 }
                 for name, limit in self.limits.items()
             },
+            "split": self.split,
+            "grid": self.grid,
             "naive": self.naive,
             "fleets_priced": self.num_priced,
         }
@@ -108,6 +118,17 @@ class _Choice:
     traffic: dict[str, ModelTraffic]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Priced:
+    """Limits with a fleet that keeps them, and what that costs."""
+
+    split: str
+    choice: _Choice
+    limits: dict[str, Limit]
+    fleet: Plan
+    value: float
+
+
 @dataclass(slots=True, kw_only=True)
 class _Costs:
     """Least costs (value, bound) of single models by traffic and limit; None where there is no fleet."""
@@ -118,7 +139,7 @@ class _Costs:
 class _Split:
     def __init__(self, tree: SpecTree, run: Run) -> None:
         self.tree, self.run = tree, run
-        self.section = _section(tree)
+        self.section = serve_section(tree)
         self.entries = cast("dict[str, dict[str, object]]", self.section["models"])
         self.rate_rps = self._value("rate", rate_rps, None)
         self.ttft_s = self._grid("ttft", TTFT_S)
@@ -188,7 +209,8 @@ class _Split:
             raise self.tree.error("only a graph is planned with its fleet", ("kind",), value=problem.kind)
         if chosen is None:
             return problem
-        return _with_models(problem, chosen)
+        payload: AgentProblem = problem.payload
+        return replace(problem, payload=replace(payload, graph=with_models(payload.graph, chosen)))
 
     # -- choices ---------------------------------------------------------------------------------
 
@@ -348,31 +370,50 @@ class _Split:
     # -- search ----------------------------------------------------------------------------------
 
     def best(self) -> GraphFleet:
-        """Return the cheapest split, with both plans."""
-        best: tuple[float, Plan, dict[str, Limit], _Choice] | None = None
-        bound = float("inf")
+        """Return the cheapest split, of the grid or naive, whose graph plan is in time."""
+        found: list[_Priced] = []
+        bound = least = float("inf")
         for total, choice, limits in islice(self._splits(), _MAX_FLEETS):
             bound = min(bound, total)
-            if best is not None and total >= best[0] * (1 - _TIE):
+            if total >= least * (1 - _TIE):
                 break
-            fleet = self._fleet(choice.traffic, limits)
-            value = fleet.objective.value
-            if value is not None and (best is None or value < best[0]):
-                best = (value, fleet, limits, choice)
-        if best is None:
+            found += self._priced("grid", choice, limits)
+            least = min((one.value for one in found), default=least)
+        if not found:
             raise self._nothing()
-        value, fleet, limits, choice = best
-        problem = self._graph_problem(limits, choice.chosen)
+        naive = self._naive(min(found, key=_value_of).choice)
+        costs: dict[str, float | None] = {"grid": None, **dict.fromkeys(_NAIVE)}
+        answer: tuple[_Priced, Plan] | None = None
+        for one in sorted([*found, *naive], key=_value_of):
+            if answer is None:
+                plan = solve(self._graph_problem(one.limits, one.choice.chosen), self.run)
+                if plan.status == "infeasible":
+                    continue
+                answer = (one, plan)
+            costs[one.split] = one.value if costs[one.split] is None else costs[one.split]
+        if answer is None:
+            raise self._nothing()
+        best, plan = answer
         return GraphFleet(
-            limits=limits,
-            traffic=choice.traffic,
+            limits=best.limits,
+            traffic=best.choice.traffic,
             rate_rps=self.rate_rps,
-            graph=solve(problem, self.run),
-            fleet=fleet,
-            bound=min(bound, value),
+            graph=plan,
+            fleet=best.fleet,
+            bound=min(bound, best.value),
             num_priced=len(self.costs.known),
-            naive={name: self._naive(choice, split) for name, split in self._naive_splits(choice).items()},
+            split=best.split,
+            grid=costs.pop("grid"),
+            naive=costs,
         )
+
+    def _priced(self, split: str, choice: _Choice, limits: dict[str, Limit]) -> list[_Priced]:
+        """Return the split with its fleet; none where no fleet keeps the limits."""
+        fleet = self._fleet(choice.traffic, limits)
+        value = fleet.objective.value
+        if value is None:
+            return []
+        return [_Priced(split=split, choice=choice, limits=limits, fleet=fleet, value=value)]
 
     def _nothing(self) -> InputError:
         return self.tree.error(
@@ -410,9 +451,17 @@ class _Split:
 
     # -- what people do without it -----------------------------------------------------------------
 
-    def _naive_splits(self, choice: _Choice) -> dict[str, dict[str, Limit] | None]:
-        """Return the split into equal times per call in a row, and that with one time per token for all."""
-        return {"equal": self._equal(choice), "proportional": self._scaled(choice)}
+    def _naive(self, choice: _Choice) -> list[_Priced]:
+        """Return the split into equal times per call in a row, and that with one time per token for all.
+
+        Both use up the deadline, so they are taken a hair tighter.
+        """
+        found: list[_Priced] = []
+        for name, limits in zip(_NAIVE, (self._equal(choice), self._scaled(choice)), strict=True):
+            if limits is not None and self.in_time(choice, limits):
+                less = {k: (ttft * (1 - _HAIR), tpot * (1 - _HAIR)) for k, (ttft, tpot) in limits.items()}
+                found += self._priced(name, choice, less)
+        return found
 
     def _equal(self, choice: _Choice) -> dict[str, Limit] | None:
         """Give every call the same time: a fifth of it to the first token, the rest to its longest answer."""
@@ -442,51 +491,10 @@ class _Split:
             low, high = (middle, high) if fits else (low, middle)
         return dict.fromkeys(choice.traffic, (20 * low, low)) if low > 0.0 else None
 
-    def _naive(self, choice: _Choice, limits: dict[str, Limit] | None) -> float | None:
-        if limits is None or not self.in_time(choice, limits):
-            return None
-        return self._fleet(choice.traffic, limits).objective.value
+
+def _value_of(one: _Priced) -> float:
+    return float(f"{one.value:.9g}")
 
 
 def _sum(ladder: Mapping[str, list[tuple[float, Limit]]], at: tuple[int, ...]) -> float:
     return sum(rows[i][0] for rows, i in zip(ladder.values(), at, strict=True))
-
-
-def _section(tree: SpecTree) -> dict[str, object]:
-    section = tree.data.get("serve")
-    if not isinstance(section, dict):
-        raise tree.error(
-            "is missing", ("serve",), hint="Say where the models are served: serve: {cluster: ...}."
-        )
-    found = cast("dict[str, object]", section)
-    for key in found:
-        if key not in _KEYS:
-            raise tree.error("unknown key", ("serve", str(key)), allowed=", ".join(_KEYS))
-    for key in ("cluster", "rate", "models"):
-        if key not in found:
-            raise tree.error("is missing", ("serve", key))
-    models = found["models"]
-    if not isinstance(models, dict) or not models:
-        raise tree.error("a mapping of models is expected", ("serve", "models"))
-    for name, entry in cast("dict[object, object]", models).items():
-        if not isinstance(entry, dict):
-            raise tree.error(
-                "a mapping is expected, as a model of a fleet", ("serve", "models", str(name)), value=entry
-            )
-        inside = [key for key in ("name", "workload", "slo", "rate", "variants") if key in entry]
-        if inside:
-            raise tree.error("follows from the graph", ("serve", "models", str(name), inside[0]))
-    return found
-
-
-def _with_models(problem: Any, chosen: Mapping[str, str]) -> Any:
-    """Return the problem with the model of every node fixed; nodes of bodies have no choice."""
-    payload: AgentProblem = problem.payload
-    graph: AgentGraph = payload.graph
-    nodes = tuple(
-        replace(n, work=replace(n.work, models=(chosen[n.name],)))
-        if isinstance(n.work, LlmCall) and n.name in chosen
-        else n
-        for n in graph.nodes
-    )
-    return replace(problem, payload=replace(payload, graph=replace(graph, nodes=nodes)))

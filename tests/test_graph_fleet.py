@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,10 +14,12 @@ import yaml
 from planner.cli.main import main
 from planner.errors import InputError
 from planner.graph_fleet import plan_graph_fleet
-from planner.pipeline import Run, check, make_plan
+from planner.ir.problem import Problem
+from planner.pipeline import Run, check, make_plan, solve
+from planner.plan.schema import Plan
 
 TTFT_S = 0.4
-TPOT_MS = (10, 20, 24, 40)
+TPOT_MS = (10, 20, 40)
 CLUSTER = {
     "groups": [{"device": "h100", "nodes": 2, "price": 3.0}, {"device": "l40s", "nodes": 2, "price": 1.1}]
 }
@@ -52,7 +56,7 @@ def _changed(**changes: object) -> dict[str, object]:
     return {**SPEC, **changes}
 
 
-def _fleet_cost(small_ms: int, large_ms: int) -> float | None:
+def _fleet_cost(small_ms: float, large_ms: float, ttft_s: float = TTFT_S) -> float | None:
     entries = (
         ("small", "llama-3.2-1b", small_ms, 18.0, [(500, 200, 3.0)], 3.0, {}),
         (
@@ -69,7 +73,7 @@ def _fleet_cost(small_ms: int, large_ms: int) -> float | None:
         {
             "name": name,
             "model": card,
-            "slo": {"ttft": f"{TTFT_S} s", "tpot": f"{tpot} ms"},
+            "slo": {"ttft": f"{ttft_s} s", "tpot": f"{tpot} ms"},
             "rate": f"{rate}/s",
             "workload": {
                 "lengths": [{"weight": w, "input_tokens": i, "output_tokens": o} for i, o, w in lengths],
@@ -93,13 +97,43 @@ def test_equals_every_split_of_the_grid() -> None:
         if cost is not None and (best is None or cost < best[0] - 1e-9):
             best = (cost, small, large)
     assert best is not None
-    assert answer.fleet.objective.value == pytest.approx(best[0])
+    assert answer.grid == pytest.approx(best[0])
+    # one time per token t for all, 20 t to the first: 3 x 20 t + 597 t = 14 s lies between 20 and 40 ms
+    between_ms = 14e3 / 657
+    between = _fleet_cost(between_ms * 0.999, between_ms * 0.999, 0.02 * between_ms * 0.999)
+    assert between is not None
+    assert between < best[0] - 1e-9
+    assert answer.split == "proportional"
+    assert answer.limits["small"][1] == pytest.approx(between_ms / 1e3, rel=1e-3)
+    assert answer.fleet.objective.value == pytest.approx(between)
+    assert answer.bound <= between + 1e-9
     assert answer.gap == pytest.approx(0.0, abs=1e-9)
     assert answer.graph.predicted["latency_s"].value <= 14.0
     assert check(answer.graph).passed
     assert check(answer.fleet).passed
     for value in answer.naive.values():
-        assert value is None or value >= best[0] - 1e-9
+        assert value is None or value >= between - 1e-9
+
+
+def test_a_naive_split_whose_graph_is_late_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def late_at_first(problem: Problem[Any], run: Run) -> Plan:
+        if problem.kind == "agents":
+            graph = problem.payload.graph
+            asked.append(graph.model("small").decode_s_per_token)
+            if len(asked) == 1:
+                graph = replace(graph, deadline_s=1.0)
+            problem = replace(problem, payload=replace(problem.payload, graph=graph))
+        return solve(problem, run)
+
+    monkeypatch.setattr("planner.graph_fleet.solve", late_at_first)
+    answer = plan_graph_fleet(SPEC, Run())
+    assert asked == [pytest.approx(14 / 657, rel=1e-3), answer.limits["small"][1]]
+    assert answer.split == "grid"
+    assert answer.limits["small"][1] * 1e3 == pytest.approx(TPOT_MS[0])
+    assert answer.naive["proportional"] is None
+    assert answer.graph.predicted["latency_s"].value <= 14.0
 
 
 def test_traffic_follows_from_the_graph() -> None:

@@ -61,9 +61,11 @@ def _show(answer: GraphFleet) -> None:
             + ", ".join(pools)
         )
     say(f"a run ends after {answer.graph.predicted['latency_s'].value:.4g} s in the mean at these limits")
-    for name, value in answer.naive.items():
-        words = {
-            "equal": "equal times for calls in a row",
-            "proportional": "one time per token for all models",
-        }
-        say(f"{words[name]}: " + ("no fleet" if value is None else f"{value:.6g} {goal.unit}"))
+    words = {
+        "grid": "limits of the grid",
+        "equal": "equal times for calls in a row",
+        "proportional": "one time per token for all models",
+    }
+    for name, value in {"grid": answer.grid, **answer.naive}.items():
+        taken = " (taken)" if name == answer.split else ""
+        say(f"{words[name]}: " + ("no fleet" if value is None else f"{value:.6g} {goal.unit}{taken}"))

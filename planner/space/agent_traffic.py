@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from planner.ir.agent_graph import AgentGraph, LlmCall
 from planner.space.agent_flat import FlatCall, Flow
@@ -38,6 +38,17 @@ class ModelTraffic:
     def per_run(self) -> float:
         """Requests of a run in the mean."""
         return sum(request.per_run for request in self.requests)
+
+
+def with_models(graph: AgentGraph, chosen: Mapping[str, str]) -> AgentGraph:
+    """Return the graph with the model of every node fixed; nodes of bodies have no choice."""
+    nodes = tuple(
+        replace(n, work=replace(n.work, models=(chosen[n.name],)))
+        if isinstance(n.work, LlmCall) and n.name in chosen
+        else n
+        for n in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
 
 
 def traffic_of(graph: AgentGraph, flow: Flow, chosen: Mapping[str, str]) -> dict[str, ModelTraffic]:
