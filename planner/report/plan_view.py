@@ -60,20 +60,22 @@ def pool_words(pool: Pool) -> str:
     """Return a pool in one line, e.g. ``2 x tp4 on h200 (fp8 weights, fp8 kv)``."""
     shape = f"{pool.replicas} x {strategy_words(pool.strategy)} on {pool.device}"
     if pool.training is not None:
-        return f"{shape} ({pool.weight_dtype}, {training_words(pool.training)})"
+        return f"{shape} ({pool.weight_dtype}, {training_words(pool.training, pool.strategy)})"
     return f"{shape} ({pool.weight_dtype} weights, {pool.kv_dtype} kv)"
 
 
-def training_words(settings: TrainingSettings) -> str:
-    """Return what a training job decides beside its degrees in a few words."""
+def training_words(settings: TrainingSettings, strategy: StrategyModel) -> str:
+    """Return what a training job decides beside its degrees in a few words.
+
+    States are shared by `dp_shard` data-parallel ranks times the context ranks of each.
+    """
     words = [f"{settings.share} of {settings.global_batch} sequences"] if settings.share else []
     if settings.rank_tokens:
         words.append(f"up to {settings.rank_tokens} tokens per rank, groups by length")
     else:
         words.append(f"micro-batch {settings.micro_batch}")
-    words.append(f"ZeRO-{settings.zero}")
-    if settings.zero:
-        words.append(f"over {settings.dp_shard} ranks")
+    spread = f" over {settings.dp_shard * strategy.cp} ranks" if settings.zero else ""
+    words.append(f"ZeRO-{settings.zero}{spread}")
     if settings.schedule != "none":
         words.append(settings.schedule)
     words.append(_recompute_words(settings))
@@ -153,7 +155,7 @@ def _jobs(plan: Plan) -> Table:
     table = _table("job", "device", "strategy", "precision", "software", "settings", "layers per chunk")
     for pool in plan.pools:
         if pool.training is not None:
-            strategy, words = strategy_words(pool.strategy), training_words(pool.training)
+            strategy, words = strategy_words(pool.strategy), training_words(pool.training, pool.strategy)
             layers = run_lengths(pool.training.layers_per_chunk)
             _add(table, pool.name, pool.device, strategy, pool.weight_dtype, pool.engine, words, layers)
     return table

@@ -66,12 +66,16 @@ class LengthPlan:
 
 @dataclass(slots=True, kw_only=True)
 class LengthOutcome:
-    """The best plans, best first, a bound on all, and how many were looked at and packed."""
+    """The best plans, best first, a bound on all, and how many were looked at and packed.
+
+    `most_tokens` is the longest sequence that the largest group of any plan has room for.
+    """
 
     found: list[LengthPlan] = field(default_factory=list[LengthPlan])
     bound: float = inf
     plans: int = 0
     packed: int = 0
+    most_tokens: int = 0
     interrupted: bool = False
 
 
@@ -134,6 +138,7 @@ def _candidates(
         for plan in _sharings(space, tp, way):
             outcome.plans += 1
             room = pricer.rank_tokens(plan, limits.capacity_bytes)
+            outcome.most_tokens = max(outcome.most_tokens, room * largest)
             if room * largest >= space.workload.seq_len:
                 rank = pricer.price(plan, room)
                 found.append(

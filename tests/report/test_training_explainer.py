@@ -66,3 +66,17 @@ def test_a_job_is_named_by_what_it_decides() -> None:
     assert "tp2" in words
     assert "recompute" in words
     assert "ZeRO-" in words
+
+
+def test_states_are_shared_by_context_ranks_too() -> None:
+    pool = found().pools[0]
+    assert pool.training is not None
+    shared = pool.model_copy(
+        update={
+            "strategy": pool.strategy.model_copy(update={"cp": 4}),
+            "training": pool.training.model_copy(update={"zero": 3, "dp_shard": 1}),
+        }
+    )
+    assert "ZeRO-3 over 4 ranks" in pool_words(shared)
+    whole = shared.model_copy(update={"training": pool.training.model_copy(update={"zero": 0})})
+    assert "ZeRO-0, " in pool_words(whole)

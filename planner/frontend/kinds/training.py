@@ -207,7 +207,7 @@ def _schedules(
     if spec.schedule is not None:
         return tuple(spec.schedule)
     found = RUN_BY.get(engine, EVERYWHERE)
-    if "schedule" not in fixed:
+    if "schedule" not in fixed and spec.workload.lengths is None:
         diagnostics.note(
             "schedule-default",
             f"pipelines run {' or '.join(found)}, as {engine} does; others must be allowed (--schedule)",

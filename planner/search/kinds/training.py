@@ -19,6 +19,7 @@ from planner.search.training_groups import GroupsOutcome, search_groups, why_alo
 from planner.search.training_infeasible import explain_infeasible
 from planner.search.training_lengths import LengthOutcome, search_lengths
 from planner.search.training_lengths_answer import LengthsAnswer, lengths_simpler
+from planner.search.training_lengths_said import say_lengths_experts, say_lengths_gap, without_room
 from planner.search.training_question import GOALS, limits_of, rates_of
 from planner.search.training_replicas import ReplicasOutcome, loops_of, search_replicas
 from planner.search.training_replicas_answer import replicas_answer
@@ -29,6 +30,7 @@ from planner.search.training_said import (
     any_placement,
     any_pools,
     any_summary,
+    say_offload,
     value_of,
 )
 from planner.space.training.evaluate import TrainingEvaluator
@@ -56,8 +58,9 @@ LENGTHS_METHOD = (
 )
 LENGTHS_SPACE = (
     "one job on one node group without a pipeline: every tp that splits heads and widths, recompute, ZeRO 0 "
-    "to 2 over every number of ranks, offload and precision that is allowed; every batch drawn on groups of "
-    "ranks of any powers of two, sequences packed into micro-batches that fit; the step is their mean"
+    "to 2 over every number of ranks, offload and precision that is allowed; experts whole on every device; "
+    "every batch drawn on groups of ranks of any powers of two, sequences packed into micro-batches that "
+    "fit; the step is their mean"
 )
 _NUM_KEPT = 256
 OPTIMAL_GAP = 1e-4
@@ -141,10 +144,14 @@ def search(
     bound = min(total.bound if total.interrupted else total.spread_bound, value)
     gap = (value - bound) / max(abs(value), 1e-300)
     figures = any_figures(answer)
+    pools = any_pools(problem, answer)
+    say_offload(pools, diagnostics)
+    if isinstance(answer, LengthsAnswer):
+        say_lengths_gap(gap, total.interrupted, diagnostics)
     return SearchResult(
         status="feasible" if total.interrupted or gap > OPTIMAL_GAP else "optimal",
         objective=_with_interval(_objective(problem, value, bound, gap), figures),
-        pools=any_pools(problem, answer),
+        pools=pools,
         placement=any_placement(answer),
         predicted=predictions_of(problem, figures),
         alternatives=_runners_up(problem, total, answer, value),
@@ -201,6 +208,7 @@ def _find_lengths(
     problem: Problem[TrainingProblem], diagnostics: Diagnostics, total: _Total, stopped: Callable[[], bool]
 ) -> None:
     """Search plans for batches of different lengths on every group."""
+    say_lengths_experts(problem.payload.model, diagnostics)
     for group in problem.cluster.groups:
         if limits_of(problem, group).num_devices < 1:
             continue
@@ -314,6 +322,8 @@ def _nothing(problem: Problem[TrainingProblem], total: _Total, diagnostics: Diag
     if not total.interrupted:
         diagnostics.progress("finding the nearest problem that has a plan")
         report = explain_infeasible(problem, total.efforts, _value_without)
+        if total.lengths:
+            report = without_room(problem, total.lengths, report)
     return SearchResult(
         status="infeasible" if report is not None else "nothing_found",
         objective=_objective(problem, None, None, None),
@@ -322,9 +332,9 @@ def _nothing(problem: Problem[TrainingProblem], total: _Total, diagnostics: Diag
         predicted=(),
         alternatives=(),
         infeasibility=report,
-        method=METHOD,
+        method=LENGTHS_METHOD if total.lengths else METHOD,
         work=_work(total),
-        space=SPACE,
+        space=LENGTHS_SPACE if total.lengths else SPACE,
     )
 
 
