@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from planner.cli.main import main
 from planner.errors import InputError, UnknownNameError
 from planner.pipeline import Run, make_plan
 from planner.plan.diff import diff_plans
 from planner.plan.schema import Plan
+from planner.plan.serialize import write_plan
 from planner.replanning import Loss, plan_anew, replan
 from planner.sizing import Sizing, size
 from tests.fleet_cases import CHAT, spec, stage
@@ -174,3 +177,39 @@ def test_a_model_that_one_domain_cannot_hold_is_sized_with_replicas_over_nodes()
     (answer,) = size(stated, Sizing(kinds=("h100",), max_nodes=4), Run())
     assert answer.plan is None
     assert "no replica of at most 8 devices" in answer.reason
+
+
+def test_a_plan_is_not_sized(tmp_path: Path) -> None:
+    plan, made_from = tmp_path / "plan.json", tmp_path / "asked.json"
+    made_from.write_text(json.dumps({**spec(CHAT), "name": "asked"}))
+    write_plan(plan, make_plan(made_from, Run()))
+    with pytest.raises(InputError, match=r"this is a plan; a spec is expected.* 'asked\.json'"):
+        size(plan, Sizing(), Run())
+    with pytest.raises(InputError, match="this is a plan"):
+        size(
+            {"schema_version": "1.0", "solver": {}, "inputs": [3, {"role": "spec", "name": []}]},
+            Sizing(),
+            Run(),
+        )
+
+
+def test_an_unknown_device_of_a_sizing_names_the_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SERVING))
+    assert main(["size", str(path), "--device", "h100", "--device", "H10"]) == 2
+    told = capsys.readouterr().err
+    assert "--device: unknown device; got 'H10'" in told
+    assert "'h100'" in told
+    assert "groups[" not in told
+    assert str(path) not in told
+
+
+def test_a_device_of_a_sizing_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SERVING))
+    assert main(["profiles", "show", "h100", "--yaml"]) == 0
+    (tmp_path / "own.yaml").write_text(capsys.readouterr().out)
+    assert main(["size", str(path), "--device", "own.yaml", "--max-nodes", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["kinds"] == ["own.yaml"]

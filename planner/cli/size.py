@@ -37,11 +37,17 @@ def size(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
     as_json: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
 ) -> None:
     """Find the least hardware (count, kind, price, power) that carries the traffic within its limits."""
+    from hardware_profiles.loader import load_device
+    from planner.frontend.profile_lookup import profile_errors
     from planner.pipeline import Run
     from planner.plan.serialize import write_plan
     from planner.sizing import Sizing
     from planner.sizing import size as sized
 
+    for kind in device or ():
+        if not kind.endswith((".yaml", ".yml")):
+            with profile_errors(key="--device"):
+                load_device(kind)
     sizing = Sizing(kinds=tuple(device or ()), goal=objective, max_nodes=max_nodes, mixed=mixed)
     answers = sized(spec, sizing, Run(diagnostics=new_diagnostics()))
     best = answers[0]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from planner.diagnostics import Diagnostics
-from planner.errors import InputError, nearest
+from planner.errors import InputError, nearest, shown
 from planner.frontend import quantities
 from planner.frontend.spec_tree import Override, SpecTree, override, spec_from_file, spec_from_mapping
 from planner.frontend.yaml_source import KeyPath
@@ -160,7 +160,7 @@ def load_spec(source: str | Path | Mapping[str, object] | None, changes: Sequenc
     Raises
     ------
     InputError
-        If it cannot be read.
+        If it cannot be read, or is a plan.
     """
     if source is None:
         tree = spec_from_mapping({})
@@ -168,6 +168,7 @@ def load_spec(source: str | Path | Mapping[str, object] | None, changes: Sequenc
         tree = spec_from_mapping(source)
     else:
         tree = spec_from_file(Path(source))
+    _refuse_plan(tree)
     override(tree, changes)
     if not tree.data:
         raise InputError(
@@ -176,6 +177,21 @@ def load_spec(source: str | Path | Mapping[str, object] | None, changes: Sequenc
     name = Path(tree.file).name if tree.file else "arguments"
     tree.add_data_digest("spec", name, tree.data)
     return tree
+
+
+def _refuse_plan(tree: SpecTree) -> None:
+    """Refuse a plan given as a spec: it has keys of the same names with other things in them."""
+    if not {"schema_version", "solver"} <= tree.data.keys():
+        return
+    inputs = tree.data.get("inputs")
+    rows = cast("list[dict[str, object]]", inputs) if isinstance(inputs, list) else []
+    names = [row.get("name") for row in rows if isinstance(row, dict) and row.get("role") == "spec"]  # pyright: ignore[reportUnnecessaryIsInstance] - unchecked data
+    made_from = f", {shown(names[0])}" if names and isinstance(names[0], str) else ""
+    raise tree.error(
+        "this is a plan; a spec is expected",
+        ("schema_version",),
+        hint=f"Give the spec that the plan was made from{made_from}.",
+    )
 
 
 def read_problem(tree: SpecTree, diagnostics: Diagnostics) -> Problem[Any]:
