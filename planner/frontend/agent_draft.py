@@ -124,6 +124,24 @@ class Draft:
             parts = tuple(PromptPart(kind="node", source=s) for s in sources)
             self.nodes[name] = replace(node, work=replace(node.work, prompt=node.work.prompt + parts))
 
+    def take_outputs_out_of_prompts(self) -> None:
+        """Make recorded prompts, which hold the producers' outputs, count them once."""
+        for name, node in self.nodes.items():
+            if not isinstance(node.work, LlmCall) or len(node.work.prompt) < 2:
+                continue
+            own, *taken = node.work.prompt
+            recorded = own.tokens.mean if own.tokens else 0.0
+            outputs = sum(_output_tokens(self.nodes[part.source].work) for part in taken)
+            if recorded >= outputs and own.tokens is not None:
+                own = replace(own, tokens=replace(own.tokens, mean=recorded - outputs, sigma_log=0.0))
+            else:
+                self.guess(
+                    f"the recorded prompt of {name!r} is shorter than its producers' outputs: "
+                    "they count nothing"
+                )
+                taken = [replace(part, tokens=Tokens(mean=0.0)) for part in taken]
+            self.nodes[name] = replace(node, work=replace(node.work, prompt=(own, *taken)))
+
     def bound_cycles(self) -> None:
         """Turn the edges that close a cycle, seen from the start, into loops of a guessed bound."""
         after: dict[str, list[str]] = {name: [] for name in self.nodes}
@@ -205,3 +223,7 @@ def _back_edges(after: dict[str, list[str]], roots: Iterable[str]) -> list[tuple
                 state[name] = 2
                 stack.pop()
     return found
+
+
+def _output_tokens(work: Work) -> float:
+    return work.output.mean if isinstance(work, LlmCall | ToolCall) else 0.0

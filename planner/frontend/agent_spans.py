@@ -15,7 +15,7 @@ from typing import Literal
 
 from planner.errors import InputError
 from planner.frontend.agent_draft import Draft
-from planner.ir.agent_graph import AgentGraph, AgentModel, Latency, LlmCall, Tokens, ToolCall, Work
+from planner.ir.agent_graph import AgentGraph, AgentModel, Latency, Tokens, ToolCall
 
 _MIN_MATCH_CHARS = 12
 _MAX_SPANS = 5_000
@@ -70,7 +70,7 @@ def graph_of_spans(spans: Sequence[Span], *, name: str, file: str) -> AgentGraph
     _connect(draft, chosen, names)
     draft.reduce()
     draft.feed_prompts()
-    _take_outputs_out_of_prompts(draft)
+    draft.take_outputs_out_of_prompts()
     return draft.graph()
 
 
@@ -107,28 +107,6 @@ def _add(draft: Draft, span: Span, alike: list[Span]) -> str:
     output = _tokens([s.output_tokens for s in alike])
     prompt = _tokens([s.input_tokens for s in alike])
     return draft.add_call(span.name, model=span.model, output=output, prompt=prompt, reads_input=False)
-
-
-def _take_outputs_out_of_prompts(draft: Draft) -> None:
-    """Make recorded prompts, which hold the producers' outputs, count them once."""
-    for name, node in draft.nodes.items():
-        if not isinstance(node.work, LlmCall) or len(node.work.prompt) < 2:
-            continue
-        own, *taken = node.work.prompt
-        recorded = own.tokens.mean if own.tokens else 0.0
-        outputs = sum(_output_tokens(draft.nodes[part.source].work) for part in taken)
-        if recorded >= outputs and own.tokens is not None:
-            own = replace(own, tokens=replace(own.tokens, mean=recorded - outputs, sigma_log=0.0))
-        else:
-            draft.guess(
-                f"the recorded prompt of {name!r} is shorter than its producers' outputs: they count nothing"
-            )
-            taken = [replace(part, tokens=Tokens(mean=0.0)) for part in taken]
-        draft.nodes[name] = replace(node, work=replace(node.work, prompt=(own, *taken)))
-
-
-def _output_tokens(work: Work) -> float:
-    return work.output.mean if isinstance(work, LlmCall | ToolCall) else 0.0
 
 
 def _tokens(counts: list[float | None]) -> Tokens | None:

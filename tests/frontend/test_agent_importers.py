@@ -11,7 +11,7 @@ from planner.errors import InputError
 from planner.frontend.agent_graph_text import agent_graph_text
 from planner.frontend.agent_graphs import parse_agent_graph
 from planner.frontend.agent_imports import AGENT_IMPORTERS, import_agent_graph, import_agent_text
-from planner.ir.agent_graph import END, START, AgentGraph, LlmCall, ToolCall
+from planner.ir.agent_graph import END, START, AgentGraph, LlmCall, Tokens, ToolCall
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "agent_graphs"
 
@@ -231,6 +231,86 @@ class TestDspy:
         with pytest.raises(InputError, match=r"trace=\[\]"):
             import_agent_text(text, file="p.json")
 
+    def test_usage_is_read_by_language_model_too_and_outputs_count_once(self) -> None:
+        rows = [
+            {
+                "predictor": "ask",
+                "inputs": {"question": "who?"},
+                "outputs": {"query": "ceiling painter"},
+                "usage": {"openai/a": {"prompt_tokens": 150, "completion_tokens": 22}},
+            },
+            {
+                "predictor": "tell",
+                "inputs": {"context": ["ceiling painter", None]},
+                "outputs": {"answer": "nobody"},
+                "usage": {"openai/a": {"input_tokens": 100}, "openai/b": {"input_tokens": 80}},
+            },
+        ]
+        graph = import_agent_text(json.dumps(rows), file="t.json")
+        ask, tell = graph.node("ask").work, graph.node("tell").work
+        assert isinstance(ask, LlmCall)
+        assert isinstance(tell, LlmCall)
+        assert (ask.output, ask.prompt[0].tokens) == (Tokens(mean=22.0), Tokens(mean=150.0))
+        # 180 tokens recorded, of which 22 were written by the first
+        assert [(p.kind, p.tokens) for p in tell.prompt] == [("static", Tokens(mean=158.0)), ("node", None)]
+        # what nobody counted stays marked as a guess
+        assert tell.output == Tokens(mean=1.5, guessed=True)
+
+    def test_the_history_of_a_language_model(self) -> None:
+        graph = import_agent_text(json.dumps(DSPY_HISTORY), file="h.json")
+        inner = {e for e in _ends(graph) if START not in e and END not in e}
+        assert inner == {("query", "answer"), ("answer", "grade")}
+        answer, grade = graph.node("answer").work, graph.node("grade").work
+        assert isinstance(answer, LlmCall)
+        assert isinstance(grade, LlmCall)
+        assert answer.models == ("openai/gpt-4o-mini",)
+        assert [p.tokens for p in answer.prompt] == [Tokens(mean=158.0), None]
+        # without usage, as after a hit in the cache, lengths are counted from text and said to be guesses
+        assert grade.output.guessed
+        assert any("does not name predictors" in g for g in graph.guesses)
+        assert _same_after_text(graph)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"messages": 3}, {"messages": ["x"]}, {"outputs": "text"}, {"outputs": None}, {"messages": {}}],
+    )
+    def test_wrong_histories_are_refused(self, change: dict[str, object]) -> None:
+        with pytest.raises(InputError, match=r"\[0\]"):
+            import_agent_text(json.dumps([{**DSPY_HISTORY[0], **change}]), file="h.json")
+
+
+def _entry(field: str, asked: str, outputs: list[object], usage: dict[str, int]) -> dict[str, object]:
+    return {
+        "prompt": None,
+        "messages": [
+            {"role": "system", "content": "Your output fields are given."},
+            {"role": "user", "content": [{"type": "text", "text": f"[[ ## {field} ## ]]\n{asked}\n"}]},
+        ],
+        "kwargs": {},
+        "outputs": outputs,
+        "usage": usage,
+        "cost": None,
+        "uuid": "u",
+        "model": "openai/gpt-4o-mini",
+        "model_type": "chat",
+    }
+
+
+DSPY_HISTORY = [
+    _entry(
+        "question",
+        "Who painted it?",
+        ["[[ ## reasoning ## ]]\nsearch\n\n[[ ## query ## ]]\nmural\n\n[[ ## completed ## ]]"],
+        {"prompt_tokens": 150, "completion_tokens": 22},
+    ),
+    _entry(
+        "context",
+        "mural",
+        [{"text": '{"answer": "Nobody."}'}],
+        {"prompt_tokens": 180, "completion_tokens": 18},
+    ),
+    _entry("answer", "Nobody.", ["[[ ## grade ## ]]\n5\n"], {}),
+]
 
 CREW = """\
 agents:
