@@ -14,7 +14,6 @@ from math import inf
 
 from planner.errors import InputError
 from planner.ir.packing import Packing, PackingProblem
-from planner.search.packing_cpsat import place
 from planner.space.packing_lists import Item, best_uniform, item_at, packed, spread
 
 _FEWEST_TARGETS, _MOST_TARGETS = 6, 72
@@ -84,6 +83,8 @@ def pack(problem: PackingProblem, options: PackingOptions) -> Packing:
 def _exact(
     problem: PackingProblem, choices: list[list[Item]], best: Packing, options: PackingOptions
 ) -> Packing:
+    from planner.search.packing_cpsat import place  # the solver is loaded where it is asked
+
     placed = place(problem, choices, best, options.effort, options.time_limit_s, options.seed)
     bound = max(best.bound_s, min(placed.bound_s, best.time_s))
     if placed.groups is not None:
