@@ -35,7 +35,6 @@ _RESERVED_SHARE, _RESERVED_BYTES = 0.08, 3.2e9
 """What is kept free of weights and cache, the larger of both: buffers, graphs, activations."""
 _CACHE_MARGIN = 0.85
 """Share of the places that are taken in the mean; the rest is for fluctuation."""
-_MOST_TRIES = 4
 _HALVES = (0.5,)
 
 
@@ -161,10 +160,8 @@ def _better(
     load, limits = view.holding(held).load, _limits(problem.payload, pool, requests, held)
     rate = problem.payload.workload.rate_rps
     if each:
-        fine, value = (
-            load.keeps(limits, rate) if rate is not None else load.highest(limits) > 0.0,
-            each * count,
-        )
+        value = each * count
+        fine = load.keeps(limits, rate) if rate is not None else load.highest(limits) > 0.0
     elif bar.objective == "max_throughput":
         value = bar.value
         fine = load.keeps(limits, value / problem.payload.workload.lengths.mean_output)
