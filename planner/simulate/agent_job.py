@@ -19,7 +19,6 @@ from planner.simulate.agent_pools import Hold, Pools
 
 Discipline = Literal["interrupt", "quota"]
 Order = Literal["planned", "fcfs", "priority", "program"]
-_EPSILON_S = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

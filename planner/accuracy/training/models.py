@@ -13,7 +13,6 @@ from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelG
 _LATENT = {"q_rank": 1536, "kv_rank": 512, "rope": 64, "nope": 128, "value": 128}
 """Latent attention of DeepSeek-V2, V3 and Kimi-K2 (their config.json); rows state only the head count."""
 _GATED_NAMES = re.compile(r"llama|qwen|mistral|mixtral|deepseek|kimi|gemma|gpt-oss|glm|yi-|grok")
-_UNTIED_NAMES = _GATED_NAMES
 _PLAIN_NAMES = re.compile(r"gpt|bloom|mpt|opt|turing|mt-nlg|t5|bert|megatron")
 _WINDOWED_NAMES = {"gpt-oss": 128}
 """Models whose layers alternate between a sliding window of so many tokens and all of them (config.json)."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError
-from planner.ir.agent_graph import AgentGraph, AgentProblem, EdgeKind
+from planner.ir.agent_graph import AgentGraph, AgentProblem
 from planner.ir.candidates import (
     BindingLimit,
     InfeasibilityReport,
@@ -28,7 +28,6 @@ from planner.space.agent_flat import FlatGraph, Flow, flow_of
 from planner.space.agent_flatten import flatten
 
 _UNITS = {"min_ttft": "s", "min_latency": "s", "min_cost": "usd", "max_throughput": "1/s"}
-_WHOLE_KINDS: tuple[EdgeKind, ...] = ("overlap", "staircase")
 
 
 def search(problem: Problem[AgentProblem], diagnostics: Diagnostics) -> SearchResult:
