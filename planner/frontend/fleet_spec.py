@@ -11,7 +11,7 @@ from planner.frontend.specs import CommonSpec, Count, PowerW, RateRps, Section, 
 GOALS = ("min_cost", "min_devices", "min_power", "max_load", "max_goodput")
 SERVING_KEYS = (
     "model", "workload", "slo", "formats", "engine", "modes", "fix", "max_num_seqs", "token_budgets",
-    "routing_skew", "memory_fraction", "assume_family",
+    "routing_skew", "memory_fraction", "assume_family", "adapters",
 )  # fmt: skip
 """Keys of an entry that mean what they mean in a serving spec."""
 
@@ -31,13 +31,6 @@ class AvailabilitySection(Section):
     lose: Annotated[int, Field(ge=1, le=1000)] = 1
     of: Literal["node", "rack", "pod", "site", "power"] = "node"
     most_per_domain: Count = 1
-
-
-class AdaptersSection(Section):
-    """Low-rank adapters that stay in device memory beside their base."""
-
-    resident: Count
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
 
 
 class VariantSection(Section):
@@ -83,7 +76,7 @@ class FleetModelSection(Section):
     stated: Annotated[dict[str, StatedSection], Field(min_length=1)] | None = None
     rate: RateRps | None = None
     variants: list[VariantSection] = Field(default=[])
-    adapters: AdaptersSection | None = None
+    adapters: Any = None
     priority: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     min_share: Share | None = None
     min_replicas: Annotated[int, Field(ge=0, le=100_000)] = 0

@@ -88,6 +88,13 @@ class FormatsSection(Section):
     kv: Annotated[list[str], Field(min_length=1), _format(KV_FORMATS)] | None = None
 
 
+class AdaptersSection(Section):
+    """Low-rank adapters that stay in device memory beside their base."""
+
+    resident: Count
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+
+
 class ServingSpec(CommonSpec):
     """A spec of ``kind: serving``."""
 
@@ -109,5 +116,6 @@ class ServingSpec(CommonSpec):
     token_budgets: list[Tokens] = Field(default=[])
     routing_skew: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     memory_fraction: Share | None = None
+    adapters: AdaptersSection | None = None
     assume_family: Text | None = None
     costs: Text = "newel"

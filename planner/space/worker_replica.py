@@ -92,8 +92,10 @@ class WorkerShapes:
         Raises
         ------
         InputError
-            If lengths vary, limits are at a percentile, or nothing is decoded.
+            If lengths vary, limits are at a percentile, nothing is decoded, or there are adapters.
         """
+        if self.problem.adapters is not None:
+            raise InputError("whole workers are estimated without adapters", key="adapters")
         workload = self.problem.workload
         if self.requests.weights.size != 1:
             raise InputError(

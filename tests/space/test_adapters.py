@@ -123,3 +123,35 @@ def test_vllm_refuses_a_rank_that_it_makes_no_room_for(planned: Plan) -> None:
     ]
     with pytest.raises(InputError, match="no adapters of this rank"):
         BACKENDS.get("vllm").export(part.plan.model_copy(update={"pools": pools}), ExportOptions())
+
+
+SERVING = {
+    "model": "llama-3.1-8b",
+    "cluster": "1xh100",
+    "workload": {"input_tokens": 1000, "output_tokens": 100, "rate": "3/s"},
+    "adapters": {"resident": 6, "rank": 32},
+}
+
+
+def test_a_served_model_takes_them_too_and_the_checker_counts_them() -> None:
+    found = make_plan(SERVING, Run(diagnostics=Diagnostics()))
+    (pool,) = found.pools
+    assert (pool.limits["max_loras"], pool.limits["max_lora_rank"]) == (6, 32)
+    case = problem_of(found)
+    assert verify_plan(found, case).passed
+    # A plan that forgets half of them is caught.
+    (memory,) = pool.memory
+    parts = [
+        p.model_copy(update={"num_bytes": p.num_bytes / 2}) if p.name == "adapters" else p
+        for p in memory.parts
+    ]
+    used = sum(part.num_bytes for part in parts)
+    fewer = memory.model_copy(update={"parts": parts, "used_bytes": used})
+    wrong = found.model_copy(update={"pools": [pool.model_copy(update={"memory": [fewer]})]})
+    report = verify_plan(wrong, case)
+    assert any("adapters take" in finding.message for finding in report.findings)
+
+
+def test_adapters_are_refused_where_nobody_prices_them() -> None:
+    with pytest.raises(InputError, match="rank"):
+        make_plan(SERVING | {"adapters": {"resident": 2, "rank": 0}}, Run(diagnostics=Diagnostics()))

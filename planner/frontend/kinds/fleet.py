@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import cast
 
 from planner.diagnostics import Diagnostics
@@ -23,7 +22,7 @@ from planner.ir.fleet import (
 )
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
-from planner.ir.serving import Adapters, ServingProblem
+from planner.ir.serving import ServingProblem
 
 SPEC = FleetSpec
 
@@ -132,7 +131,7 @@ def _model(
     rate = _rate(tree, path, section)
     serving = None
     if section.stated is None:
-        serving = replace(_serving(tree, path, section, diagnostics), adapters=_adapters(section))
+        serving = _serving(tree, path, section, diagnostics)
     elif section.adapters is not None:
         raise tree.error("adapters need a model", (*path, "adapters"))
     return FleetModel(
@@ -245,12 +244,6 @@ def _tolerance(section: FleetModelSection) -> FaultTolerance | None:
         domain=section.availability.of,
         most_per_domain=section.availability.most_per_domain,
     )
-
-
-def _adapters(section: FleetModelSection) -> Adapters | None:
-    if section.adapters is None:
-        return None
-    return Adapters(num_resident=section.adapters.resident, rank=section.adapters.rank)
 
 
 def _places(

@@ -17,7 +17,7 @@ from planner.ir.cost_sources import COST_SOURCES
 from planner.ir.model_graph import ModelGraph
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
-from planner.ir.serving import ServingChoices, ServingProblem
+from planner.ir.serving import Adapters, ServingChoices, ServingProblem
 from planner.ir.trace import RequestTrace
 from planner.ir.workload import Lengths, ServingWorkload, Slo
 
@@ -46,6 +46,7 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
         choices=_choices(tree, spec, model, diagnostics),
         routing_skew=spec.routing_skew,
         memory_fraction=spec.memory_fraction,
+        adapters=_adapters(spec),
         assumptions=(f"read as {model.assumed_family}",) if model.assumed_family else (),
     )
     return Problem(
@@ -58,6 +59,12 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
         payload=payload,
         inputs=tuple(tree.digests),
     )
+
+
+def _adapters(spec: ServingSpec) -> Adapters | None:
+    if spec.adapters is None:
+        return None
+    return Adapters(num_resident=spec.adapters.resident, rank=spec.adapters.rank)
 
 
 def _workload(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> ServingWorkload:

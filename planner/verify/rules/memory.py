@@ -14,7 +14,12 @@ from planner.ir.serving import ServingProblem
 from planner.plan.schema import DeviceMemory, Pool
 from planner.verify.report import Violation
 from planner.verify.rule import SERVING, Case, Rule, differs
-from planner.verify.serving.shards import device_bytes, sequence_bytes, stage_weight_bytes
+from planner.verify.serving.shards import (
+    device_bytes,
+    sequence_bytes,
+    stage_adapter_bytes,
+    stage_weight_bytes,
+)
 
 WEIGHT_TOLERANCE = 0.02
 _SUM_TOLERANCE = 1e-6
@@ -58,12 +63,23 @@ def _contents(payload: ServingProblem, pool: Pool, memory: DeviceMemory) -> Iter
             message=f"weights are {own / 1e9:.2f} GB, the plan says {stated / 1e9:.2f}",
             numbers=(("own", own), ("claimed", stated)),
         )
+    yield from _adapters(payload, pool, memory.stage, parts.get("adapters", 0.0))
     longest = sequence_bytes(payload.model, pool, memory.stage, payload.workload.lengths.max_total)
     cache = parts.get("kv_cache", 0.0)
     if longest > cache * (1 + _SUM_TOLERANCE):
         yield Violation(
             message=f"the longest request needs {longest / 1e9:.3f} GB of cache, there is {cache / 1e9:.3f}",
             numbers=(("needed", longest), ("cache", cache)),
+        )
+
+
+def _adapters(payload: ServingProblem, pool: Pool, stage: int, stated: float) -> Iterator[Violation]:
+    held = payload.adapters
+    own = 0.0 if held is None else stage_adapter_bytes(payload.model, pool, stage, held)
+    if differs(stated, own, WEIGHT_TOLERANCE):
+        yield Violation(
+            message=f"adapters take {own / 1e9:.2f} GB, the plan says {stated / 1e9:.2f}",
+            numbers=(("own", own), ("claimed", stated)),
         )
 
 

@@ -11,12 +11,13 @@ from math import ceil
 from cost_models.formats import number_format
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import AttentionCore, Experts, Linear, ModelGraph, Op, Small, StateCore
+from planner.ir.serving import Adapters
 from planner.plan.schema import Pool, StrategyModel
 
 _VOCABULARY_MULTIPLE = 64
 """vLLM pads vocabulary tables to a multiple of this (``DEFAULT_VOCAB_PADDING_SIZE``)."""
 _RECURRENT_BYTES = 4.0
-_CONVOLUTION_BYTES = 2.0
+_HALF_BYTES = 2.0
 
 
 def bytes_of(fmt: str) -> float:
@@ -101,6 +102,17 @@ def stage_weight_bytes(model: ModelGraph, pool: Pool, stage: int) -> float:
     return sum(weight_bytes(op, model, pool.weight_dtype, pool.strategy) for op in ops)
 
 
+def stage_adapter_bytes(model: ModelGraph, pool: Pool, stage: int, adapters: Adapters) -> float:
+    """Return the bytes of all resident adapters on a device of a stage: two 16-bit factors per linear map."""
+    total = 0
+    start = sum(pool.layers_per_stage[:stage])
+    for layer in model.layers[start : start + pool.layers_per_stage[stage]]:
+        for op in layer.ops:
+            if isinstance(op, Linear) and op.per_token > 0:
+                total += adapters.rank * sum(linear_shape(op, pool.strategy.tp))
+    return _HALF_BYTES * adapters.num_resident * total
+
+
 def cache_format(model: ModelGraph, kv_dtype: str) -> str:
     """Return the format of the cache; ``auto`` is that of the checkpoint."""
     if kv_dtype != "auto":
@@ -117,7 +129,7 @@ def sequence_bytes(model: ModelGraph, pool: Pool, stage: int, num_tokens: float)
             total += entries(op, num_tokens) * entry_elements(op, pool.strategy.tp) * width
         elif isinstance(op, StateCore):
             total += ceil(op.recurrent_elems / pool.strategy.tp) * _RECURRENT_BYTES
-            total += op.conv_elems / pool.strategy.tp * _CONVOLUTION_BYTES
+            total += op.conv_elems / pool.strategy.tp * _HALF_BYTES
     return total
 
 
