@@ -280,7 +280,8 @@ class SoftwareProfile(_Sourced):
     `memory_fraction` is a share of `memory_scope`: of the ``device`` for everything, of the device for
     weights and caches alone (``static``; activations and graphs live in the rest), or of what weights and
     buffers leave ``free`` for the caches. Products in `tuned_formats` run the quickest of the libraries'
-    kernels, which the engine tries out when it starts.
+    kernels, which the engine tries out when it starts. `vendors` lists whose devices the engine runs on
+    (empty: not known, any).
     """
 
     engine: str
@@ -300,9 +301,14 @@ class SoftwareProfile(_Sourced):
     compute_scale: CountFact | None = None
     kernel_software: tuple[str, ...] = ()
     tuned_formats: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ()
     notes: str = ""
 
     __hash__ = _Sourced.__hash__
+
+    def runs_on(self, device: DeviceProfile) -> bool:
+        """Return whether the engine has kernels for a device; without `vendors` it is taken to."""
+        return not self.vendors or device.vendor in self.vendors
 
     @property
     def kernel_scale(self) -> float:

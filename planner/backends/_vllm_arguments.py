@@ -67,6 +67,9 @@ CAPABILITIES = Capabilities(
 )
 
 
+PULLING, PUSHING = "NixlConnector", "NixlPushConnector"
+
+
 def check_plan(backend: str, plan: Plan) -> None:
     """Refuse by name what vLLM cannot run.
 
@@ -109,11 +112,11 @@ def _check_experts(key: str, pool: Pool) -> None:
 
 
 def _check_transfer(plan: Plan) -> None:
-    """Hold prefill and decode pools against what vLLM's NixlConnector can transfer between."""
+    """Hold prefill and decode pools against what vLLM's NIXL connectors can transfer between."""
     for d in (pool for pool in plan.pools if pool.role == "decode"):
         if d.strategy.pp > 1:
             raise UnsupportedError(
-                "vLLM's NixlConnector cannot deliver to a decode server with pipeline stages",
+                "vLLM cannot deliver caches to a decode server with pipeline stages",
                 key=f"pools.{d.name}.strategy.pp",
                 value=d.strategy.pp,
                 allowed="1",
@@ -121,16 +124,39 @@ def _check_transfer(plan: Plan) -> None:
         for p in (pool for pool in plan.pools if pool.role == "prefill" and pool.model == d.model):
             if max(p.strategy.tp, d.strategy.tp) % min(p.strategy.tp, d.strategy.tp):
                 raise UnsupportedError(
-                    "vLLM's NixlConnector needs the tp of prefill and decode to divide one another",
+                    "vLLM's NIXL connectors need the tp of prefill and decode to divide one another",
                     key=f"pools.{d.name}.strategy.tp",
                     value=f"{p.strategy.tp} and {d.strategy.tp}",
                 )
+        if d.strategy.decode_cp > 1 and connector_of(plan, d) == PUSHING:
+            raise UnsupportedError(
+                "vLLM's NixlPushConnector, which prefill with stages needs, takes no split of the cache over "
+                "ranks of decode",
+                key=f"pools.{d.name}.strategy.decode_cp",
+                value=d.strategy.decode_cp,
+                allowed="1",
+            )
 
 
-def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> dict[str, Argument]:
+def connector_of(plan: Plan, pool: Pool) -> str:
+    """Return the connector that a pool's KV caches move through.
+
+    ``NixlConnector`` has decode read them, and finds the layers of one stage only; a prefill server with
+    stages writes them itself. Both ends of a model need the same connector.
+
+    Source: wheel vllm 0.32, ``kv_connector/v1/nixl/base_worker.py``; vllm pull request 45880, 2026-06.
+    """
+    staged = any(p.role == "prefill" and p.model == pool.model and p.strategy.pp > 1 for p in plan.pools)
+    return PUSHING if staged else PULLING
+
+
+def pool_arguments(
+    pool: Pool, options: ExportOptions, checkpoint_fmt: str, connector: str = PULLING
+) -> dict[str, Argument]:
     """Return the arguments that all processes of a pool share.
 
-    `checkpoint_fmt` is the weight format of the checkpoint, "" where it is not known.
+    `checkpoint_fmt` is the weight format of the checkpoint, "" where it is not known; `connector` moves
+    caches between prefill and decode.
     """
     strategy = pool.strategy
     arguments: dict[str, Argument] = {
@@ -156,7 +182,7 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
         arguments["max-lora-rank"] = _lora_rank(int(pool.limits["max_lora_rank"]))
     if pool.role in _KV_ROLES:
         arguments["kv-transfer-config"] = {
-            "kv_connector": "NixlConnector",
+            "kv_connector": connector,
             "kv_role": _KV_ROLES[pool.role],
             "kv_load_failure_policy": "fail",
         }
@@ -202,6 +228,24 @@ def needs_own_checkpoint(pool: Pool, checkpoint_fmt: str) -> bool:
         return False
     can_convert = pool.weight_dtype not in CHECKPOINT_FORMATS
     return not (can_convert and checkpoint_fmt in ("", *FULL_PRECISION))
+
+
+def refuse_pushing(backend: str, plan: Plan) -> None:
+    """Refuse a plan whose caches must be pushed, for a runtime that knows the pulling connector alone.
+
+    Raises
+    ------
+    UnsupportedError
+        Naming the decision.
+    """
+    for pool in plan.pools:
+        if pool.engine == "vllm" and pool.role == "prefill" and connector_of(plan, pool) == PUSHING:
+            raise UnsupportedError(
+                f"{backend} does not know vLLM's {PUSHING}, which prefill with pipeline stages needs",
+                key=f"pools.{pool.name}.strategy.pp",
+                value=pool.strategy.pp,
+                allowed="1",
+            )
 
 
 def server_arguments(server: Server, serial: int, leader: Reference) -> dict[str, Argument]:

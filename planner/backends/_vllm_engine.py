@@ -27,7 +27,8 @@ class VllmEngine(Engine):
 
     def pool_arguments(self, plan: Plan, pool: Pool, options: ExportOptions) -> dict[str, Argument]:
         """Return the arguments that all processes of a pool share."""
-        return vllm.pool_arguments(pool, options, checkpoint_format(plan))
+        connector = vllm.connector_of(plan, pool)
+        return vllm.pool_arguments(pool, options, checkpoint_format(plan), connector)
 
     def server_arguments(self, server: Server, serial: int, leader: Reference) -> dict[str, Argument]:
         """Return the arguments that tie the processes of a server together."""

@@ -36,6 +36,7 @@ from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
 from planner.backends._trtllm_config import CAPABILITIES as TRTLLM_CAPABILITIES
 from planner.backends._trtllm_config import check_config, pool_config
 from planner.backends._trtllm_config import check_plan as check_trtllm_plan
+from planner.backends._vllm_arguments import refuse_pushing
 from planner.errors import InputError
 from planner.plan.schema import Plan
 
@@ -98,6 +99,7 @@ def _check_plan(backend: str, plan: Plan) -> str:
         return "trtllm"
     engine = engine_of(backend, plan)
     engine.check_plan(backend, plan)
+    refuse_pushing(backend, plan)
     return engine.name
 
 

@@ -14,6 +14,7 @@ from planner.backends._launch import Launch, Reference
 from planner.backends._layout import replica_size, slug
 from planner.backends._pods import Object
 from planner.backends._protocol import Capabilities, ExportedFile, ExportOptions
+from planner.backends._vllm_arguments import refuse_pushing
 from planner.backends._vllm_engine import ENGINE
 from planner.errors import InputError, UnsupportedError
 from planner.plan.schema import Plan, Pool
@@ -84,6 +85,7 @@ class RayServeBackend:
         """
         self.capabilities.check(self.name, plan)
         ENGINE.check_plan(self.name, plan)
+        refuse_pushing(self.name, plan)
         import yaml
 
         models = sorted({pool.model for pool in plan.pools})

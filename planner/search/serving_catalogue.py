@@ -9,6 +9,7 @@ from itertools import islice
 from cost_models.cost import FloatArray
 from cost_models.serving.requests import Requests
 from planner.diagnostics import Diagnostics
+from planner.errors import InputError
 from planner.ir.cluster import NodeGroup
 from planner.ir.problem import Problem
 from planner.ir.serving import Role, ServingProblem
@@ -118,14 +119,25 @@ def build_catalogue(
     stop: Stop,
     wanted: Wanted | None = None,
 ) -> Catalogue:
-    """Return every offer of the problem (that is `wanted`); `complete` is False if `stop` cut it short."""
+    """Return every offer of the problem (that is `wanted`); `complete` is False if `stop` cut it short.
+
+    Raises
+    ------
+    InputError
+        If no engine runs on any device.
+    """
     payload = problem.payload
     catalogue = empty_catalogue(problem, costs)
     roles = roles_of(catalogue)
     for index, group in enumerate(problem.cluster.groups):
         for engine in payload.choices.engines:
-            catalogue.builders[index, engine] = builder_of(problem, (index, engine), costs)
-            catalogue.builders[index, engine].refuse_unknown()
+            builder = builder_of(problem, (index, engine), costs)
+            if not builder.costs.software.runs_on(group.device):
+                told = f"{engine} does not run on {group.device.name} and is not used there"
+                diagnostics.note("engine-device", told)
+                continue
+            builder.refuse_unknown()
+            catalogue.builders[index, engine] = builder
             _note_formats(group, payload, diagnostics)
             for role in roles:
                 diagnostics.progress(f"pricing {role} replicas on {group.name} under {engine}")
@@ -135,6 +147,13 @@ def build_catalogue(
                     catalogue.complete = False
                 if not catalogue.complete and catalogue.offers:
                     return catalogue
+    if not catalogue.builders:
+        raise InputError(
+            "no engine that the spec allows runs on a device of the cluster",
+            key="engine",
+            value=", ".join(payload.choices.engines),
+            hint=f"The devices are {', '.join(sorted({g.device.name for g in problem.cluster.groups}))}.",
+        )
     return catalogue
 
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from planner.backends import BACKENDS, ExportedFile, ExportOptions
+from planner.backends import _vllm_arguments as vllm_arguments
 from planner.errors import InputError, UnsupportedError
 from planner.plan.schema import Plan
 
@@ -203,6 +204,26 @@ def test_decode_pools_with_stages_are_refused() -> None:
     plan = with_pool(load("llama-pair"), 1, strategy={"tp": 4, "pp": 2}, layers_per_stage=[40, 40])
     with pytest.raises(UnsupportedError, match="pipeline stages"):
         export(plan)
+
+
+def staged_prefill() -> Plan:
+    return with_pool(load("llama-pair"), 0, strategy={"tp": 4, "pp": 2}, layers_per_stage=[40, 40])
+
+
+def test_prefill_with_stages_pushes_its_caches() -> None:
+    plan = staged_prefill()
+    sent = {vllm_arguments.connector_of(plan, pool) for pool in plan.pools}
+    assert sent == {"NixlPushConnector"}
+    kept = load("llama-pair")
+    assert {vllm_arguments.connector_of(kept, pool) for pool in kept.pools} == {"NixlConnector"}
+
+
+@pytest.mark.parametrize("runtime", ["dynamo", "ray-serve"])
+def test_runtimes_that_only_pull_refuse_prefill_with_stages(runtime: str) -> None:
+    with pytest.raises(UnsupportedError, match="NixlPushConnector"):
+        vllm_arguments.refuse_pushing(runtime, staged_prefill())
+    with pytest.raises(UnsupportedError):
+        BACKENDS.get(runtime).export(staged_prefill(), OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ def test_dense_shapes_fit_the_node_and_divide_the_heads() -> None:
     assert {s.strategy.tp for s in found} == {1, 2, 4, 8}
     assert all(s.strategy.num_devices <= 8 for s in found)
     assert all(s.strategy.ep == s.strategy.attention_dp == 1 for s in found)
-    assert {s.strategy.pp for s in found if s.strategy.tp == 1} == set(range(1, 9))
+    whole = space("llama-3.1-70b", "aggregated")
+    assert {s.strategy.pp for s in whole if s.strategy.tp == 1} == set(range(1, 9))
 
 
 def test_expert_shapes_spread_over_all_ranks_or_none_unless_the_engine_can_mix() -> None:
@@ -62,6 +63,12 @@ def test_expert_shapes_spread_over_all_ranks_or_none_unless_the_engine_can_mix()
 def test_prefill_context_parallelism_waits_for_engines_that_run_it_or_for_a_pin() -> None:
     assert {s.strategy.prefill_cp for s in space("llama-3.1-70b", "prefill")} == {1}
     assert 2 in {s.strategy.prefill_cp for s in space("llama-3.1-70b", "prefill", fixed=(("cp", 2),))}
+
+
+def test_stages_of_decode_wait_for_a_pin_where_the_engine_cannot_be_handed_caches() -> None:
+    assert {s.strategy.pp for s in space("llama-3.1-70b", "decode")} == {1}
+    assert max(s.strategy.pp for s in space("llama-3.1-70b", "prefill")) > 1
+    assert {s.strategy.pp for s in space("llama-3.1-70b", "decode", fixed=(("pp", 3),))} == {3}
 
 
 @pytest.mark.parametrize("pin", [("tp", 4), ("pp", 3), ("token_budget", 3000), ("max_num_seqs", 17)])

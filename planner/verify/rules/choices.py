@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
+from hardware_profiles.loader import load_software
+from planner.ir.cluster import Cluster
 from planner.ir.serving import ServingProblem
 from planner.plan.schema import Pool
 from planner.verify.report import Violation
@@ -31,8 +33,17 @@ def _check(case: Case) -> Iterator[Violation]:
                     message=f"pool {pool.name!r}: {what} {value!r} is not among {', '.join(allowed)}"
                 )
         yield from _pinned(pool, choices.fixed)
+        yield from _engine(pool, case.problem.cluster)
         yield from _counts(pool)
     yield from _mode({pool.role for pool in case.plan.pools}, choices.modes)
+
+
+def _engine(pool: Pool, cluster: Cluster) -> Iterator[Violation]:
+    if any(
+        group.name == pool.node_group and not load_software(pool.engine).runs_on(group.device)
+        for group in cluster.groups
+    ):
+        yield Violation(message=f"pool {pool.name!r}: {pool.engine} does not run on {pool.device}")
 
 
 def _mode(roles: set[str], modes: tuple[str, ...]) -> Iterator[Violation]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil, inf
 
+from hardware_profiles.loader import load_software
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import AttentionCore, Experts, ModelGraph, StateCore
 from planner.ir.objective import Budget
@@ -62,6 +63,8 @@ def samples(problem: Problem[ServingProblem], engine: str, bar: Bar, *, thorough
     workload = problem.payload.workload
     requests = Requests.of(workload, _cuts(workload.slo.percentile))
     for group in problem.cluster.groups:
+        if not load_software(engine).runs_on(group.device):
+            continue
         most = _most_devices(group, problem.budget)
         for pool in _pools(problem.payload, group, engine, most, thorough=thorough):
             found = _better(problem, pool, group, requests, (bar, most))
