@@ -242,10 +242,10 @@ class DeviceCostModel:
         return _cost(kv_transfer_time_s(work, chosen.constants), chosen)
 
     def _host_transfer(self, work: HostTransfer) -> Cost:
-        if self.host_link is None:
+        link = work.link or self.host_link
+        if link is None:
             raise ValueError(f"{self.facts.name}: a host transfer needs the host link; none was given")
         chosen = self.curves.choose("host_transfer", "any")
-        link = self.host_link
         time_s = host_transfer_time_s(work, chosen.constants, link.bandwidth_bytes_per_s, link.latency_s)
         return _cost(time_s, chosen)
 

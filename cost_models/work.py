@@ -184,10 +184,11 @@ class KvTransfer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostTransfer:
-    """Bytes moved between device and host memory over the host link."""
+    """Bytes moved between device and host memory over `link`, or where there is none over the model's own."""
 
     num_bytes: Number
     to_device: bool = True
+    link: LinkSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ _LIMITS = {
     "block_size": "page-size",
     "max_loras": "max-loras-per-batch",
     "max_lora_rank": "max-lora-rank",
+    "offload_gib": "cpu-offload-gb",
 }
 
 _PER_RANK = ("max-running-requests", "chunked-prefill-size")

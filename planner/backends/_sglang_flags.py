@@ -40,6 +40,7 @@ FLAGS: dict[str, Takes] = {
     "max-loras-per-batch": "int",
     "max-lora-rank": "int",
     "lora-target-modules": "text",
+    "cpu-offload-gb": "int",
 }
 
 CHOICES: dict[str, frozenset[str]] = {

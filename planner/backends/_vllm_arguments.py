@@ -30,6 +30,9 @@ _LIMITS = {
     "block_size": "block-size",
     "max_loras": "max-loras",
     "max_lora_rank": "max-lora-rank",
+    "offload_group_size": "offload-group-size",
+    "offload_num_in_group": "offload-num-in-group",
+    "offload_experts_gib": "cpu-offload-gb",
 }
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -180,6 +183,12 @@ def pool_arguments(
     if "max_lora_rank" in pool.limits:
         arguments["enable-lora"] = True
         arguments["max-lora-rank"] = _lora_rank(int(pool.limits["max_lora_rank"]))
+    if "offload_group_size" in pool.limits:
+        arguments["offload-backend"] = "prefetch"
+        arguments["offload-prefetch-step"] = 1
+    if "offload_experts_gib" in pool.limits:
+        arguments["offload-backend"] = "uva"
+        arguments["cpu-offload-params"] = "experts"
     if pool.role in _KV_ROLES:
         arguments["kv-transfer-config"] = {
             "kv_connector": connector,

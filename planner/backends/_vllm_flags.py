@@ -41,9 +41,16 @@ FLAGS: dict[str, Takes] = {
     "enable-lora": "switch",
     "max-loras": "int",
     "max-lora-rank": "int",
+    "offload-backend": "text",
+    "offload-group-size": "int",
+    "offload-num-in-group": "int",
+    "offload-prefetch-step": "int",
+    "cpu-offload-gb": "int",
+    "cpu-offload-params": "text",
 }
 
 CHOICES: dict[str, frozenset[str]] = {
+    "offload-backend": frozenset({"prefetch", "uva"}),
     "dtype": frozenset({"auto", "bfloat16", "float16"}),
     "quantization": frozenset({"fp8", "fp8_per_block", "fp8_per_tensor"}),
     "kv-cache-dtype": frozenset({"auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4"}),

@@ -12,6 +12,7 @@ GOALS = ("min_cost", "min_devices", "min_power", "max_load", "max_goodput")
 SERVING_KEYS = (
     "model", "workload", "slo", "formats", "engine", "modes", "fix", "max_num_seqs", "token_budgets",
     "routing_skew", "memory_fraction", "assume_family", "adapters",
+    "allow_weight_offload",
 )  # fmt: skip
 """Keys of an entry that mean what they mean in a serving spec."""
 
@@ -77,6 +78,7 @@ class FleetModelSection(Section):
     rate: RateRps | None = None
     variants: list[VariantSection] = Field(default=[])
     adapters: Any = None
+    allow_weight_offload: Any = None
     priority: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     min_share: Share | None = None
     min_replicas: Annotated[int, Field(ge=0, le=100_000)] = 0

@@ -117,5 +117,6 @@ class ServingSpec(CommonSpec):
     routing_skew: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     memory_fraction: Share | None = None
     adapters: AdaptersSection | None = None
+    allow_weight_offload: bool = False
     assume_family: Text | None = None
     costs: Text = "newel"

@@ -16,7 +16,8 @@ class ServingChoices:
     """What the search may choose; an empty tuple means every value that is valid.
 
     `weight_fmts` and `kv_fmts` list the formats the user allows (quality is the user's call).
-    `fixed` pins single degrees, e.g. (("tp", 8),). `costs` names who says how long operations take.
+    `fixed` pins single degrees, e.g. (("tp", 8),). `costs` names who says how long operations take. With
+    `weight_offload` weights may stay in host memory.
     """
 
     weight_fmts: tuple[str, ...]
@@ -27,6 +28,7 @@ class ServingChoices:
     token_budgets: tuple[int, ...] = ()
     fixed: tuple[tuple[str, int], ...] = ()
     costs: str = "newel"
+    weight_offload: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from planner.ir.candidates import (
 )
 from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
+from planner.ir.weight_offload import WeightOffload
 from planner.search.placement import Block, place
 from planner.search.serving_load import LoadedPlan, LoadedPool
 from planner.search.serving_pools import PoolTables
@@ -102,6 +103,7 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
         ("memory_fraction", builder.memory_fraction),
         ("block_size", BLOCK_TOKENS),
         *_adapter_limits(catalogue.problem.payload.adapters),
+        *WeightOffload.of_text(shape.offload).limits,
     )
 
 
@@ -139,6 +141,9 @@ def _pool_predictions(tables: PoolTables, pool: LoadedPool) -> Predictions:
     if pool.pick.role != "prefill":
         found.append(("tpot_s", of(state.tpot_s[0], "s")))
         found.append(("running_sequences", of(state.sequences[0], "sequences per rank")))
+    held = max(stage.host_bytes for stage in tables.catalogue.offers[pool.pick.offer].replica.stages)
+    if held > 0.0:
+        found.append(("host_weights_bytes", Estimate(value=held, unit="bytes per device")))
     transfer = float(tables.transfer_s(pool.pick) @ tables.catalogue.requests.weights)
     if transfer > 0.0:
         found.append(("kv_transfer_s", of(transfer, "s")))

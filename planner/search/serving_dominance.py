@@ -35,6 +35,7 @@ def _class(offer: Offer) -> tuple[object, ...]:
         shape.engine,
         shape.weight_fmt,
         shape.kv_fmt,
+        shape.offload,
         shape.strategy.pp > 1,
         offer.replica.num_devices,
         offer.replica.curve.num_ranks,

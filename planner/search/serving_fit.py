@@ -69,6 +69,10 @@ def _changes(catalogue: Catalogue) -> Iterator[tuple[str, Relaxed]]:
         if fmt not in payload.choices.weight_fmts and any(True for _ in _fitting(catalogue, narrower)):
             yield f"allow {fmt} weights", (("formats.weights", fmt),)
             break
+    loose = replace(payload, choices=replace(payload.choices, weight_offload=True))
+    if not payload.choices.weight_offload and any(True for _ in _fitting(catalogue, loose)):
+        words = "allow weights in host memory, streamed in every step (allow_weight_offload: true)"
+        yield words, (("allow_weight_offload", "true"),)
     longest = _longest_request(catalogue, payload)
     if longest is not None:
         yield f"keep requests below {longest} tokens in all", (("workload.max_tokens", float(longest)),)

@@ -13,6 +13,7 @@ from planner.ir.cluster import NodeGroup
 from planner.ir.cost_sources import step_source
 from planner.ir.serving import Role, ServingProblem
 from planner.ir.strategy import ServingStrategy
+from planner.ir.weight_offload import WeightOffload
 from planner.ir.workload import Lengths
 from planner.plan.schema import Pool
 from planner.simulate.serving_cache import PrefixCache, Store, Tier
@@ -246,6 +247,7 @@ def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:
         ),
         token_budget=int(limits["token_budget"]),
         max_num_seqs=int(limits["max_num_seqs"]),
+        offload=WeightOffload.of_limits(limits).text,
     )
 
 

@@ -17,7 +17,10 @@ _ALIASES = {"cp": "prefill_cp"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaShape:
-    """One replica before it is priced; `layers_per_stage` is chosen with prices at hand."""
+    """One replica before it is priced; `layers_per_stage` is chosen with prices at hand.
+
+    `offload` says which weights stay in host memory (see `planner.ir.weight_offload`).
+    """
 
     role: Role
     group: str
@@ -27,6 +30,7 @@ class ReplicaShape:
     strategy: ServingStrategy
     token_budget: int
     max_num_seqs: int
+    offload: str = ""
 
 
 def shapes(facts: SpaceFacts) -> Iterator[ReplicaShape]:
@@ -47,6 +51,7 @@ def shapes(facts: SpaceFacts) -> Iterator[ReplicaShape]:
             strategy=ServingStrategy(**degrees),
             token_budget=cast("int", chosen["token_budget"]),
             max_num_seqs=cast("int", chosen["max_num_seqs"]),
+            offload=str(chosen["offload"]),
         )
 
 

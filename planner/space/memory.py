@@ -13,6 +13,7 @@ from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelG
 from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
 from planner.space.engine import bytes_per_element, kv_format
+from planner.space.weight_offload import HeldBack, OpBytes
 
 BLOCK_TOKENS = 16
 """Tokens per cache block, vLLM's default; a sequence wastes half a block on average."""
@@ -46,6 +47,7 @@ class StageBytes:
 
     `cache_bytes_per_sequence` is for a running sequence of mean residency, `cache_bytes_longest` for the
     longest request, `cache_bytes_prompt` for a mean prompt; `free_bytes` is what the cache may use.
+    `host_bytes` of the weights are in host memory instead.
     """
 
     parts: tuple[tuple[str, float], ...]
@@ -54,6 +56,7 @@ class StageBytes:
     cache_bytes_per_sequence: float
     cache_bytes_longest: float
     cache_bytes_prompt: float
+    host_bytes: float = 0.0
 
     @property
     def free_bytes(self) -> float:
@@ -104,18 +107,24 @@ class MemoryModel:
     _widths: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
 
     def stage(
-        self, layers: tuple[tuple[Layer, int], ...], first: bool, last: bool, what: Residency
+        self,
+        layers: tuple[tuple[Layer, int], ...],
+        first: bool,
+        last: bool,
+        what: Residency,
+        held: HeldBack | None = None,
     ) -> StageBytes:
-        """Return the bytes of a stage that holds each layer so many times."""
+        """Return the bytes of a stage that holds each layer so many times, but for what is `held` back."""
         weights, mean, longest, prompt = self._resident(layers, first, last, what)
         capacity = device_capacity_bytes(self.group)
         parts = (
-            ("weights", weights),
+            ("weights", weights - held.host_bytes if held is not None else weights),
             ("activations", self._activation_bytes(layers, last, what)),
             ("communication", self._communication_bytes(what.strategy)),
             ("graphs", self.software.graph_memory_bytes.value),
             ("context", self.software.context_memory_bytes.value),
             *self._adapters(layers, what.strategy.tp),
+            *((("weight_buffers", held.buffer_bytes),) if held is not None else ()),
         )
         return StageBytes(
             parts=parts,
@@ -124,7 +133,12 @@ class MemoryModel:
             cache_bytes_per_sequence=mean,
             cache_bytes_longest=longest,
             cache_bytes_prompt=prompt,
+            host_bytes=held.host_bytes if held is not None else 0.0,
         )
+
+    def op_bytes(self, what: Residency) -> OpBytes:
+        """Return what says how many bytes the weights of an operator take on the fullest rank."""
+        return lambda op: self._weight_bytes(op, what)
 
     def _adapters(self, layers: tuple[tuple[Layer, int], ...], tp: int) -> Iterator[tuple[str, float]]:
         """Yield what resident adapters take, where there are any."""

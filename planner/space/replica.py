@@ -25,12 +25,15 @@ from planner.ir.candidates import StageMemory
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import AttentionCore, ModelGraph
 from planner.ir.serving import ServingProblem
+from planner.ir.weight_offload import WeightOffload
 from planner.ir.workload import Lengths
 from planner.space.compose import ReplicaShape
 from planner.space.engine import EngineCosts, bytes_per_element, kv_format
 from planner.space.memory import MemoryModel, Residency, StageBytes
-from planner.space.pricing import Pricer
+from planner.space.pricing import Pricer, StageShape
+from planner.space.spans import link_spec
 from planner.space.stages import balanced_partition
+from planner.space.weight_offload import HeldBack, held_back, host_room_bytes, with_streaming
 from planner.space.worker_replica import WorkerShapes
 
 PARTITION_AT_TOKENS = (128.0, 4096.0)
@@ -106,6 +109,9 @@ class ReplicaBuilder:
     robust_quantile: float = 0.5
     _worker_shapes: WorkerShapes | None = None
     _prompt_cache: dict[str, FloatArray] = field(default_factory=dict[str, FloatArray])
+    _held: dict[tuple[object, ...], tuple[HeldBack, ...]] = field(
+        default_factory=dict[tuple[object, ...], tuple[HeldBack, ...]]
+    )
     _rough: dict[tuple[object, ...], bool] = field(default_factory=dict[tuple[object, ...], bool])
     _cuts: dict[tuple[object, ...], tuple[tuple[int, ...], ...]] = field(
         default_factory=dict[tuple[object, ...], tuple[tuple[int, ...], ...]]
@@ -247,13 +253,41 @@ class ReplicaBuilder:
         return found
 
     def _tables(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> TimeTables:
-        how = (shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage)
+        what = (shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage)
+        how = (*what, shape.offload)
         if how not in self._times:
-            tables = self.pricer.tables(*how)
+            tables = self.pricer.tables(*what)
+            if shape.offload:
+                tables = self._streaming(tables, shape, layers_per_stage)
             if self.robust_quantile != 0.5:
                 tables = tables.scaled(1.0 + normal_quantile(100.0 * self.robust_quantile) * tables.sigma)
             self._times[how] = tables
         return self._times[how]
+
+    def _streaming(
+        self, tables: TimeTables, shape: ReplicaShape, layers_per_stage: tuple[int, ...]
+    ) -> TimeTables:
+        """Return tables with what streaming weights adds; of equal stages the slowest stands for all."""
+        parts = self.pricer.stage_shapes(layers_per_stage)
+        rows: dict[StageShape, HeldBack] = {}
+        for part, held in zip(parts, self.held_back(shape, layers_per_stage), strict=True):
+            known = rows.setdefault(part, held)
+            rows[part] = max(known, held, key=lambda one: one.host_bytes)
+        link = link_spec(self.group.host_link)
+        return with_streaming(tables, list(rows.values()), shape.strategy, self.costs.model, link)
+
+    def held_back(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[HeldBack, ...]:
+        """Return what every stage leaves in host memory; empty where a shape keeps all on its devices."""
+        key = (replace(shape, role="aggregated", token_budget=0, max_num_seqs=0), layers_per_stage)
+        if shape.offload and key not in self._held:
+            op_bytes = self.memory.op_bytes(self._residency(shape))
+            offload, start = WeightOffload.of_text(shape.offload), 0
+            found: list[HeldBack] = []
+            for count in layers_per_stage:
+                found.append(held_back(self.model.layers[start : start + count], offload, op_bytes))
+                start += count
+            self._held[key] = tuple(found)
+        return self._held.get(key, ())
 
     def stage_bytes(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[StageBytes, ...]:
         """Return the bytes of every stage."""
@@ -263,6 +297,7 @@ class ReplicaBuilder:
             shape.kv_fmt,
             shape.token_budget,
             shape.max_num_seqs,
+            shape.offload,
             self.memory_fraction,
             layers_per_stage,
         )
@@ -271,7 +306,18 @@ class ReplicaBuilder:
         return self._resident[key]
 
     def _bytes_of(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> Iterator[StageBytes]:
-        what = Residency(
+        what = self._residency(shape)
+        kinds, held = self.pricer.layer_kinds, self.held_back(shape, layers_per_stage)
+        for stage, part in enumerate(self.pricer.stage_shapes(layers_per_stage)):
+            own = held[stage] if held else None
+            key = (part, what, own)
+            if key not in self._stage_bytes:
+                layers = tuple((kinds[kind], count) for kind, count in part.layer_counts)
+                self._stage_bytes[key] = self.memory.stage(layers, part.first, part.last, what, own)
+            yield self._stage_bytes[key]
+
+    def _residency(self, shape: ReplicaShape) -> Residency:
+        return Residency(
             strategy=shape.strategy,
             weight_fmt=shape.weight_fmt,
             kv_fmt=shape.kv_fmt,
@@ -280,20 +326,13 @@ class ReplicaBuilder:
             memory_fraction=self.memory_fraction,
             memory_scope=self.memory_scope,
         )
-        kinds = self.pricer.layer_kinds
-        for part in self.pricer.stage_shapes(layers_per_stage):
-            key = (part, what)
-            if key not in self._stage_bytes:
-                layers = tuple((kinds[kind], count) for kind, count in part.layer_counts)
-                self._stage_bytes[key] = self.memory.stage(layers, part.first, part.last, what)
-            yield self._stage_bytes[key]
 
     def fits_roughly(self, shape: ReplicaShape) -> bool:
         """Return False if even an even split of the weights over the replica's stages exceeds memory.
 
         The mean over stages is a lower bound of the fullest stage, so nothing that fits is lost.
         """
-        if self.costs.workers is not None:
+        if self.costs.workers is not None or shape.offload:
             return True
         key = (shape.strategy, shape.weight_fmt, shape.kv_fmt)
         if key not in self._rough:
@@ -353,6 +392,8 @@ class ReplicaBuilder:
         for stage in stages:
             free = stage.free_bytes
             if free < stage.cache_bytes_longest or free < 0.0:
+                return None
+            if stage.host_bytes > host_room_bytes(self.group):
                 return None
             left = free - holds_prompt * stage.cache_bytes_prompt
             if stage.cache_bytes_per_sequence > 0.0:

@@ -19,6 +19,7 @@ from planner.ir.objective import Objective
 from planner.ir.problem import Problem
 from planner.ir.serving import Adapters, ServingChoices, ServingProblem
 from planner.ir.trace import RequestTrace
+from planner.ir.weight_offload import OFFLOADING_ENGINES
 from planner.ir.workload import Lengths, ServingWorkload, Slo
 
 SPEC = ServingSpec
@@ -177,6 +178,13 @@ def _choices(
     if spec.costs not in COST_SOURCES.names():
         raise tree.located(UnknownNameError("source of costs", spec.costs, COST_SOURCES.names()), ("costs",))
     kv_default = model.checkpoint_kv_fmt if model.checkpoint_kv_fmt != "auto" else model.checkpoint_dtype
+    if spec.allow_weight_offload and not set(spec.engine) & OFFLOADING_ENGINES:
+        raise tree.error(
+            "none of the engines keeps weights in host memory",
+            ("allow_weight_offload",),
+            value=", ".join(spec.engine),
+            allowed=", ".join(sorted(OFFLOADING_ENGINES)),
+        )
     if spec.formats.weights is None:
         diagnostics.note(
             "format-default", f"weights stay in the checkpoint's format, {model.checkpoint_weight_fmt}"
@@ -190,6 +198,7 @@ def _choices(
         token_budgets=tuple(sorted(set(spec.token_budgets))),
         fixed=tuple(sorted(spec.fix.items())),
         costs=spec.costs,
+        weight_offload=spec.allow_weight_offload,
     )
 
 

@@ -93,6 +93,7 @@ def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: 
             "waiting have no value. A limit (slo), a rate or a concurrency gives them one",
         )
     _note_saturation(tables, question, best, diagnostics)
+    _note_offload(tables, best, diagnostics)
     gap = None if bound is None else abs(solution.value - bound) / max(abs(solution.value), 1e-300)
     runners = _runners_up(tables, question, best) if options.num_alternatives > 0 else ()
     return SearchResult(
@@ -138,6 +139,19 @@ def _note_saturation(tables: PoolTables, question: Question, best: Optimum, diag
             f"({most:.4g} requests/s): latencies this near capacity are uncertain, and waiting may be longer "
             f"than predicted; simulate the plan, or keep the load below {_NEAR_CAPACITY:.0%}",
         )
+
+
+def _note_offload(tables: PoolTables, best: Optimum, diagnostics: Diagnostics) -> None:
+    """Say what stays in host memory, as every step waits for it."""
+    for pool, pick in zip(best.pools, best.solution.picks, strict=True):
+        replica = tables.catalogue.offers[pick.offer].replica
+        held = max(stage.host_bytes for stage in replica.stages)
+        if held > 0.0:
+            diagnostics.note(
+                "weight-offload",
+                f"{pool.name}: {replica.shape.offload} of every device ({held / 1e9:.1f} GB) stay in host "
+                "memory and cross the host link while steps run; more devices or narrower weights avoid that",
+            )
 
 
 def _with_interval(objective: ObjectiveValue, sigma: float) -> ObjectiveValue:

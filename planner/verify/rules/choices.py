@@ -8,9 +8,11 @@ from typing import cast
 from hardware_profiles.loader import load_software
 from planner.ir.cluster import Cluster
 from planner.ir.serving import ServingProblem
+from planner.ir.weight_offload import WeightOffload
 from planner.plan.schema import Pool
 from planner.verify.report import Violation
 from planner.verify.rule import SERVING, Case, Rule
+from planner.verify.serving.streaming import can_tell
 
 _COUNTS = ("token_budget", "max_num_seqs", "max_model_len", "block_size")
 _MOST = 2**24
@@ -32,6 +34,8 @@ def _check(case: Case) -> Iterator[Violation]:
                 yield Violation(
                     message=f"pool {pool.name!r}: {what} {value!r} is not among {', '.join(allowed)}"
                 )
+        if WeightOffload.of_limits(pool.limits) != WeightOffload():
+            yield from _host_memory(pool, allowed=choices.weight_offload)
         yield from _pinned(pool, choices.fixed)
         yield from _engine(pool, case.problem.cluster)
         yield from _counts(pool)
@@ -44,6 +48,13 @@ def _engine(pool: Pool, cluster: Cluster) -> Iterator[Violation]:
         for group in cluster.groups
     ):
         yield Violation(message=f"pool {pool.name!r}: {pool.engine} does not run on {pool.device}")
+
+
+def _host_memory(pool: Pool, *, allowed: bool) -> Iterator[Violation]:
+    if not allowed:
+        yield Violation(message=f"pool {pool.name!r} leaves weights in host memory, which was not allowed")
+    if not can_tell(pool):
+        yield Violation(message=f"{pool.engine} cannot leave these weights of pool {pool.name!r} on the host")
 
 
 def _mode(roles: set[str], modes: tuple[str, ...]) -> Iterator[Violation]:

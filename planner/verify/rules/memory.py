@@ -20,9 +20,12 @@ from planner.verify.serving.shards import (
     stage_adapter_bytes,
     stage_weight_bytes,
 )
+from planner.verify.serving.streaming import away_from
 
 WEIGHT_TOLERANCE = 0.02
 _SUM_TOLERANCE = 1e-6
+_HOST_SHARE = 0.8
+"""Share of host memory that weights may take."""
 
 
 def _check(case: Case) -> Iterator[Violation]:
@@ -35,6 +38,7 @@ def _check(case: Case) -> Iterator[Violation]:
             continue
         for memory in pool.memory:
             for violation in (
+                *_host(payload, pool, memory, groups[pool.node_group]),
                 *_sums(memory, groups[pool.node_group]),
                 *_contents(payload, pool, memory),
             ):
@@ -56,7 +60,8 @@ def _sums(memory: DeviceMemory, group: NodeGroup) -> Iterator[Violation]:
 
 def _contents(payload: ServingProblem, pool: Pool, memory: DeviceMemory) -> Iterator[Violation]:
     parts = {part.name: part.num_bytes for part in memory.parts}
-    own = stage_weight_bytes(payload.model, pool, memory.stage)
+    away = away_from(payload.model, pool, memory.stage)
+    own = stage_weight_bytes(payload.model, pool, memory.stage) - (away.num_bytes if away else 0.0)
     stated = parts.get("weights", 0.0)
     if differs(stated, own, WEIGHT_TOLERANCE):
         yield Violation(
@@ -70,6 +75,25 @@ def _contents(payload: ServingProblem, pool: Pool, memory: DeviceMemory) -> Iter
         yield Violation(
             message=f"the longest request needs {longest / 1e9:.3f} GB of cache, there is {cache / 1e9:.3f}",
             numbers=(("needed", longest), ("cache", cache)),
+        )
+
+
+def _host(payload: ServingProblem, pool: Pool, memory: DeviceMemory, group: NodeGroup) -> Iterator[Violation]:
+    """Yield what is wrong with weights that stay in host memory: there is room for them and for a buffer."""
+    away = away_from(payload.model, pool, memory.stage)
+    if away is None:
+        return
+    taken = away.num_bytes * min(group.devices_per_node, group.num_devices)
+    if taken > group.host_memory_bytes * _HOST_SHARE * (1 + WEIGHT_TOLERANCE):
+        yield Violation(
+            message=f"{taken / 1e9:.1f} GB of weights do not fit {_HOST_SHARE:.0%} of the host's memory",
+            numbers=(("taken", taken), ("there", group.host_memory_bytes)),
+        )
+    buffer = sum(part.num_bytes for part in memory.parts if part.name == "weight_buffers")
+    if buffer < away.buffer_bytes * (1 - WEIGHT_TOLERANCE):
+        yield Violation(
+            message=f"copied weights need a buffer of {away.buffer_bytes / 1e9:.2f} GB",
+            numbers=(("own", away.buffer_bytes), ("claimed", buffer)),
         )
 
 

@@ -24,6 +24,8 @@ from cost_models.work import (
     CollectiveOp,
     ExpertGemm,
     Gemm,
+    HostTransfer,
+    LinkSpec,
     Span,
     StateScan,
     Stream,
@@ -36,6 +38,7 @@ from planner.ir.serving import Adapters
 from planner.plan.schema import Pool
 from planner.verify.serving.shards import cache_format, entry_elements, linear_shape
 from planner.verify.serving.spans import ReplicaSpans
+from planner.verify.serving.streaming import away_from, read_bytes, waits_s
 
 _HALF = 2.0
 _NUM_DRAWS = 7
@@ -79,6 +82,7 @@ class StepPricer:
     software: SoftwareProfile
     routing_skew: float = 1.0
     adapters: Adapters | None = None
+    host_link: LinkSpec | None = None
     _known: dict[Batch, tuple[float, ...]] = field(default_factory=dict[Batch, tuple[float, ...]])
     _numbers: list[int] = field(default_factory=list[int])
 
@@ -100,7 +104,7 @@ class StepPricer:
         start = 0
         for stage, count in enumerate(counts):
             content = tuple(Counter(self._layer_numbers()[start : start + count]).items())
-            key = (frozenset(content), stage == 0, stage == len(counts) - 1)
+            key = (frozenset(content), stage == 0, stage == len(counts) - 1, self.host_link and stage)
             if key not in known:
                 known[key] = self._stage(stage, batch)
             found.append(known[key])
@@ -126,8 +130,11 @@ class StepPricer:
         layers = Counter(self._layer_numbers()[start : start + counts[stage]])
         software = self.software
         total = software.per_step_s.value + software.per_layer_s.value * counts[stage]
-        for number, count in layers.items():
-            total += count * self._sum(self._layer(self.model.layers[number], batch))
+        seconds = {n: self._sum(self._layer(self.model.layers[n], batch)) for n in layers}
+        total += sum(count * seconds[number] for number, count in layers.items())
+        total += self._streamed(
+            stage, [seconds[n] for n in self._layer_numbers()[start:][: counts[stage]]], batch
+        )
         if batch.prompt > 0:
             total += sum(count * self._prompt_launches(number) for number, count in layers.items())
         if stage == 0:
@@ -137,6 +144,23 @@ class StepPricer:
         if self.spans.next_stage is not None:
             total += self._sum(self._send(batch, self.spans.next_stage))
         return total
+
+    def _streamed(self, stage: int, layer_s: list[float], batch: Batch) -> float:
+        """Return what a stage waits for weights in host memory."""
+        away = away_from(self.model, self.pool, stage) if self.host_link is not None else None
+        if away is None:
+            return 0.0
+
+        def copy_s(num_bytes: FloatArray | float) -> float:
+            return float(
+                np.mean(self.costs.price(HostTransfer(num_bytes=num_bytes, link=self.host_link)).time_s)
+            )
+
+        if not away.only_asked:
+            return waits_s(away, copy_s, layer_s)
+        start, s = sum(self.pool.layers_per_stage[:stage]), self.pool.strategy
+        tokens = batch.tokens * s.attention_dp * s.cp
+        return copy_s(read_bytes(away, self.model.layers[start:][: len(layer_s)], tokens))
 
     def _prompt_launches(self, number: int) -> float:
         """Return what launching a layer's kernels one by one adds to a step with prompt tokens."""

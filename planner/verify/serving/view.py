@@ -11,6 +11,7 @@ from hardware_profiles.loader import load_software
 from planner.ir.cluster import Cluster, Link, NodeGroup
 from planner.ir.cost_sources import priced_by
 from planner.ir.serving import ServingProblem
+from planner.ir.weight_offload import WeightOffload
 from planner.plan.schema import Pool, Replica
 from planner.verify.placing import device_of, position
 from planner.verify.rule import Case
@@ -93,6 +94,7 @@ def pool_view(
         software=software,
         routing_skew=payload.routing_skew,
         adapters=payload.adapters,
+        host_link=link_as_seen(group.host_link) if WeightOffload.of_limits(pool.limits).text else None,
     )
     facts = PoolFacts(
         role=pool.role,
