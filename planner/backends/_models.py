@@ -55,7 +55,11 @@ def _parts(plan: Plan) -> tuple[ModelPart, ...]:
     problem = cast("Problem[FleetProblem]", root)
     parts = model_parts(plan, problem)
     if not parts:
-        raise InputError("this plan has nothing to launch", key="status", value=plan.status)
+        raise InputError(
+            "this plan has nothing to launch: no model of it is priced",
+            key="pools",
+            hint="Stages with stated rates run in software of your own.",
+        )
     return parts
 
 

@@ -46,14 +46,19 @@ def simulate_fleet(
     recorded = _traces(traces, [part.name for part in parts])
     _check_pools(parts, options)
     found: dict[str, Simulation] = {}
+    without: list[str] = []
     for part in parts:
-        found[part.name] = run_simulation(
-            part.plan, part.problem, _own(options, part), recorded.get(part.name)
-        )
+        trace, served = recorded.get(part.name), part.plan.predicted.get("request_rate_rps")
+        if trace is None and options.rate_rps is None and (served is None or served.value <= 0.0):
+            without.append(part.name)
+            continue
+        found[part.name] = run_simulation(part.plan, part.problem, _own(options, part), trace)
     stated = cast("Mapping[str, object]", plan.details.get("models", {}))
-    idle = [model for model in stated if model not in found]
+    idle = [model for model in stated if model not in found and model not in without]
     if idle:
         say(f"not simulated, as nothing of them is priced: {', '.join(idle)}")
+    if without:
+        say(f"not simulated, as they have no traffic (--rate gives some): {', '.join(without)}")
     return found
 
 

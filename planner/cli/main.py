@@ -11,7 +11,7 @@ import pkgutil
 import sys
 import traceback
 from importlib import import_module
-from typing import Annotated, Protocol, cast
+from typing import Annotated, Protocol, TextIO, cast
 
 import typer
 
@@ -61,7 +61,25 @@ def build_app() -> typer.Typer:
 
 def run() -> None:
     """Run the command line and leave the process with the outcome's exit code."""
+    keep_stdout()
     sys.exit(main(sys.argv[1:]))
+
+
+def keep_stdout() -> None:
+    """Keep stdout for what this program writes.
+
+    HiGHS prints a line of its own now and then, past every setting, which would end up in a plan that is
+    written to stdout. From here on, native code that prints does so into nothing. Streams that were
+    closed before the start lead nowhere.
+    """
+    nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    sys.stderr = cast("TextIO | None", sys.stderr) or nowhere
+    before = cast("TextIO | None", sys.stdout)
+    if before is None:
+        sys.stdout = nowhere
+        return
+    sys.stdout = os.fdopen(os.dup(1), "w", encoding=before.encoding, errors=before.errors, buffering=1)
+    os.dup2(nowhere.fileno(), 1)
 
 
 def main(arguments: list[str]) -> int:

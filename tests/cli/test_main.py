@@ -97,3 +97,21 @@ def test_module_runs_and_survives_a_closed_pipe() -> None:
 def test_schemas_are_json(what: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["schema", *what]) == 0
     assert json.loads(capsys.readouterr().out)["type"] == "object"
+
+
+_STRAY = (
+    "import os; from planner.cli.main import keep_stdout; keep_stdout(); os.write(1, b'stray'); print('kept')"
+)
+
+
+def test_stdout_holds_what_the_program_writes_alone() -> None:
+    done = subprocess.run([sys.executable, "-c", _STRAY], capture_output=True, text=True, check=True)
+    assert done.stdout == "kept\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_bug(closed: str) -> None:
+    command = ["sh", "-c", f'exec "$0" -m planner.cli profiles list {closed}', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "bug" not in done.stderr

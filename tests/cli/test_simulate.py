@@ -139,6 +139,17 @@ def test_every_model_of_a_fleet_replays_its_own_trace(fleet: str, tmp_path: Path
             assert len(list(csv.DictReader(file))) == found[name]["num_requests"]
 
 
+def test_models_without_traffic_are_named_and_left_out(
+    tmp_path: Path, report: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    idle = {**CHAT, "name": "spare", "rate": 0, "min_replicas": 1}
+    plan = planned(tmp_path, spec(CHAT, idle, objective="min_devices"))
+    assert main(["simulate", plan, "--requests", "50"]) == 0
+    assert "no traffic (--rate gives some): spare" in capsys.readouterr().err
+    assert set(report(plan, "--requests", "50")) == {"chat"}
+    assert set(report(plan, "--requests", "50", "--rate", "1")) == {"chat", "spare"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
