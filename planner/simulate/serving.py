@@ -218,6 +218,8 @@ class _Half:
         """
         rng = np.random.default_rng(self.options.seed + 1)
         weights = np.array([_share(pool) for pool in self.pools])
+        if not weights.any():  # planned without traffic, but given some now
+            weights = np.array([float(pool.replicas) for pool in self.pools])
         choices = rng.choice(len(self.pools), size=len(requests), p=weights / weights.sum()).tolist()
         if self.decoding:
             transfer = _transfer_s(self.plan)
