@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from cost_models.formats import NumberFormat, UnsupportedFormatError, peak_key
 from hardware_profiles.schema import DeviceProfile
@@ -11,7 +11,11 @@ from hardware_profiles.schema import DeviceProfile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFacts:
-    """Peaks of one device, dense, in base units."""
+    """Peaks of one device, dense, in base units.
+
+    `rate_scale` multiplies the peak of a format in compute-bound kernels: it makes a curve that was fitted on
+    other devices reach what large products reach on this one.
+    """
 
     name: str
     family: str
@@ -20,6 +24,7 @@ class DeviceFacts:
     memory_bandwidth_bytes_per_s: float
     num_sms: float
     l2_bytes: float
+    rate_scale: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @staticmethod
     def of(device: DeviceProfile) -> DeviceFacts:
@@ -46,3 +51,28 @@ class DeviceFacts:
         if key is None:
             raise UnsupportedFormatError(fmt.name, self.name, fmt.fallback or None)
         return self.peaks_flops_per_s[key]
+
+    def rate(self, fmt: NumberFormat) -> float:
+        """Return the FLOP/s over which a curve's efficiencies are taken: the peak, or what it is scaled to.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            As `peak`.
+        """
+        key = peak_key(self.peaks_flops_per_s, fmt)
+        return self.peak(fmt) * (self.rate_scale.get(key, 1.0) if key is not None else 1.0)
+
+
+def rate_scales(device: DeviceProfile, best_eff: Callable[[str], float]) -> dict[str, float]:
+    """Return by format what scales a curve whose best products reach `best_eff(format)` of the peak.
+
+    A format without a measured rate takes the share of its peak that 16-bit products reach: clocks under
+    load limit all of them.
+    """
+    peaks = {key: fact.value for key, fact in device.peak_flops_per_s.items()}
+    shares = {key: fact.value / peaks[key] for key, fact in device.reached_flops_per_s.items()}
+    if not shares:
+        return {}
+    usual = next((shares[key] for key in ("bf16", "fp16") if key in shares), max(shares.values()))
+    return {key: shares.get(key, usual) / best_eff(key) for key in peaks}

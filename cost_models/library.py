@@ -23,7 +23,7 @@ from cost_models.compute.experts import expert_time_s
 from cost_models.compute.gemm import GemmSetting, gemm_time_s
 from cost_models.cost import Cost, FloatArray
 from cost_models.curves import Chosen, CurveSet, NoCurveError
-from cost_models.facts import DeviceFacts
+from cost_models.facts import DeviceFacts, rate_scales
 from cost_models.formats import number_format
 from cost_models.work import (
     Attention,
@@ -74,10 +74,12 @@ class DeviceCostModel:
     """Prices work on one device; build it with `device_cost_model`.
 
     Products in `tuned_formats` are those of an engine that picks among the kernels of several libraries when
-    it starts, and cost what the quickest measured one does.
+    it starts, and cost what the quickest measured one does. `borrowed` are the facts under curves that were
+    fitted on other devices: they make those reach what large products were measured to reach on this one.
     """
 
     facts: DeviceFacts
+    borrowed: DeviceFacts
     curves: CurveSet
     pricing: Pricing
     scale_up_link: str = ""
@@ -128,11 +130,18 @@ class DeviceCostModel:
             replay=self.pricing.replay,
             bare_launch_s=self._bare_launch_s() if fmt.quantises else None,
         )
-        time_s = gemm_time_s(work, chosen.constants, self.facts, fmt, setting)
+        facts = self._facts("gemm", fmt.name)
+        time_s = gemm_time_s(work, chosen.constants, facts, fmt, setting)
         if fmt.name in self.tuned_formats:
             for other in self.curves.of_engines("gemm", fmt.name):
-                time_s = np.minimum(time_s, gemm_time_s(work, other.constants, self.facts, fmt, setting))
+                time_s = np.minimum(time_s, gemm_time_s(work, other.constants, facts, fmt, setting))
         return _cost(time_s, chosen)
+
+    def _facts(self, operation: str, fmt: str) -> DeviceFacts:
+        """Return the device as its own curves see it, or as those of other devices do."""
+        if self.borrowed is self.facts or self.curves.has_own(operation, fmt):
+            return self.facts
+        return self.borrowed
 
     def _bare_launch_s(self) -> float | None:
         """Return the launch of a product without quantisation, from the 16-bit curve; None without one."""
@@ -151,19 +160,19 @@ class DeviceCostModel:
             chosen = self.curves.choose(operation, key)
         except NoCurveError:
             chosen = self.curves.choose(operation, kv_fmt)
+        facts = self._facts(operation, kv_fmt)
         if work.phase == "decode":
-            time_s = attention_forms.decode_time_s(
-                work, chosen.constants, self.facts, replay=self.pricing.replay
-            )
+            time_s = attention_forms.decode_time_s(work, chosen.constants, facts, replay=self.pricing.replay)
         else:
-            time_s = attention_forms.prefill_time_s(work, chosen.constants, self.facts)
+            time_s = attention_forms.prefill_time_s(work, chosen.constants, facts)
         return _cost(time_s, chosen)
 
     def _experts(self, work: ExpertGemm) -> Cost:
         fmt = number_format(work.fmt)
         self.facts.peak(fmt)
         chosen = self.curves.choose("moe", fmt.name)
-        time_s = expert_time_s(work, chosen.constants, self.facts, fmt, replay=self.pricing.replay)
+        facts = self._facts("moe", fmt.name)
+        time_s = expert_time_s(work, chosen.constants, facts, fmt, replay=self.pricing.replay)
         skewed = np.asarray(work.skew, dtype=np.float64) > 1.0
         return _cost(time_s, chosen, extra_sigma_log=np.where(skewed, SKEW_SIGMA_LOG, 0.0))
 
@@ -282,14 +291,28 @@ def device_cost_model(
         static = software is None or software.static_quantisation
         pricing = Pricing(quant="static" if static else "dynamic")
     preferred = software.kernel_software if software is not None else tuple(kernel_software)
+    facts, curves = DeviceFacts.of(device), CurveSet.of(device, preferred)
     return DeviceCostModel(
-        facts=DeviceFacts.of(device),
-        curves=CurveSet.of(device, preferred),
+        facts=facts,
+        borrowed=_borrowed(device, facts, curves),
+        curves=curves,
         pricing=pricing,
         scale_up_link=device.scale_up_link,
         host_link=host_link,
         tuned_formats=software.tuned_formats if software is not None else (),
     )
+
+
+def _borrowed(device: DeviceProfile, facts: DeviceFacts, curves: CurveSet) -> DeviceFacts:
+    """Return the facts under curves of other devices; those of the device where no reached rate is stated."""
+    if not device.reached_flops_per_s:
+        return facts
+
+    def best_eff(fmt: str) -> float:
+        constants = curves.choose("gemm", fmt).constants
+        return max(value for key, value in constants.items() if key.startswith("eff_"))
+
+    return replace(facts, rate_scale=rate_scales(device, best_eff))
 
 
 def _cost(time_s: FloatArray, chosen: Chosen, *, extra_sigma_log: FloatArray | float = 0.0) -> Cost:

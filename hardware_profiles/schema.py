@@ -11,7 +11,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.provenance import Provenance
@@ -180,8 +188,10 @@ class DeviceProfile(_Sourced):
     `memory_bytes` is the data sheet's capacity read as decimal bytes; `driver_memory_bytes` is what the
     driver reports where that is known (often a few percent more). Peaks are dense, by format. `l2_bytes` is
     the last cache that all compute units share. `scale_up_domain` devices can be joined by `scale_up_link`
-    (1: none, the devices of a node meet over `host_link`). `sustained_slowdown` is how much longer matrix
-    products take under the lasting load of training, when power caps clocks, than in short benchmarks.
+    (1: none, the devices of a node meet over `host_link`). `reached_flops_per_s` is what large matrix products
+    were measured to reach, by format, where nobody fitted curves on the device: the curves that stand in then
+    give that rate. `sustained_slowdown` is how much longer matrix products take under the lasting load of
+    training, when power caps clocks, than in short benchmarks.
     """
 
     vendor: str
@@ -200,6 +210,7 @@ class DeviceProfile(_Sourced):
     scale_up_domain: Annotated[int, Field(ge=1, le=100_000)]
     host_link: str
     default_node: str
+    reached_flops_per_s: dict[str, ComputeFact] = {}
     sustained_slowdown: CountFact | None = None
     curves: tuple[FittedCurve, ...] = ()
     notes: str = ""
@@ -210,6 +221,17 @@ class DeviceProfile(_Sourced):
         unknown = sorted(set(value) - set(PEAK_FORMATS))
         if unknown or not value:
             raise ValueError(f"unknown format {unknown or 'none'}; allowed: {', '.join(PEAK_FORMATS)}")
+        return value
+
+    @field_validator("reached_flops_per_s")
+    @classmethod
+    def _check_reached(cls, value: dict[str, Fact], info: ValidationInfo) -> dict[str, Fact]:
+        peaks: Mapping[str, Fact] = info.data.get("peak_flops_per_s", {})
+        for fmt, fact in value.items():
+            if fmt not in peaks:
+                raise ValueError(f"no peak is stated for {fmt}; allowed: {', '.join(peaks) or 'none'}")
+            if not 0.0 < fact.value <= peaks[fmt].value:
+                raise ValueError(f"{fmt}: {fact.value:g} FLOP/s are not between 0 and the peak")
         return value
 
     __hash__ = _Sourced.__hash__
@@ -330,7 +352,8 @@ class TrainerProfile(_Sourced):
     `per_expert_s` where experts are launched one by one; `per_micro_batch_s` is paid per
     micro-batch and stage, `per_step_s` once. Overlaps are shares (0 to 1) of communication that hides
     behind compute; `regather_overlap` is that of the inputs gathered again by sequence parallelism.
-    `dp_efficiency` is the share of library collectives' speed that gradient and parameter traffic reaches.
+    `dp_efficiency` is the share of library collectives' speed inside a node that gradient and parameter traffic
+    reaches beside compute.
     `straggler` is the slow-down per doubling of nodes.
 
     `loss_bytes` are moved per logit by the loss, both passes.

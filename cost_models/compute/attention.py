@@ -71,7 +71,7 @@ def prefill_time_s(work: Attention, constants: Mapping[str, float], facts: Devic
     list scheduling (total / S + longest), which is monotone.
     """
     b, q, kv, h, d, dv, window = _arrays(work)
-    peak = facts.peak(number_format(work.q_fmt)) * constants["eff"]
+    peak = facts.rate(number_format(work.q_fmt)) * constants["eff"]
     reach = np.where(window > 0, window + constants.get("window_pad", 0.0), 0.0)
     pairs = attended_pairs(q, kv, reach) + q * constants["extra_tokens"] / 2.0
     width = (d + dv) * (d / _USUAL_WIDTH) ** (constants.get("width_power", 1.0) - 1.0)
@@ -123,7 +123,7 @@ def decode_time_s(
     share = constants.get("wave_share", 0.0)
     waves = (1.0 - share) * waves + share * np.ceil(waves)
     unit_s = waves * (constants["unit_s"] + keys * constants.get("key_s", 0.0) * d / _USUAL_WIDTH)
-    peak = facts.peak(number_format(work.q_fmt)) * constants["eff"]
+    peak = facts.rate(number_format(work.q_fmt)) * constants["eff"]
     compute_s = 2.0 * b * rows * q * keys * (d + dv) / peak
     total = constants["launch_s"] + np.sqrt(memory_s**2 + unit_s**2 + compute_s**2) + ramp_s
     total = total + constants.get("combine_s", 0.0) * keys / (keys + constants.get("combine_keys", 256.0))

@@ -64,7 +64,7 @@ def expert_time_s(
     outputs = padded * matrices * (inter + constants.get("extra_inter", 0.0))
     share, waves = constants.get("wave_share", 0.0), outputs / (_TILE**2 * facts.num_sms)
     waves = (1.0 - share) * waves + share * np.ceil(waves)
-    compute_s = 2.0 * _TILE**2 * facts.num_sms * hidden * waves / (facts.peak(fmt) * constants["eff"])
+    compute_s = 2.0 * _TILE**2 * facts.num_sms * hidden * waves / (facts.rate(fmt) * constants["eff"])
     weight_bytes = active * matrices * hidden * inter * fmt.weight_bytes
     memory_s = weight_bytes / (bandwidth * constants["memory_eff"])
     if replay:

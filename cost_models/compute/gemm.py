@@ -54,7 +54,7 @@ def gemm_time_s(
     Source: own form; constants fitted as the curve's source says.
     """
     m, n, k = (np.asarray(x, dtype=np.float64) for x in (work.m, work.n, work.k))
-    compute_s = _tile_time_s(m, n, k, constants, facts, facts.peak(fmt))
+    compute_s = _tile_time_s(m, n, k, constants, facts, facts.rate(fmt))
     weight_bytes = n * k * fmt.weight_bytes
     num_bytes = weight_bytes + m * k * fmt.activation_bytes + 2.0 * m * n
     bandwidth = facts.memory_bandwidth_bytes_per_s

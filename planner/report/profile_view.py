@@ -18,7 +18,7 @@ _DIMENSION_BY_SUFFIX: tuple[tuple[str, Dimension], ...] = (
 
 def dimension_of(key: str) -> Dimension:
     """Return the dimension that the suffix of a fact's key states."""
-    if key.startswith("peak_flops_per_s."):
+    if key.startswith(("peak_flops_per_s.", "reached_flops_per_s.")):
         return "flops_per_s"
     name = "_" + key.rsplit(".", 1)[-1]
     for suffix, dimension in _DIMENSION_BY_SUFFIX:

@@ -193,3 +193,29 @@ def test_collectives_inside_a_node_use_what_was_measured_on_it():
     assert best < library
     eager = device_cost_model(device, pricing=Pricing(all_reduce="library_eager")).price(work).time_s
     assert 5e-6 < eager - library < 5e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt", "flops_per_s"), [("mi300x", "bf16", 708e12), ("mi300x", "fp8", 1273e12)]
+)
+def test_large_products_of_an_unmeasured_device_reach_its_stated_rate(
+    name: str, fmt: str, flops_per_s: float
+) -> None:
+    model = device_cost_model(load_device(name), pricing=Pricing(quant="none"))
+    m, n, k = 4096.0, 4864.0, 32896.0  # the shape that AMD measured
+    reached = 2.0 * m * n * k / float(model.price(Gemm(m=m, n=n, k=k, fmt=fmt)).time_s)
+    assert reached == pytest.approx(flops_per_s, rel=0.06)
+    assert reached < flops_per_s
+
+
+def test_a_format_without_a_rate_takes_the_share_of_16_bit_and_own_curves_none() -> None:
+    device = load_device("tpu-v5e")
+    model, size = device_cost_model(device, pricing=Pricing(quant="none")), 16384.0
+    for fmt in ("bf16", "int8"):
+        time_s = float(model.price(Gemm(m=size, n=size, k=size, fmt=fmt)).time_s)
+        share = 2.0 * size**3 / time_s / device.peak_flops_per_s[fmt].value
+        assert share == pytest.approx(184.3 / 197.0, rel=0.04)
+    h100 = load_device("h100")
+    stated = h100.model_copy(update={"reached_flops_per_s": {"bf16": h100.peak_flops_per_s["bf16"]}})
+    same = [device_cost_model(d).price(Gemm(m=512.0, n=4096.0, k=4096.0)).time_s for d in (h100, stated)]
+    assert float(same[0]) == float(same[1])

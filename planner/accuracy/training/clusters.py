@@ -137,7 +137,8 @@ def _levels(row: TrainingRow, device: DeviceProfile) -> tuple[tuple[Level, ...],
     per_node = int(stated.group(1)) if stated else node.devices_per_node
     rack = re.search(r"nvl(\d+)", text)
     domain = int(rack.group(1)) if rack else max(node.scale_up_domain, 1)
-    domain = domain if domain > per_node else (per_node if domain >= per_node else domain)
+    if domain <= node.devices_per_node:  # inside the server, which may have fewer devices than usual
+        domain = min(domain, per_node)
     inner = _link(device.scale_up_link if domain > 1 else node.intra_node_link)
     if "pcie" in text and "nvlink" not in text:
         inner = _link("pcie4")

@@ -41,6 +41,8 @@ _SIGNS: tuple[tuple[str, str], ...] = (
     (r"korthikanti|megascale", "megatron-lm-2022"),
     (r"sc21|sc'21|narayanan|@v2|megatron", "megatron-lm-2021"),
     (r"megatron|nvidia", "megatron-lm"),
+    (r"fsdp2", "torchtitan-2025"),
+    (r"fsdp.*a100", "llm-foundry-ampere"),
     (r"fsdp", "llm-foundry"),
 )
 _OVERLAPS: tuple[tuple[str, tuple[str, ...]], ...] = (

@@ -39,6 +39,13 @@ _KNOWN = (
         "estimate of 68.8 GB for the first run follows from them to the digit",
     ),
     _Known(
+        pattern=r"Megatron-LM@v2\.6:README",
+        cells={"micro_batch": "1", "virtual_pp": "1"},
+        notes="",
+        evidence="examples/pretrain_gpt3_175B.sh, the script of that run, has --micro-batch-size 1 and no "
+        "virtual stages",
+    ),
+    _Known(
         pattern=r"Llama 3 paper",
         cells={"flops_count": "causal"},
         notes="",

@@ -115,6 +115,14 @@ def test_networks_are_read_from_words(tmp_path: Path, interconnect: str, bytes_p
     assert levels[1].link.bandwidth_bytes_per_s == pytest.approx(bytes_per_s)
 
 
+def test_servers_with_fewer_devices_than_usual_are_domains_of_their_own(tmp_path: Path) -> None:
+    row = _row(tmp_path, gpu_type="H200-141GB", interconnect="4 GPU/node NVLink; 4x400 Gb/s IB per node")
+    levels = cluster_of(row).group.levels
+    assert levels[0].num_devices == 4
+    tray = cluster_of(_row(tmp_path, gpu_type="GB200", interconnect="4 GPU/node NVLink", gpus="72")).group
+    assert (tray.devices_per_node, tray.levels[0].num_devices) == (4, 72)
+
+
 def test_rack_scale_domains_and_power_caps_are_read(tmp_path: Path) -> None:
     rack = cluster_of(_row(tmp_path, gpu_type="GB200", interconnect="NVL72", gpus="256"))
     assert rack.group.levels[0].num_devices == 72

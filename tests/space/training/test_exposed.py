@@ -98,3 +98,26 @@ def test_fully_sharded_ranks_fetch_their_own_share() -> None:
         here = step(bare, 1, replace(own, offload="optimizer"), 8)
         fetched[zero] = float(away.data_parallel_s[0] - here.data_parallel_s[0])
     assert fetched[2] > 6.0 * fetched[3] > 0.0
+
+
+def test_what_compute_leaves_of_a_node_does_not_slow_a_slower_network() -> None:
+    plan = TrainingStrategy(dp=16, dp_shard=16, zero=3)
+    bare = replace(FSDP, dp_overlap=0.0, dp_efficiency=1.0)
+
+    def exposed_s(software: TrainingSoftware, cluster: str) -> float:
+        group = parse_cluster(cluster, source=None, diagnostics=Diagnostics()).groups[0]
+        workload = TrainingWorkload(global_batch=16, seq_len=2048)
+        costs = training_cost_model(group, software)
+        found = TrainingEvaluator(MODEL, group, costs, software, workload, np.array([1]))
+        return float(found.evaluate(single(plan), "fp16").time.data_parallel_s[0])
+
+    slow = "2x8xa100@ib100"  # 100 GB/s of a node against 128 GB/s that are left inside
+    assert exposed_s(replace(bare, dp_efficiency=0.7), slow) == pytest.approx(exposed_s(bare, slow), rel=0.02)
+    assert exposed_s(replace(bare, dp_efficiency=0.02), slow) > 2.0 * exposed_s(bare, slow)
+    inside = TrainingStrategy(dp=8, dp_shard=8, zero=3)
+    whole, half = (
+        float(step(replace(bare, dp_efficiency=share), 1, inside, 8).data_parallel_s[0])
+        for share in (1.0, 0.5)
+    )
+    rings = 3.0 * (len(MODEL.layers) - 1) * 7 * 3.4e-6
+    assert half - rings == pytest.approx(2.0 * (whole - rings), rel=0.05)
