@@ -188,10 +188,10 @@ class DeviceProfile(_Sourced):
     `memory_bytes` is the data sheet's capacity read as decimal bytes; `driver_memory_bytes` is what the
     driver reports where that is known (often a few percent more). Peaks are dense, by format. `l2_bytes` is
     the last cache that all compute units share. `scale_up_domain` devices can be joined by `scale_up_link`
-    (1: none, the devices of a node meet over `host_link`). `reached_flops_per_s` is what large matrix products
-    were measured to reach, by format, where nobody fitted curves on the device: the curves that stand in then
-    give that rate. `sustained_slowdown` is how much longer matrix products take under the lasting load of
-    training, when power caps clocks, than in short benchmarks.
+    (1: none, the devices of a node meet over `host_link`). `reached_flops_per_s` is what large
+    products were measured to reach, by format, where nobody fitted curves on the device: the curves that
+    stand in then give that rate. `sustained_slowdown` is how much longer matrix products take
+    under the lasting load of training, when power caps clocks, than in short benchmarks.
     """
 
     vendor: str
@@ -352,8 +352,8 @@ class TrainerProfile(_Sourced):
     `per_expert_s` where experts are launched one by one; `per_micro_batch_s` is paid per
     micro-batch and stage, `per_step_s` once. Overlaps are shares (0 to 1) of communication that hides
     behind compute; `regather_overlap` is that of the inputs gathered again by sequence parallelism.
-    `dp_efficiency` is the share of library collectives' speed inside a node that gradient and parameter traffic
-    reaches beside compute.
+    `dp_efficiency` is the share of library collectives' speed inside a node that gradient and parameter
+    traffic reaches beside compute.
     `straggler` is the slow-down per doubling of nodes.
 
     `loss_bytes` are moved per logit by the loss, both passes.
