@@ -127,6 +127,7 @@ class GroupEntry(_Entry):
     memory: Bytes | None = None
     memory_bandwidth: Bandwidth | None = None
     host_memory: Bytes | None = None
+    host_memory_bandwidth: Bandwidth | None = None
     host_link: LinkEntry | None = None
     node_power_overhead: Watts | None = None
     node_names: Annotated[tuple[str, ...], Field(max_length=100_000)] = ()

@@ -136,6 +136,9 @@ def check_node(node: NodeProfile) -> Iterator[Finding]:
     if big % small:
         yield _error("scale_up_domain", f"{small} and {big} devices do not nest")
     yield from _outside("host_memory_bytes", node.host_memory_bytes.value, _MEMORY_BYTES, "bytes")
+    host = node.host_memory_bytes_per_s
+    if host is not None:
+        yield from _outside("host_memory_bytes_per_s", host.value, _BANDWIDTH_BYTES_PER_S, "bytes_per_s")
     yield from _outside("power_overhead_w", node.power_overhead_w.value, _OVERHEAD_W, "power")
 
 

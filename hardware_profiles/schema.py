@@ -256,6 +256,7 @@ class NodeProfile(_Sourced):
     `scale_up_domain` may exceed `devices_per_node` (rack-scale NVLink). Devices of a node outside one
     domain meet over `intra_node_link`. `num_network_links` network adapters serve the whole node; a
     device that sends alone uses one of them (or its share, where there are more adapters than devices).
+    `host_memory_bytes_per_s` is the peak of all channels of all sockets.
     """
 
     device: str
@@ -266,6 +267,7 @@ class NodeProfile(_Sourced):
     network_link: str
     num_network_links: Annotated[int, Field(ge=1, le=1024)]
     host_memory_bytes: BytesFact
+    host_memory_bytes_per_s: BandwidthFact | None = None
     power_overhead_w: PowerFact
     aliases: tuple[str, ...] = ()
     notes: str = ""

@@ -208,8 +208,15 @@ def _lowered(
         node_kind=kind.node.name,
         node_names=names,
         labels=tuple(sorted(entry.labels.items())),
+        host_memory_bytes_per_s=entry.host_memory_bandwidth or _host_bandwidth(kind.node),
     )
     return LoweredGroup(group=group, network=network)
+
+
+def _host_bandwidth(node: NodeProfile) -> float | None:
+    """Return the bandwidth of a host's memory, bytes per second; None where its profile does not state it."""
+    stated = node.host_memory_bytes_per_s
+    return None if stated is None else stated.value
 
 
 def _share_of_overhead(kind: _Kind, block: _Block, diagnostics: Diagnostics) -> float:

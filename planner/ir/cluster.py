@@ -42,7 +42,8 @@ class NodeGroup:
     `levels` go from the innermost (the NVLink / xGMI domain, or the node where there is no such
     domain) outwards; each level's num_devices divides the next one's and the last is the whole group.
     `devices_per_node` counts devices that share a host. The price is None where unknown;
-    `price_source` says whose it is. `node_kind` names the profile of the server.
+    `price_source` says whose it is. `node_kind` names the profile of the server. `host_memory_bytes_per_s` is
+    the bandwidth of the memory of one host, None where nobody states it.
     """
 
     name: str
@@ -58,6 +59,7 @@ class NodeGroup:
     node_kind: str = ""
     node_names: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    host_memory_bytes_per_s: float | None = None
 
     @property
     def num_devices(self) -> int:

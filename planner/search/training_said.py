@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planner.diagnostics import Diagnostics
 from planner.ir.candidates import PoolChoice, ReplicaPlacement
+from planner.ir.cluster import NodeGroup
 from planner.ir.problem import Problem
 from planner.ir.training import TrainingProblem
 from planner.search.training_answer import (
@@ -100,17 +101,29 @@ def any_summary(answer: AnyAnswer) -> str:
     return mixed_summary(answer) if isinstance(answer, MixedAnswer) else replicas_summary(answer)
 
 
-def say_offload(pools: tuple[PoolChoice, ...], diagnostics: Diagnostics) -> None:
-    """Warn that the update of offloaded states on the CPU is not in the step.
+def say_offload(
+    pools: tuple[PoolChoice, ...], groups: tuple[NodeGroup, ...], diagnostics: Diagnostics
+) -> None:
+    """Say how the update of offloaded states on the CPU is priced, or warn that it is not.
 
-    Its time follows from the host's memory bandwidth, which no profile states. Measured with DeepSpeed's
-    CPU Adam: 8.2 s for 11.6e9 parameters (DeepSpeed pull request 735), 10 s for 72e9 on four hosts,
-    transfers included (DeepSpeed issue 6834).
+    Measured with DeepSpeed's CPU Adam: 8.2 s for 11.6e9 parameters (DeepSpeed pull request 735), 10 s for
+    72e9 on four hosts, transfers included (DeepSpeed issue 6834); neither says what host it was.
     """
-    if any(dict(pool.settings).get("offload", "none") != "none" for pool in pools):
-        diagnostics.warn(
-            "training-host-update",
-            "the step has the transfer of offloaded optimizer states, not their update on the CPU, as no "
-            "profile states the memory bandwidth of hosts: DeepSpeed took 0.5 to 0.7 s per 1e9 parameters "
-            "that a host updates",
-        )
+    away = {p.node_group for p in pools if dict(p.settings).get("offload", "none") != "none"}
+    for group in groups:
+        if group.name not in away:
+            continue
+        if group.host_memory_bytes_per_s is None:
+            diagnostics.warn(
+                "training-host-update",
+                "the step has the transfer of offloaded optimizer states, not their update on the CPU, as "
+                f"the memory bandwidth of the hosts of {group.name} is not known (host_memory_bandwidth): "
+                "DeepSpeed took 0.3 to 0.7 s per 1e9 parameters that a host updates",
+            )
+        else:
+            rate = group.host_memory_bytes_per_s / 1e9
+            diagnostics.note(
+                "training-host-update",
+                f"offloaded states are updated on the CPU at 0.45 of the {rate:.0f} GB/s of a host's memory, "
+                "as by DeepSpeed's CPU Adam on a DGX-2; other hosts were reported at half of that",
+            )

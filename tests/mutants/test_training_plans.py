@@ -94,6 +94,14 @@ SPECS: dict[str, dict[str, Any]] = {
         "memory_reserve": "45GB",
         "fix": {"tp": 1},
     },
+    "host": {
+        "kind": "training",
+        "model": "llama-3.2-1b",
+        "cluster": "8xa100",
+        "workload": {"global_batch": 64, "seq_len": 2048},
+        "objective": "min_step_time",
+        "offload": ["optimizer"],
+    },
     "one stage": {
         "kind": "training",
         "model": "llama-3.2-1b",
@@ -189,13 +197,13 @@ def loop(**changes: Any) -> Mutation:
     return mutate
 
 
-def exchange(factor: float) -> Mutation:
-    """Claim an exchange between parts of another length, and that the rest is compute."""
+def moved(name: str, factor: float) -> Mutation:
+    """Claim a term of the step of another length, and that the rest is overhead."""
 
     def mutate(plan: Plan) -> Plan:
         old: Any = plan.details["step_time_terms_s"]
-        less = old["exchange_s"] * (1 - factor)
-        new = {**old, "exchange_s": old["exchange_s"] - less, "overhead_s": old["overhead_s"] + less}
+        less = old[name] * (1 - factor)
+        new = {**old, name: old[name] - less, "overhead_s": old["overhead_s"] + less}
         return plan.model_copy(update={"details": {**plan.details, "step_time_terms_s": new}})
 
     return mutate
@@ -271,13 +279,13 @@ def test_found_plans_keep_every_rule(name: str) -> None:
         ("one stage", "training-degrees", settings(sequence_parallel=True)),
         ("experts", "training-degrees", strategy(etp=3)),
         ("replicas", "training-shares", settings(share=128)),
-        ("replicas", "training-shares", exchange(0.3)),
+        ("replicas", "training-shares", moved("exchange_s", 0.3)),
         ("replicas", "training-degrees", settings(share=135)),
         ("replicas", "training-choices", settings(share=0)),
         ("sites", "training-shares", loop(steps=30)),
         ("sites", "training-shares", loop(bits=4)),
         ("sites", "training-shares", loop(overlap_steps=30)),
-        ("sites", "training-shares", exchange(0.2)),
+        ("sites", "training-shares", moved("exchange_s", 0.2)),
         ("sites", "training-memory", part("outer_optimizer", 0.5)),
         ("lengths", "training-lengths", batch(groups=[])),
         ("lengths", "training-lengths", batch(time_s=1e-6)),
@@ -299,6 +307,7 @@ def test_found_plans_keep_every_rule(name: str) -> None:
         ("pipeline", "training-memory", pool(memory=[])),
         ("pipeline", "training-step", faster(0.4)),
         ("pipeline", "training-step", terms(0.9)),
+        ("host", "training-step", moved("optimizer_s", 0.1)),
         ("pipeline", "training-totals", scaled("tokens_per_s", 1.1)),
         ("pipeline", "training-totals", scaled("run_time_s", 0.9)),
         ("pipeline", "training-totals", scaled("run_usd", 0.9)),

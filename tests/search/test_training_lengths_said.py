@@ -107,15 +107,21 @@ def test_where_a_sequence_is_too_long_it_is_said_how_long_it_may_be(tmp_path: Pa
     assert said(DENSE, workload=cut)[0].status != "infeasible"
 
 
-def test_offload_warns_of_the_update_that_is_not_priced() -> None:
-    away, here = (
+def test_offload_says_how_the_update_is_priced_or_that_it_is_not() -> None:
+    away, unknown, here = (
         said(
             DENSE,
             workload={"global_batch": 4, "seq_len": 1024},
             offload=["none", "optimizer"],
             fix={"offload": offload},
+            **cluster,
         )[1]
-        for offload in ("optimizer", "none")
+        for offload, cluster in (
+            ("optimizer", {"cluster": "4xa100"}),
+            ("optimizer", {}),
+            ("none", {}),
+        )
     )
-    assert "per 1e9 parameters" in away["training-host-update"]
+    assert "GB/s of a host's memory" in away["training-host-update"]
+    assert "per 1e9 parameters" in unknown["training-host-update"]
     assert "training-host-update" not in here

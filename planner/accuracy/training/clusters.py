@@ -80,8 +80,14 @@ def cluster_of(row: TrainingRow) -> RunCluster:
         host_link=host,
         node_power_overhead_w=0.0,
         usd_per_device_hour=None,
+        host_memory_bytes_per_s=_host_memory(device),
     )
     return RunCluster(group=group, slower=slower, notes=notes)
+
+
+def _host_memory(device: DeviceProfile) -> float | None:
+    stated = load_node(device.default_node).host_memory_bytes_per_s
+    return None if stated is None else stated.value
 
 
 def _device(text: str) -> DeviceProfile:

@@ -145,7 +145,7 @@ def search(
     gap = (value - bound) / max(abs(value), 1e-300)
     figures = any_figures(answer)
     pools = any_pools(problem, answer)
-    say_offload(pools, diagnostics)
+    say_offload(pools, problem.cluster.groups, diagnostics)
     if isinstance(answer, LengthsAnswer):
         say_lengths_gap(gap, total.interrupted, diagnostics)
     return SearchResult(

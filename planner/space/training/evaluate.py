@@ -9,7 +9,7 @@ import numpy as np
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
-from cost_models.work import Collective, HostTransfer, Span, Stream
+from cost_models.work import Collective, Span, Stream
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import ModelGraph
 from planner.ir.training import TrainingWorkload
@@ -17,6 +17,7 @@ from planner.space.training.exposed import ExposedCommunication
 from planner.space.training.layer_work import Shape
 from planner.space.training.memory import StageLoad, StageMemory, in_flight, passed_bytes, stage_memory
 from planner.space.training.network import hop_link
+from planner.space.training.optimizer import update_s
 from planner.space.training.partition import StageClasses, stage_classes
 from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays, distinct
 from planner.space.training.software import TrainingSoftware
@@ -25,9 +26,6 @@ from planner.space.training.tables import PlanTable, TableBuilder
 _MOST_DETAILED = 64
 KERNEL_CORRELATION = 0.6
 """Share of the error of kernels that they have in common."""
-_ADAM_BYTES_PER_PARAM = 46.0
-"""Norm and overflow check read the gradient (8), it is unscaled (8) and read again (4), master and moments
-are read and written (24), the weight is written (2): mixed-precision Adam, ZeRO section 3.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -479,14 +477,8 @@ class TrainingEvaluator:
         return np.maximum(left, share * start)
 
     def optimizer_s(self, plans: PlanArrays, params: FloatArray) -> FloatArray:
-        """Adam over the parameters that this rank updates; offloaded states cross the host link."""
-        on_device = self._costs.price(
-            Stream(num_bytes=params * _ADAM_BYTES_PER_PARAM, num_kernels=8.0)
-        ).time_s
-        if not plans.offload.any():
-            return on_device
-        moved = self._costs.price(HostTransfer(num_bytes=params * 6.0)).time_s
-        return np.where(plans.offload >= 1, moved, on_device)
+        """Return the seconds of Adam over the parameters that this rank updates, wherever its states are."""
+        return update_s(self._costs, self.group, self.software, plans, params)
 
 
 def same_split(plans: PlanArrays) -> list[IntArray]:
