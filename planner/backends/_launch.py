@@ -24,7 +24,7 @@ class Reference:
         return Reference(name=self.name, suffix=self.suffix + suffix)
 
 
-Argument = str | int | float | bool | dict[str, str] | Reference
+Argument = str | int | float | bool | dict[str, str] | dict[str, int] | Reference
 
 
 def command_words(arguments: Mapping[str, Argument], *, bare: str = "") -> list[str | Reference]:

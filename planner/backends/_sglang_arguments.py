@@ -34,6 +34,7 @@ _LIMITS = {
     "max_loras": "max-loras-per-batch",
     "max_lora_rank": "max-lora-rank",
     "offload_gib": "cpu-offload-gb",
+    "redundant_experts": "ep-num-redundant-experts",
 }
 
 _PER_RANK = ("max-running-requests", "chunked-prefill-size")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from planner.backends import _sglang_arguments as sglang
 from planner.backends._checkpoint import checkpoint_format
@@ -29,7 +30,10 @@ class SglangEngine(Engine):
 
     def pool_arguments(self, plan: Plan, pool: Pool, options: ExportOptions) -> dict[str, Argument]:
         """Return the arguments that all processes of a pool share."""
-        return sglang.pool_arguments(pool, options, checkpoint_format(plan))
+        found = sglang.pool_arguments(pool, options, checkpoint_format(plan))
+        if "redundant_experts" in pool.limits:
+            found |= _expert_arguments(plan, pool)
+        return found
 
     def server_arguments(self, server: Server, serial: int, leader: Reference) -> dict[str, Argument]:
         """Return the rendezvous of a server, and where a prefill server hands its caches over."""
@@ -89,6 +93,17 @@ class SglangEngine(Engine):
                 "add `moe-a2a-backend: deepep` to config.yaml."
             )
         return lines
+
+
+def _expert_arguments(plan: Plan, pool: Pool) -> dict[str, Argument]:
+    """Return where experts and copies stand at first; without a map the server balances by itself."""
+    import json
+
+    maps = plan.details.get("expert_maps")
+    slots = cast("dict[str, object]", maps).get(pool.name) if isinstance(maps, dict) else None
+    if slots is None:
+        return {"enable-eplb": True}
+    return {"init-expert-location": json.dumps({"physical_to_logical_map": slots}, separators=(",", ":"))}
 
 
 ENGINE = SglangEngine(

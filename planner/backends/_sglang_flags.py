@@ -41,6 +41,9 @@ FLAGS: dict[str, Takes] = {
     "max-lora-rank": "int",
     "lora-target-modules": "text",
     "cpu-offload-gb": "int",
+    "ep-num-redundant-experts": "int",
+    "enable-eplb": "switch",
+    "init-expert-location": "text",
 }
 
 CHOICES: dict[str, frozenset[str]] = {

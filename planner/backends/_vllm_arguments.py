@@ -49,7 +49,7 @@ CAPABILITIES = Capabilities(
     engines=frozenset({"vllm"}),
     roles=frozenset({"aggregated", "prefill", "decode"}),
     degrees=frozenset({"tp", "pp", "ep", "attention_dp", "cp", "moe_tp", "decode_cp"}),
-    limits=frozenset(_LIMITS),
+    limits=frozenset({*_LIMITS, "redundant_experts"}),
     weight_dtypes={
         "bf16": "",
         "fp16": "",
@@ -178,7 +178,10 @@ def pool_arguments(
     if strategy.ep > 1:
         arguments["enable-expert-parallel"] = True
     for name, value in sorted(pool.limits.items()):
-        if (name, value) != ("block_size", _DEFAULT_BLOCK_TOKENS):
+        if name == "redundant_experts":
+            arguments["enable-eplb"] = True
+            arguments["eplb-config"] = {"num_redundant_experts": int(value)}
+        elif (name, value) != ("block_size", _DEFAULT_BLOCK_TOKENS):
             arguments[_LIMITS[name]] = _limit(name, value)
     if "max_lora_rank" in pool.limits:
         arguments["enable-lora"] = True

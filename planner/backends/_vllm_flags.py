@@ -47,6 +47,8 @@ FLAGS: dict[str, Takes] = {
     "offload-prefetch-step": "int",
     "cpu-offload-gb": "int",
     "cpu-offload-params": "text",
+    "enable-eplb": "switch",
+    "eplb-config": "json",
 }
 
 CHOICES: dict[str, frozenset[str]] = {

@@ -39,7 +39,8 @@ def experts(
 
     from planner.frontend.expert_loads import read_expert_loads
     from planner.plan.files import write_text
-    from planner.search.expert_placement import in_order, place_experts
+    from planner.search.expert_placement import place_experts
+    from planner.space.expert_copies import in_order
 
     layers = read_expert_loads(loads)
     slots = len(layers[0]) + redundant

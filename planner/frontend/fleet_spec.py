@@ -12,7 +12,7 @@ GOALS = ("min_cost", "min_devices", "min_power", "max_load", "max_goodput")
 SERVING_KEYS = (
     "model", "workload", "slo", "formats", "engine", "modes", "fix", "max_num_seqs", "token_budgets",
     "routing_skew", "memory_fraction", "assume_family", "adapters",
-    "allow_weight_offload",
+    "allow_weight_offload", "redundant_experts",
 )  # fmt: skip
 """Keys of an entry that mean what they mean in a serving spec."""
 
@@ -79,6 +79,7 @@ class FleetModelSection(Section):
     variants: list[VariantSection] = Field(default=[])
     adapters: Any = None
     allow_weight_offload: Any = None
+    redundant_experts: Any = None
     priority: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = 1.0
     min_share: Share | None = None
     min_replicas: Annotated[int, Field(ge=0, le=100_000)] = 0

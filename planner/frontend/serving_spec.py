@@ -19,6 +19,7 @@ from planner.frontend.specs import (
     Text,
     TimeS,
     Words,
+    as_list,
     checked,
 )
 
@@ -29,6 +30,7 @@ GOALS = ("max_throughput", "min_devices", "min_cost", "min_power", "min_latency"
 Length = Annotated[Any, checked(distribution)]
 Weight = Annotated[Any, checked(weight)]
 Tokens = Annotated[int, checked(tokens)]
+Copies = Annotated[list[Annotated[int, Field(ge=0, le=4096)]], BeforeValidator(as_list)]
 Modes = Annotated[list[Literal["aggregated", "disaggregated"]], Field(min_length=1)]
 
 
@@ -118,5 +120,7 @@ class ServingSpec(CommonSpec):
     memory_fraction: Share | None = None
     adapters: AdaptersSection | None = None
     allow_weight_offload: bool = False
+    expert_loads: Text | None = None
+    redundant_experts: Annotated[Copies, Field(min_length=1, max_length=20)] = Field(default=[0])
     assume_family: Text | None = None
     costs: Text = "newel"

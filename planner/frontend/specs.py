@@ -80,7 +80,8 @@ def checked(parse: Callable[[object], object]) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
-def _as_list(value: object) -> object:
+def as_list(value: object) -> object:
+    """Return a list as it is, anything else as the only item of one."""
     return cast("list[object]", value) if isinstance(value, list) else [value]
 
 
@@ -95,7 +96,7 @@ Share = Annotated[float, checked(quantities.share)]
 UsdPerHour = Annotated[float, checked(quantities.usd_per_hour)]
 Percentile = Annotated[float, checked(quantities.percentile)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
-Words = Annotated[list[str], BeforeValidator(_as_list)]
+Words = Annotated[list[str], BeforeValidator(as_list)]
 Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 

@@ -118,12 +118,15 @@ class Experts:
         """Parameters of all experts, biases included."""
         return self.num_experts * self.num_params_per_expert
 
-    def num_params_per_rank(self, ep: int, moe_tp: int) -> int:
-        """Return the parameters on the fullest rank; the down bias is whole on every rank."""
+    def num_params_per_rank(self, ep: int, moe_tp: int, num_redundant: int = 0) -> int:
+        """Return the parameters on the fullest rank; the down bias is whole on every rank.
+
+        `num_redundant` experts of the layer stand there a second time.
+        """
         maps = 3 if self.gated else 2
         inter = ceil_div(self.inter, moe_tp)
         biases = ((maps - 1) * inter + self.hidden) if self.bias else 0
-        return ceil_div(self.num_experts, ep) * (maps * self.hidden * inter + biases)
+        return ceil_div(self.num_experts + num_redundant, ep) * (maps * self.hidden * inter + biases)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

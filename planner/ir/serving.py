@@ -8,6 +8,12 @@ from typing import Literal
 from planner.ir.model_graph import Linear, ModelGraph
 from planner.ir.workload import ServingWorkload
 
+BALANCING_ENGINES = frozenset({"vllm", "sglang"})
+"""Engines that exports can tell of copies of hot experts.
+
+Source: vllm/config/parallel.py (EPLBConfig, 0.32.0), sglang/srt/arg_groups/fields/exec_.py (0.5.23). The
+balancer of TensorRT-LLM 1.2 is read from a second file, which has to lie where the server runs.
+"""
 Role = Literal["aggregated", "prefill", "decode"]
 
 
@@ -17,7 +23,8 @@ class ServingChoices:
 
     `weight_fmts` and `kv_fmts` list the formats the user allows (quality is the user's call).
     `fixed` pins single degrees, e.g. (("tp", 8),). `costs` names who says how long operations take. With
-    `weight_offload` weights may stay in host memory.
+    `weight_offload` weights may stay in host memory; `redundant_experts` are numbers of copies of hot
+    experts to choose from.
     """
 
     weight_fmts: tuple[str, ...]
@@ -29,6 +36,7 @@ class ServingChoices:
     fixed: tuple[tuple[str, int], ...] = ()
     costs: str = "newel"
     weight_offload: bool = False
+    redundant_experts: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +62,11 @@ class Adapters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingProblem:
-    """One model served under one workload."""
+    """One model served under one workload.
+
+    `expert_loads` are the tokens that every expert of every layer got; without any, `routing_skew` stands for
+    the load of the fullest rank of experts over the mean.
+    """
 
     model: ModelGraph
     workload: ServingWorkload
@@ -62,4 +74,5 @@ class ServingProblem:
     routing_skew: float = 1.0
     memory_fraction: float | None = None
     adapters: Adapters | None = None
+    expert_loads: tuple[tuple[float, ...], ...] = ()
     assumptions: tuple[str, ...] = field(default=())

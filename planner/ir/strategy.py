@@ -12,7 +12,8 @@ class ServingStrategy:
     A replica has tp * pp * attention_dp * prefill_cp devices. Attention runs tp-way inside each of the
     `attention_dp` data-parallel ranks; experts are spread `ep` ways and split `moe_tp` ways with
     ep * moe_tp = tp * attention_dp * prefill_cp. `decode_cp` reuses tensor ranks: it splits the KV
-    cache of a tensor group along the sequence and divides tp.
+    cache of a tensor group along the sequence and divides tp. Every layer holds `redundant_experts` second
+    copies of hot experts, so that the ranks of `ep` are loaded more evenly.
     """
 
     tp: int = 1
@@ -22,6 +23,7 @@ class ServingStrategy:
     moe_tp: int = 1
     prefill_cp: int = 1
     decode_cp: int = 1
+    redundant_experts: int = 0
 
     @property
     def num_devices(self) -> int:

@@ -14,13 +14,13 @@ apportionment of seats.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ortools.math_opt.python import mathopt
 
 from planner.search.mip import Expression, at_most, exactly, solve_with_highs, total
+from planner.space.expert_copies import by_weight, spread_copies
 
 MOST_EXACT = 600
 """Whole variables up to which a layer is solved exactly."""
@@ -46,12 +46,6 @@ class Placed:
         return self.fullest / self.mean if self.mean > 0.0 else 1.0
 
 
-def in_order(loads: Sequence[float], num_ranks: int) -> float:
-    """Return the load of the fullest rank when experts stand in the order of their numbers, one of each."""
-    each = -(-len(loads) // num_ranks)
-    return max(sum(loads[k * each : (k + 1) * each]) for k in range(num_ranks))
-
-
 def place_experts(loads: Sequence[float], num_ranks: int, num_redundant: int) -> Placed:
     """Return the best placement of one layer that is found.
 
@@ -63,11 +57,11 @@ def place_experts(loads: Sequence[float], num_ranks: int, num_redundant: int) ->
     num_slots = len(loads) + num_redundant
     if num_slots % num_ranks:
         raise ValueError(f"{num_slots} experts do not fill {num_ranks} ranks evenly")
-    copies = _copies(loads, num_slots)
+    copies = spread_copies(loads, num_slots)
     heaviest = max(load / count for load, count in zip(loads, copies, strict=True))
     mean = sum(loads) / num_ranks
     bound = max(mean, heaviest)
-    ranks = _exchanged(_by_weight(loads, copies, num_ranks), loads, copies, bound)
+    ranks = _exchanged(by_weight(loads, copies, num_ranks), loads, copies, bound)
     found = _placed(ranks, loads, bound, mean)
     if found.fullest <= bound * (1.0 + _PROVED) or len(loads) * num_ranks * (num_redundant + 1) > MOST_EXACT:
         return found
@@ -79,32 +73,6 @@ def _placed(ranks: Sequence[Sequence[int]], loads: Sequence[float], bound: float
     counts = {expert: slots.count(expert) for expert in set(slots)}
     fullest = max(sum(loads[e] / counts[e] for e in rank) for rank in ranks)
     return Placed(slots=slots, fullest=fullest, bound=min(bound, fullest), mean=mean)
-
-
-def _copies(loads: Sequence[float], num_slots: int) -> list[int]:
-    """Return copies per expert that make the heaviest copy as light as can be."""
-    copies = [1] * len(loads)
-    heap = [(-load, expert) for expert, load in enumerate(loads)]
-    heapq.heapify(heap)
-    for _ in range(num_slots - len(loads)):
-        _, expert = heapq.heappop(heap)
-        copies[expert] += 1
-        heapq.heappush(heap, (-loads[expert] / copies[expert], expert))
-    return copies
-
-
-def _by_weight(loads: Sequence[float], copies: Sequence[int], num_ranks: int) -> list[list[int]]:
-    """Put copies on the lightest rank with room, heaviest first; two of one expert apart where possible."""
-    room = sum(copies) // num_ranks
-    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
-    weight = [0.0] * num_ranks
-    order = sorted(range(len(loads)), key=lambda e: (-loads[e] / copies[e], e))
-    for expert in (e for e in order for _ in range(copies[e])):
-        open_ranks = [k for k in range(num_ranks) if len(ranks[k]) < room]
-        best = min(open_ranks, key=lambda k: (expert in ranks[k], weight[k], k))
-        ranks[best].append(expert)
-        weight[best] += loads[expert] / copies[expert]
-    return ranks
 
 
 def _exchanged(

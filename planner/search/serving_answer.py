@@ -103,6 +103,7 @@ def _limits(tables: PoolTables, pool: LoadedPool) -> Limits:
         ("memory_fraction", builder.memory_fraction),
         ("block_size", BLOCK_TOKENS),
         *_adapter_limits(catalogue.problem.payload.adapters),
+        *((("redundant_experts", n),) if (n := shape.strategy.redundant_experts) else ()),
         *WeightOffload.of_text(shape.offload).limits,
     )
 

@@ -244,6 +244,7 @@ def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:
             moe_tp=s.moe_tp,
             prefill_cp=s.cp,
             decode_cp=s.decode_cp,
+            redundant_experts=int(limits.get("redundant_experts", 0)),
         ),
         token_budget=int(limits["token_budget"]),
         max_num_seqs=int(limits["max_num_seqs"]),

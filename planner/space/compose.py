@@ -41,7 +41,7 @@ def shapes(facts: SpaceFacts) -> Iterator[ReplicaShape]:
     if facts.role == "prefill":
         fixed.pop("decode_cp", None)
     for chosen in _expand(facts, _ordered(), {}, fixed):
-        degrees = {name: cast("int", chosen[name]) for name in _DEGREES}
+        degrees = {name: cast("int", chosen[name]) for name in (*_DEGREES, "redundant_experts")}
         yield ReplicaShape(
             role=facts.role,
             group=facts.group.name,

@@ -348,7 +348,7 @@ def _lower_experts(op: Experts, how: Lowering, grid: StepGrid) -> Iterator[Piece
         hidden=float(op.hidden),
         inter=float(op.inter),
         top_k=float(op.top_k),
-        num_experts=float(op.num_experts),
+        num_experts=float(op.num_experts + strategy.redundant_experts),
         tp=float(strategy.moe_tp),
         ep=float(strategy.ep),
         skew=how.routing_skew if strategy.ep > 1 else 1.0,

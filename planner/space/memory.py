@@ -201,7 +201,7 @@ class MemoryModel:
             return op.num_params_per_rank(strategy.tp) * width
         if isinstance(op, Experts):
             width = bytes_per_element(self.model.weight_fmt(op, what.weight_fmt))
-            return op.num_params_per_rank(strategy.ep, strategy.moe_tp) * width
+            return op.num_params_per_rank(strategy.ep, strategy.moe_tp, strategy.redundant_experts) * width
         if isinstance(op, Small):
             return op.num_params_per_rank(strategy.tp) * bytes_per_element(self.model.checkpoint_dtype)
         return 0.0

@@ -19,6 +19,7 @@ from planner.ir.model_graph import Experts, Layer, ModelGraph
 from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
 from planner.space.engine import EngineCosts, executed_on, kv_format
+from planner.space.expert_copies import Loads, mean_skew
 from planner.space.lower import (
     Lowering,
     Piece,
@@ -128,6 +129,8 @@ class Pricer:
     max_tokens: float
     max_sequences: float
     adapters: Adapters | None = None
+    expert_loads: Loads = ()
+    _skews: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
     num_priced: int = 0
     _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
     _tables: dict[tuple[object, ...], TimeTables] = field(
@@ -452,9 +455,18 @@ class Pricer:
             rank_span=span_of(self.group, ranks, stride=tp),
             context_span=span_of(self.group, strategy.prefill_cp, stride=tp),
             decode_context_span=span_of(self.group, strategy.decode_cp),
-            routing_skew=self.routing_skew,
+            routing_skew=self._skew(strategy),
             adapters=self.adapters,
         )
+
+    def _skew(self, strategy: ServingStrategy) -> float:
+        """Return the load of the fullest rank of experts over the mean: from their loads, else as stated."""
+        if not self.expert_loads or strategy.ep == 1:
+            return self.routing_skew
+        key = (strategy.ep, strategy.redundant_experts)
+        if key not in self._skews:
+            self._skews[key] = mean_skew(self.expert_loads, *key)
+        return self._skews[key]
 
     def _executed(self, fmt: str) -> str:
         return executed_on(self.group, fmt) or fmt

@@ -139,6 +139,7 @@ class ReplicaBuilder:
             max_tokens=float(max(budgets)),
             max_sequences=float(max([choices.max_num_seqs, *pinned])),
             adapters=self.problem.adapters,
+            expert_loads=self.problem.expert_loads,
         )
         self.memory = MemoryModel(
             model=self.model,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.search.expert_placement import in_order, place_experts
+from planner.search.expert_placement import place_experts
+from planner.space.expert_copies import in_order
 
 
 def brute(loads: list[float], num_ranks: int, num_redundant: int) -> float:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from planner.diagnostics import Diagnostics
 from planner.errors import InputError, UnknownNameError
+from planner.frontend.expert_loads import Loads, read_expert_loads
 from planner.frontend.lengths import from_trace, joint
 from planner.frontend.serving_spec import DEGREES, GOALS, ServingSpec, WorkloadSection
 from planner.frontend.spec_inputs import cluster_input, model_input
@@ -14,10 +15,10 @@ from planner.frontend.specs import validated
 from planner.frontend.traces import arrival_rate_rps, burstiness, busy_rate_rps, read_trace
 from planner.ir.cluster import Cluster
 from planner.ir.cost_sources import COST_SOURCES
-from planner.ir.model_graph import ModelGraph
+from planner.ir.model_graph import Experts, ModelGraph
 from planner.ir.objective import Objective
 from planner.ir.problem import Problem
-from planner.ir.serving import Adapters, ServingChoices, ServingProblem
+from planner.ir.serving import BALANCING_ENGINES, Adapters, ServingChoices, ServingProblem
 from planner.ir.trace import RequestTrace
 from planner.ir.weight_offload import OFFLOADING_ENGINES
 from planner.ir.workload import Lengths, ServingWorkload, Slo
@@ -48,6 +49,7 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
         routing_skew=spec.routing_skew,
         memory_fraction=spec.memory_fraction,
         adapters=_adapters(spec),
+        expert_loads=_expert_loads(tree, spec, model),
         assumptions=(f"read as {model.assumed_family}",) if model.assumed_family else (),
     )
     return Problem(
@@ -66,6 +68,54 @@ def _adapters(spec: ServingSpec) -> Adapters | None:
     if spec.adapters is None:
         return None
     return Adapters(num_resident=spec.adapters.resident, rank=spec.adapters.rank)
+
+
+def _expert_loads(tree: SpecTree, spec: ServingSpec, model: ModelGraph) -> Loads:
+    """Return the measured loads of experts, one row for every layer that has any (or one for all)."""
+    if spec.expert_loads is None:
+        return ()
+    key = ("expert_loads",)
+    file = tree.path_of(spec.expert_loads, key)
+    try:
+        loads = read_expert_loads(file)
+    except InputError as error:
+        raise tree.located(error, key) from None
+    layers = [any(isinstance(op, Experts) for op in layer.ops) for layer in model.layers]
+    sparse = [index for index, has_experts in enumerate(layers) if has_experts]
+    if not sparse:
+        raise tree.error("the model has no routed experts", key, value=file.name)
+    if len(loads[0]) != model.num_experts or len(loads) not in (1, len(sparse), model.num_layers):
+        raise tree.error(
+            f"the loads are of {len(loads)} layers of {len(loads[0])} experts",
+            key,
+            value=file.name,
+            allowed=f"{len(sparse)} layers of {model.num_experts} experts",
+        )
+    tree.add_file_digest("expert loads", file)
+    return tuple(loads[index] for index in sparse) if len(loads) == model.num_layers else loads
+
+
+def _redundant(tree: SpecTree, spec: ServingSpec, model: ModelGraph) -> tuple[int, ...]:
+    """Return the numbers of copies of hot experts to choose from."""
+    copies = tuple(sorted(set(spec.redundant_experts)))
+    key = ("redundant_experts",)
+    if any(copies) and model.num_experts == 0:
+        raise tree.error("the model has no routed experts", key, value=spec.redundant_experts)
+    if any(copies) and not set(spec.engine) & BALANCING_ENGINES:
+        raise tree.error(
+            "none of the engines is told of copies of experts",
+            key,
+            value=", ".join(spec.engine),
+            allowed=", ".join(sorted(BALANCING_ENGINES)),
+        )
+    if len(copies) > 1 and spec.expert_loads is None:
+        raise tree.error(
+            "which number is best follows from the loads of the experts",
+            key,
+            value=spec.redundant_experts,
+            hint="Give expert_loads, or one number and its routing_skew.",
+        )
+    return copies
 
 
 def _workload(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> ServingWorkload:
@@ -199,6 +249,7 @@ def _choices(
         fixed=tuple(sorted(spec.fix.items())),
         costs=spec.costs,
         weight_offload=spec.allow_weight_offload,
+        redundant_experts=_redundant(tree, spec, model),
     )
 
 

@@ -10,7 +10,8 @@ from time import monotonic
 from cost_models.serving.capacity import LatencyLimits
 from hardware_profiles.provenance import Provenance
 from planner.diagnostics import Diagnostics
-from planner.ir.candidates import AlternativeChoice, ObjectiveValue, SearchResult
+from planner.ir.candidates import AlternativeChoice, ObjectiveValue, PoolChoice, SearchResult
+from planner.ir.model_graph import Experts
 from planner.ir.problem import Problem
 from planner.ir.serving import ServingProblem
 from planner.search.serving_alternatives import alternatives
@@ -24,6 +25,7 @@ from planner.search.serving_optimum import Optimum, optimum
 from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import GOALS, Question, question_of
 from planner.space.engine import CostSource, cached, costs_from
+from planner.space.expert_copies import expert_map
 
 _NEAR_CAPACITY = 0.9
 """Share of the capacity above which times to the first token were predicted 40 to 80 % too low."""
@@ -109,7 +111,28 @@ def _result(tables: PoolTables, question: Question, best: Optimum, diagnostics: 
         method=METHOD,
         work=_work(tables),
         space=SPACE,
+        details=_expert_maps(tables.catalogue.problem.payload, best.pools),
     )
+
+
+def _expert_maps(payload: ServingProblem, pools: tuple[PoolChoice, ...]) -> tuple[tuple[str, object], ...]:
+    """Return which expert stands in which slot of every pool that holds copies, where loads say it."""
+    found: dict[str, list[list[int]]] = {}
+    for pool in pools if payload.expert_loads else ():
+        copies, ranks = int(dict(pool.limits).get("redundant_experts", 0)), dict(pool.degrees)["ep"]
+        if copies:
+            found[pool.name] = _every_layer(payload, expert_map(payload.expert_loads, ranks, copies), copies)
+    return (("expert_maps", found),) if found else ()
+
+
+def _every_layer(payload: ServingProblem, slots: tuple[tuple[int, ...], ...], copies: int) -> list[list[int]]:
+    """Return a row for each layer, as engines want them; rows of layers without experts say nothing."""
+    model, rows = payload.model, iter(slots)
+    plain = [slot % model.num_experts for slot in range(model.num_experts + copies)]
+    sparse = [any(isinstance(op, Experts) for op in layer.ops) for layer in model.layers]
+    if len(slots) == 1:
+        return [list(slots[0]) if has_experts else plain for has_experts in sparse]
+    return [list(next(rows)) if has_experts else plain for has_experts in sparse]
 
 
 def _objective(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from planner.ir.model_graph import Experts
+from planner.ir.serving import ServingChoices
 from planner.space.dimension import Chosen, Dimension, SpaceFacts, Value, degree
 
 
@@ -13,13 +15,12 @@ def values(facts: SpaceFacts, chosen: Chosen) -> tuple[Value, ...]:
     degrees = [ep for ep in range(1, stage + 1) if stage % ep == 0]
     if not facts.engine.hybrid_experts:
         degrees = sorted({1, stage})
-    return tuple(
-        ep for ep in degrees if all(_splits(op.num_experts, op.inter, ep, stage) for op in facts.experts)
-    )
+    return tuple(ep for ep in degrees if all(_splits(op, ep, stage, facts.choices) for op in facts.experts))
 
 
-def _splits(num_experts: int, inter: int, ep: int, stage: int) -> bool:
-    return num_experts % ep == 0 and inter % (stage // ep) == 0
+def _splits(op: Experts, ep: int, stage: int, choices: ServingChoices) -> bool:
+    filled = any((op.num_experts + more) % ep == 0 for more in choices.redundant_experts)
+    return filled and op.inter % (stage // ep) == 0
 
 
 dimension = Dimension(name="ep", order=5, values=values)

@@ -16,8 +16,13 @@ PARTS = 12
 
 
 def values(facts: SpaceFacts, chosen: Chosen) -> tuple[Value, ...]:
-    """Return what may stay in host memory; SGLang counts the same bytes on every stage, so it takes one."""
+    """Return what may stay in host memory; SGLang counts the same bytes on every stage, so it takes one.
+
+    Experts that are balanced at run time change places, so they stay on their devices.
+    """
     if not facts.choices.weight_offload or facts.engine.workers is not None:
+        return ("",)
+    if degree(chosen, "redundant_experts"):
         return ("",)
     found = [WeightOffload()]
     engine = facts.engine.software.engine
@@ -54,7 +59,9 @@ def _bytes(facts: SpaceFacts, chosen: Chosen, *, experts_only: bool) -> float:
 def _op_bytes(op: Op, facts: SpaceFacts, chosen: Chosen, *, experts_only: bool) -> float:
     fmt = str(chosen["weight_fmt"])
     if isinstance(op, Experts):
-        held = op.num_params_per_rank(degree(chosen, "ep"), degree(chosen, "moe_tp"))
+        held = op.num_params_per_rank(
+            degree(chosen, "ep"), degree(chosen, "moe_tp"), degree(chosen, "redundant_experts")
+        )
         return held * bytes_per_element(facts.model.weight_fmt(op, fmt))
     if experts_only:
         return 0.0
@@ -65,4 +72,4 @@ def _op_bytes(op: Op, facts: SpaceFacts, chosen: Chosen, *, experts_only: bool) 
     return op.num_params_per_rank(degree(chosen, "tp")) * 2.0 if isinstance(op, Small) else 0.0
 
 
-dimension = Dimension(name="offload", order=11, values=values)
+dimension = Dimension(name="offload", order=12, values=values)

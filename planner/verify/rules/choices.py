@@ -12,6 +12,7 @@ from planner.ir.weight_offload import WeightOffload
 from planner.plan.schema import Pool
 from planner.verify.report import Violation
 from planner.verify.rule import SERVING, Case, Rule
+from planner.verify.serving.expert_skew import expert_maps, faults
 from planner.verify.serving.streaming import can_tell
 
 _COUNTS = ("token_budget", "max_num_seqs", "max_model_len", "block_size")
@@ -22,7 +23,7 @@ _DEGREE_NAMES = {"prefill_cp": "cp"}
 
 def _check(case: Case) -> Iterator[Violation]:
     payload = cast("ServingProblem", case.problem.payload)
-    choices = payload.choices
+    choices, maps = payload.choices, expert_maps(case.plan)
     for pool in case.plan.pools:
         for what, value, allowed in (
             ("model", pool.model, (payload.model.name,)),
@@ -36,6 +37,8 @@ def _check(case: Case) -> Iterator[Violation]:
                 )
         if WeightOffload.of_limits(pool.limits) != WeightOffload():
             yield from _host_memory(pool, allowed=choices.weight_offload)
+        if "redundant_experts" in pool.limits and (wrong := faults(payload, pool, maps.get(pool.name))):
+            yield Violation(message=f"pool {pool.name!r}: {wrong}")
         yield from _pinned(pool, choices.fixed)
         yield from _engine(pool, case.problem.cluster)
         yield from _counts(pool)

@@ -41,7 +41,7 @@ def _experts(model: ModelGraph, pool: Pool) -> Iterator[str]:
     if s.ep * s.moe_tp != group:
         yield f"ep x moe_tp = {s.ep} x {s.moe_tp} is not the {group} ranks of a stage"
     for op in found:
-        if op.num_experts % s.ep:
+        if (op.num_experts + int(pool.limits.get("redundant_experts", 0))) % s.ep:
             yield f"ep={s.ep} does not divide {op.num_experts} experts"
         if op.inter % s.moe_tp:
             yield f"moe_tp={s.moe_tp} does not divide the width {op.inter} of an expert"

@@ -63,8 +63,10 @@ def _part(features: int, num_units: int, tp: int) -> int:
     return width * max(1, ceil(num_units / tp))
 
 
-def weight_bytes(op: Op, model: ModelGraph, weight_fmt: str, strategy: StrategyModel) -> float:
-    """Return the bytes of one operator's weights on the fullest rank."""
+def weight_bytes(
+    op: Op, model: ModelGraph, weight_fmt: str, strategy: StrategyModel, copies: int = 0
+) -> float:
+    """Return the bytes of one operator's weights on the fullest rank, with so many experts there twice."""
     if isinstance(op, Linear):
         rows, columns = linear_shape(op, strategy.tp)
         elements = rows * columns + (columns if op.bias else 0)
@@ -73,7 +75,7 @@ def weight_bytes(op: Op, model: ModelGraph, weight_fmt: str, strategy: StrategyM
         inter = ceil(op.inter / strategy.moe_tp)
         maps = 3 if op.gated else 2
         one = maps * op.hidden * inter + (((maps - 1) * inter + op.hidden) if op.bias else 0)
-        held = ceil(op.num_experts / strategy.ep)
+        held = ceil((op.num_experts + copies) / strategy.ep)
         return held * one * bytes_of(model.weight_fmt(op, weight_fmt))
     if isinstance(op, Small):
         parts = strategy.tp if op.shard == "column" else 1
@@ -99,7 +101,8 @@ def stage_ops(model: ModelGraph, layers_per_stage: list[int], stage: int) -> lis
 def stage_weight_bytes(model: ModelGraph, pool: Pool, stage: int) -> float:
     """Return the bytes of weights on the fullest device of a stage."""
     ops = stage_ops(model, pool.layers_per_stage, stage)
-    return sum(weight_bytes(op, model, pool.weight_dtype, pool.strategy) for op in ops)
+    copies = int(pool.limits.get("redundant_experts", 0))
+    return sum(weight_bytes(op, model, pool.weight_dtype, pool.strategy, copies) for op in ops)
 
 
 def stage_adapter_bytes(model: ModelGraph, pool: Pool, stage: int, adapters: Adapters) -> float:

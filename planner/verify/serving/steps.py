@@ -302,7 +302,7 @@ class StepPricer:
             hidden=float(op.hidden),
             inter=float(op.inter),
             top_k=float(op.top_k),
-            num_experts=float(op.num_experts),
+            num_experts=float(op.num_experts + self.pool.limits.get("redundant_experts", 0)),
             tp=float(s.moe_tp),
             ep=float(s.ep),
             skew=self.routing_skew if s.ep > 1 else 1.0,

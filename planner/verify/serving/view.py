@@ -15,6 +15,7 @@ from planner.ir.weight_offload import WeightOffload
 from planner.plan.schema import Pool, Replica
 from planner.verify.placing import device_of, position
 from planner.verify.rule import Case
+from planner.verify.serving.expert_skew import expert_maps, skew_of
 from planner.verify.serving.load import PoolFacts, PoolLoad, Requests
 from planner.verify.serving.shards import bytes_of, cache_format, entries, sequence_bytes
 from planner.verify.serving.spans import link_as_seen, replica_spans
@@ -64,12 +65,12 @@ def _views(case: Case) -> tuple[PoolView, ...]:
     payload = cast("ServingProblem", case.problem.payload)
     requests = Requests.of(payload.workload)
     found: list[PoolView] = []
+    maps = expert_maps(case.plan)
     for pool in case.plan.pools:
         placed = [r for r in case.plan.placement if r.pool == pool.name]
         extra = transfer_s(case, pool, requests) if pool.role == "prefill" else 0.0
-        found.append(
-            pool_view(payload, pool, placed[0], groups[pool.node_group], requests, extra_ttft_s=extra)
-        )
+        own = replace(payload, routing_skew=skew_of(payload, pool, maps.get(pool.name)), expert_loads=())
+        found.append(pool_view(own, pool, placed[0], groups[pool.node_group], requests, extra_ttft_s=extra))
     return tuple(found)
 
 
@@ -92,7 +93,7 @@ def pool_view(
         costs=priced.model,
         peaks_flops_per_s=priced.facts.peaks_flops_per_s,
         software=software,
-        routing_skew=payload.routing_skew,
+        routing_skew=skew_of(payload, pool, None),
         adapters=payload.adapters,
         host_link=link_as_seen(group.host_link) if WeightOffload.of_limits(pool.limits).text else None,
     )
