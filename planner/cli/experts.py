@@ -54,9 +54,7 @@ def experts(
     placed = [place_experts(layer, ranks, redundant) for layer in layers]
     mean = sum(one.mean for one in placed) or 1.0
     plain = sum(in_order(layer, ranks) for layer in layers) / mean
-    found = {
-        "physical_to_logical_map": [list(one.slots) for one in placed],
-    }
+    found = {"physical_to_logical_map": [list(one.slots) for one in placed]}
     facts = {
         "skew_in_order": plain,
         "skew": sum(one.fullest for one in placed) / mean if sum(one.mean for one in placed) else 1.0,
