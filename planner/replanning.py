@@ -60,6 +60,12 @@ def replan(plan: Plan, loss: Loss, run: Run) -> Plan:
     if plan.status == "infeasible":
         raise InputError("this plan has nothing that could be lost", key="status", value=plan.status)
     with run.phase("replan"):
+        if plan.kind == "fleet" and problem.payload.power_domains:
+            raise InputError(
+                "under power domains that groups share, what stands cannot be kept while replicas move",
+                key="power_domains",
+                hint="Use --plan-anew.",
+            )
         if plan.kind == "fleet":
             found, after = _fleet(plan, problem, loss, run.diagnostics)
         elif plan.kind == "serving":

@@ -96,6 +96,14 @@ class LevelSection(Section):
     hours: Annotated[float, Field(gt=0, le=24, allow_inf_nan=False)]
 
 
+class PowerDomainsSection(Section):
+    """Equal power domains: nodes of each device kind or group in one, the cap, how many there are."""
+
+    nodes: Annotated[dict[str, Count], Field(min_length=1, max_length=20)]
+    power: PowerW | None = None
+    count: Count = 1
+
+
 class FleetSpec(CommonSpec):
     """A spec of ``kind: fleet``."""
 
@@ -110,3 +118,4 @@ class FleetSpec(CommonSpec):
     rack_power: PowerW | None = None
     power_domain_nodes: Count | None = None
     power_domain_power: PowerW | None = None
+    power_domains: Annotated[list[PowerDomainsSection], Field(max_length=100)] = Field(default=[])

@@ -88,13 +88,26 @@ class TrafficLevel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PowerDomains:
+    """`count` equal power domains, each with so many `nodes` of some groups and a cap on what runs there.
+
+    Nodes of a group are dealt out in their order, over all domains that a problem lists.
+    """
+
+    nodes: tuple[tuple[str, int], ...]
+    count: int = 1
+    cap_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetProblem:
     """Models that share an inventory.
 
     `levels` (in the order of the day) say when which traffic comes; without any, the rates hold always.
     `rack_cap_w` limits the power provisioned in every rack, `power_domain_cap_w` that of every
-    `power_domain_nodes` nodes in a row. `start_s` is how long a replica takes to start, which the
-    transitions between levels are priced with. `lost_nodes` are not to be used.
+    `power_domain_nodes` nodes in a row; `power_domains` are shared by nodes of several groups.
+    `start_s` is how long a replica takes to start, which the transitions between levels are priced with.
+    `lost_nodes` are not to be used.
     """
 
     models: tuple[FleetModel, ...]
@@ -102,5 +115,6 @@ class FleetProblem:
     rack_cap_w: float | None = None
     power_domain_nodes: int = 0
     power_domain_cap_w: float | None = None
+    power_domains: tuple[PowerDomains, ...] = ()
     start_s: float = 0.0
     lost_nodes: tuple[str, ...] = ()

@@ -67,6 +67,8 @@ def solve_alone(master: Master, end_s: float, gap: float, work: Work) -> MasterS
 
 def patterns_apply(master: Master) -> bool:
     """Return whether devices are all that models share: no failures to survive, no slots that clash."""
+    if master.power.classes:
+        return False
     for demand in master.demands:
         if demand.modes and (
             demand.rate_rps <= 0.0 or demand.model.tolerance is not None or demand.model.min_replicas

@@ -17,6 +17,7 @@ from cost_models.cost import FloatArray
 from planner.ir.candidates import Sense
 from planner.ir.fleet import FleetModel
 from planner.search.fleet_columns import AGGREGATED, DECODE, PREFILL, STAGE, Column
+from planner.search.fleet_power import NO_SHARED_POWER, SharedPower
 from planner.search.fleet_room import Room, device_power_w
 
 GOALS: dict[str, tuple[Sense, str]] = {
@@ -40,7 +41,8 @@ class Mode:
 class Demand:
     """What one model asks for: its modes, requests per second and output tokens of a request.
 
-    `cells` are the failure domains of each group over which a fault-tolerant model may spread.
+    `cells` are the failure domains of each group over which a fault-tolerant model may spread, or where
+    groups share them, `joint_cells` those of every set of groups.
     """
 
     model: FleetModel
@@ -48,6 +50,7 @@ class Demand:
     rate_rps: float
     tokens: float = 1.0
     cells: tuple[int, ...] = ()
+    joint_cells: tuple[tuple[tuple[int, ...], int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,7 @@ class Master:
     rooms: tuple[Room, ...]
     rows: tuple[Row, ...]
     unit_cost: tuple[float, ...]
+    power: SharedPower = NO_SHARED_POWER
 
     @property
     def minimises(self) -> bool:

@@ -4,6 +4,7 @@ Per level: x columns (whole), one mode per model (binary), the rate served.
 
 - half: sum of capacities x - what a failure takes >= rate served in the mode
 - mode: rate served in a mode <= demand x mode;  sum of modes = 1
+- power: slots of a group <= those of free nodes + domains of each pattern x its slots (shared caps)
 - rows: devices of a group, budgets;  slots: sizes above one device that a room cannot give freely
 - failure: loss >= lost domains x replicas per domain x loss of a column that is used
 - levels: starts >= replicas of a shape now - replicas before, around the day
@@ -21,6 +22,7 @@ from planner.ir.fleet import FaultTolerance
 from planner.search.fleet_columns import Column
 from planner.search.fleet_master import Chosen, Demand, Master, MasterSolution, Mode
 from planner.search.fleet_merge import joined
+from planner.search.fleet_power_program import choose_patterns, slots_given
 from planner.search.mip import Expression, at_least, at_most, exactly, solve_with_highs, total
 
 METHOD = "integer program over columns (HiGHS)"
@@ -136,6 +138,8 @@ def add_level(model: mathopt.Model, master: Master) -> ProgramLevel:
         terms = [row.weights[c.group] * c.num_devices * x for c, x in used if row.weights[c.group]]
         if terms:
             at_most(model, terms, row.limit)
+    if master.power.classes:
+        _power_rows(model, master, used)
     _slot_rows(model, master, used)
     costs = [master.unit_cost[c.group] * c.num_devices * x for c, x in used]
     level.cost = total(costs)
@@ -236,6 +240,10 @@ def _spread(
         own = [float(c.replicas) * x for c, x in pairs if c.group == group]
         if own:
             at_most(model, own, float(tolerance.most_per_domain * cells))
+    for groups, cells in demand.joint_cells:
+        own = [float(c.replicas) * x for c, x in pairs if c.group in groups]
+        if own:
+            at_most(model, own, float(tolerance.most_per_domain * cells))
 
 
 def _slot_rows(model: mathopt.Model, master: Master, used: Sequence[tuple[Column, mathopt.Variable]]) -> None:
@@ -251,6 +259,19 @@ def _slot_rows(model: mathopt.Model, master: Master, used: Sequence[tuple[Column
             ]
             if terms:
                 at_most(model, terms, float(held))
+
+
+def _power_rows(
+    model: mathopt.Model, master: Master, used: Sequence[tuple[Column, mathopt.Variable]]
+) -> None:
+    """Keep every slot size of every group within free nodes and what shared power domains run."""
+    shares = choose_patterns(model, master.power)
+    for index in range(len(master.rooms)):
+        own = [(c, x) for c, x in used if c.group == index]
+        for size in sorted({1, *(unit for c, _ in own for unit in c.units)} if own else ()):
+            given = slots_given(master.power, shares, index, size)
+            terms = [c.replicas * sum(unit for unit in c.units if unit >= size) * x for c, x in own]
+            at_most(model, [*terms, *(-1.0 * one for one in given)])
 
 
 def _starts(model: mathopt.Model, levels: Sequence[ProgramLevel], hours: float) -> list[Expression]:

@@ -23,7 +23,8 @@ _LOOK_AHEAD = 24
 class Item:
     """One replica to place.
 
-    `spread` is (devices of a failure domain, most replicas of this role in one) for tolerant models.
+    `spread` is (devices of a failure domain, most replicas of this role in one) for tolerant models; 0
+    devices stand for power domains that groups share.
     """
 
     pool: str
@@ -38,9 +39,16 @@ class Item:
 
 @dataclass(slots=True, kw_only=True)
 class Grounds:
-    """The free devices of one group, by scale-up domain, and which models sit where."""
+    """The free devices of one group, by scale-up domain, and which models sit where.
+
+    Where groups share power domains, `domains` numbers that of every node, `num_groups` says how many groups
+    are in each, and `shared` counts replicas over all of them.
+    """
 
     room: Room
+    domains: tuple[int, ...] = ()
+    shared: Counter[tuple[int, str, int]] = field(default_factory=Counter[tuple[int, str, int]])
+    num_groups: Counter[int] = field(default_factory=Counter[int])
     free: list[list[int]] = field(init=False)
     by_size: dict[int, set[int]] = field(init=False)
     neighbours: Counter[tuple[int, int]] = field(default_factory=Counter[tuple[int, int]])
@@ -79,8 +87,16 @@ class Grounds:
         for domain in {device // size for device in devices}:
             self.neighbours[item.model, domain] += 1
         if item.spread is not None:
-            for cell in {device // item.spread[0] for device in devices}:
-                self.in_cell[item.model, item.role, cell] += 1
+            for cell in {self._cell(device, item.spread[0]) for device in devices}:
+                self._count(item.spread[0])[item.model, item.role, cell] += 1
+
+    def _cell(self, device: int, size: int) -> int:
+        """Return the failure domain of a device."""
+        return device // size if size else self.domains[device // self.group.devices_per_node]
+
+    def _count(self, size: int) -> Counter[tuple[int, str, int]]:
+        """Return how many replicas sit in each failure domain, of this group or of all."""
+        return self.in_cell if size else self.shared
 
     def occupy(self, domain: int, devices: Iterable[int]) -> None:
         """Mark devices of a domain as used."""
@@ -99,6 +115,8 @@ class Grounds:
 
     def _domain(self, item: Item, unit: int, taken: Sequence[int]) -> int | None:
         """Return the tightest domain with a slot for a unit, the nearest to its kin among equals."""
+        if item.spread is not None and not item.spread[0]:
+            return self._own_domain(item, unit, taken)
         for size in sorted(s for s, domains in self.by_size.items() if s >= unit and domains):
             allowed = [d for d in sorted(self.by_size[size]) if self._allows(d, item, unit)]
             if allowed:
@@ -107,6 +125,21 @@ class Grounds:
                 ]
                 return min(listed, key=lambda d: (self._distance(d, item, taken), d))
         return None
+
+    def _own_domain(self, item: Item, unit: int, taken: Sequence[int]) -> int | None:
+        """Return a domain whose power is shared with the fewest groups, which leaves the others theirs."""
+        allowed = [
+            (self._sharing(domain), size, self._distance(domain, item, taken), domain)
+            for size, domains in self.by_size.items()
+            for domain in domains
+            if size >= unit and self._allows(domain, item, unit)
+        ]
+        return min(allowed)[-1] if allowed else None
+
+    def _sharing(self, domain: int) -> int:
+        """Return how many groups have nodes in the power domain of a scale-up domain."""
+        number = self.domains[domain * self.group.domain_size // self.group.devices_per_node]
+        return self.num_groups[number]
 
     def _allows(self, domain: int, item: Item, unit: int) -> bool:
         if item.spread is None:
@@ -118,10 +151,10 @@ class Grounds:
     ) -> list[int]:
         """Return `count` free devices of a domain, of one failure domain where replicas must spread."""
         devices = self.free[domain]
-        if spread is None or spread[0] >= self.group.domain_size:
+        if spread is None or not spread[0] or spread[0] >= self.group.domain_size:
             if item is not None and spread is not None and devices:
-                cell = devices[0] // spread[0]
-                if self.in_cell[item.model, item.role, cell] >= spread[1]:
+                cell = self._cell(devices[0], spread[0])
+                if self._count(spread[0])[item.model, item.role, cell] >= spread[1]:
                     return []
             return devices[:count]
         cells: dict[int, list[int]] = {}
@@ -149,9 +182,21 @@ class Grounds:
         return len(self.group.levels)
 
 
-def place_fleet(items: Sequence[Item], rooms: Sequence[Room]) -> tuple[ReplicaPlacement, ...] | None:
-    """Return where every replica sits, in the order given, or None if one finds no room."""
-    return place_on([Grounds(room=room) for room in rooms], items)
+def place_fleet(
+    items: Sequence[Item], rooms: Sequence[Room], domains: Sequence[tuple[int, ...]] = ()
+) -> tuple[ReplicaPlacement, ...] | None:
+    """Return where every replica sits, in the order given, or None if one finds no room.
+
+    `domains` numbers the power domain of every node of every group, where groups share them.
+    """
+    shared: Counter[tuple[int, str, int]] = Counter()
+    own = domains or [()] * len(rooms)
+    num_groups = Counter(number for numbers in own for number in set(numbers))
+    grounds = [
+        Grounds(room=room, domains=numbers, shared=shared, num_groups=num_groups)
+        for room, numbers in zip(rooms, own, strict=True)
+    ]
+    return place_on(grounds, items)
 
 
 def place_on(grounds: Sequence[Grounds], items: Sequence[Item]) -> tuple[ReplicaPlacement, ...] | None:

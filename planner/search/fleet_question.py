@@ -13,7 +13,8 @@ from planner.ir.problem import Problem
 from planner.search.fleet_answer import tokens_of
 from planner.search.fleet_columns import ModelSupply
 from planner.search.fleet_master import GOALS, Demand, Master, modes_of, resource_rows, unit_costs
-from planner.search.fleet_room import Room, cell_devices, device_power_w
+from planner.search.fleet_power import NO_SHARED_POWER, joint_cells, shared_power
+from planner.search.fleet_room import JOINT, Room, cell_devices, device_power_w
 
 
 def check_goal(problem: Problem[FleetProblem]) -> None:
@@ -71,6 +72,7 @@ def master_of(
         rooms=tuple(rooms),
         rows=rows,
         unit_cost=tuple(float(cost) for cost in unit_costs(name, rooms)),
+        power=shared_power(problem.payload, rooms) if problem.payload.power_domains else NO_SHARED_POWER,
     )
 
 
@@ -84,13 +86,19 @@ def _demand(
     rate = model.rate_rps * factor
     idle = rate <= 0.0 and model.min_replicas == 0
     cells: tuple[int, ...] = ()
+    joint: tuple[tuple[tuple[int, ...], int], ...] = ()
     if model.tolerance is not None:
         domain = model.tolerance.domain
-        cells = tuple(room.num_cells(cell_devices(room.group, domain, problem.payload)) for room in rooms)
+        sizes = [cell_devices(room.group, domain, problem.payload) for room in rooms]
+        if JOINT in sizes:
+            joint = joint_cells(problem.payload, rooms)
+        else:
+            cells = tuple(room.num_cells(size) for room, size in zip(rooms, sizes, strict=True))
     return Demand(
         model=model,
         modes=() if idle else modes_of(supply.columns),
         rate_rps=rate,
         tokens=tokens_of(model),
         cells=cells,
+        joint_cells=joint,
     )

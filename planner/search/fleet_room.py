@@ -16,6 +16,8 @@ from planner.ir.cluster import NodeGroup
 from planner.ir.fleet import FleetProblem
 
 RACK = "rack"
+JOINT = 0
+"""What stands for the size of failure domains that nodes of several groups share."""
 
 
 def units_of(num_devices: int, domain_size: int) -> tuple[int, ...]:
@@ -38,7 +40,7 @@ def device_power_w(group: NodeGroup) -> float:
 
 
 def cell_devices(group: NodeGroup, domain: str, problem: FleetProblem) -> int:
-    """Return the devices of one failure domain of a group: node, rack, pod, site or power.
+    """Return the devices of one failure domain of a group: node, rack, pod, site or power (JOINT if shared).
 
     Raises
     ------
@@ -47,6 +49,8 @@ def cell_devices(group: NodeGroup, domain: str, problem: FleetProblem) -> int:
     """
     if domain == "node":
         return group.devices_per_node
+    if domain == "power" and problem.power_domains:
+        return JOINT
     if domain == "power" and problem.power_domain_nodes:
         return group.devices_per_node * problem.power_domain_nodes
     for level in group.levels:
@@ -56,7 +60,7 @@ def cell_devices(group: NodeGroup, domain: str, problem: FleetProblem) -> int:
         f"group {group.name} does not say what its {domain}s are",
         key="availability.of" if domain != RACK else "rack_power",
         value=domain,
-        hint=f"Give the group a level `{domain}` (or power_domain_nodes), or use node.",
+        hint=f"Give the group a level `{domain}` (or power_domains), or use node.",
     )
 
 

@@ -23,7 +23,9 @@ from planner.search.fleet_infeasible import too_much
 from planner.search.fleet_levels import day_of, solve_day
 from planner.search.fleet_links import along_links, link_facts
 from planner.search.fleet_master import GOALS, MasterSolution, Work
-from planner.search.fleet_place import place_fleet
+from planner.search.fleet_place import Item, place_fleet
+from planner.search.fleet_power import node_domains, shared_power
+from planner.search.fleet_power_program import rooms_under
 from planner.search.fleet_question import master_of
 from planner.search.fleet_room import Room
 
@@ -62,10 +64,11 @@ def solved(
         answers = [_answers(problem, supplies, solution) for solution in solutions]
         main = max(range(len(day)), key=lambda at: day[at].factor)
         items = items_of(problem, answers[main])
-        placement = place_fleet(items, rooms)
+        placement = _placed(problem, items, rooms)
         if placement is not None:
             rates = {index: answer.served_rps for index, answer in enumerate(answers[main])}
-            placement = along_links(items, placement, rooms, problem.cluster, rates)
+            if not problem.payload.power_domains:
+                placement = along_links(items, placement, rooms, problem.cluster, rates)
             solved = replace(first, bound=bound, status=first.status if round_number == 0 else "feasible")
             levels = list(zip(day, answers, strict=True))
             result = _result(problem, supplies, (solved, work), levels, (main, placement))
@@ -74,6 +77,16 @@ def solved(
             return replace(result, alternatives=runners, details=(*result.details, *facts))
         room = [_less(one) for one in room]
     return without_plan(problem, supplies, "nothing_found", None)
+
+
+def _placed(
+    problem: Problem[FleetProblem], items: Sequence[Item], rooms: Sequence[Room]
+) -> tuple[ReplicaPlacement, ...] | None:
+    """Return where the replicas sit, under the caps of power domains that groups share."""
+    if not problem.payload.power_domains:
+        return place_fleet(items, rooms)
+    capped = rooms_under(shared_power(problem.payload, rooms), rooms, items)
+    return place_fleet(items, capped, node_domains(problem.payload, problem.cluster.groups))
 
 
 def _simplest(

@@ -43,6 +43,22 @@ def cells_of(devices: list[str], group: NodeGroup, size: int) -> set[tuple[str, 
     return found
 
 
+def power_domains_of(case: Case) -> dict[str, int]:
+    """Return the number of the power domain of every node that is in one of those that groups share."""
+    groups = {group.name: group for group in case.problem.cluster.groups}
+    dealt: dict[str, int] = dict.fromkeys(groups, 0)
+    found: dict[str, int] = {}
+    number = 0
+    for stated in payload_of(case).power_domains:
+        for _ in range(stated.count):
+            for name, nodes in stated.nodes:
+                for _ in range(nodes):
+                    found[groups[name].node_name(dealt[name])] = number
+                    dealt[name] += 1
+            number += 1
+    return found
+
+
 def model_facts(case: Case, name: str) -> Mapping[str, Any]:
     """Return what the plan states about a model, empty if it states nothing."""
     models = case.plan.details.get("models")

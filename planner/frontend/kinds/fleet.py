@@ -11,11 +11,12 @@ from planner.frontend.fleet_spec import GOALS, SERVING_KEYS, FleetModelSection, 
 from planner.frontend.spec_tree import SpecTree
 from planner.frontend.specs import KINDS, validated
 from planner.frontend.yaml_source import KeyPath
-from planner.ir.cluster import Cluster
+from planner.ir.cluster import Cluster, NodeGroup
 from planner.ir.fleet import (
     FaultTolerance,
     FleetModel,
     FleetProblem,
+    PowerDomains,
     StatedShape,
     Traffic,
     TrafficLevel,
@@ -56,6 +57,7 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[FleetProblem]:
         rack_cap_w=spec.rack_power,
         power_domain_nodes=spec.power_domain_nodes or 0,
         power_domain_cap_w=_domain_power(tree, spec),
+        power_domains=_power_domains(tree, spec, cluster),
         start_s=spec.start_time,
     )
     return Problem(
@@ -74,6 +76,44 @@ def _domain_power(tree: SpecTree, spec: FleetSpec) -> float | None:
     if spec.power_domain_power is not None and spec.power_domain_nodes is None:
         raise tree.error("needs power_domain_nodes", ("power_domain_power",))
     return spec.power_domain_power
+
+
+def _power_domains(tree: SpecTree, spec: FleetSpec, cluster: Cluster) -> tuple[PowerDomains, ...]:
+    """Return power domains that nodes of several groups share; each holds whole scale-up domains."""
+    if spec.power_domains and spec.power_domain_nodes is not None:
+        raise tree.error("state power_domains or power_domain_nodes, not both", ("power_domains",))
+    dealt: dict[str, int] = {}
+    found: list[PowerDomains] = []
+    for index, section in enumerate(spec.power_domains):
+        nodes: list[tuple[str, int]] = []
+        for name, number in section.nodes.items():
+            path: KeyPath = ("power_domains", index, "nodes", name)
+            group = _group_named(tree, path, name, cluster)
+            dealt[group.name] = dealt.get(group.name, 0) + number * section.count
+            if dealt[group.name] > group.num_nodes:
+                raise tree.error(
+                    f"there are only {group.num_nodes} nodes of {group.name}", path, value=dealt[group.name]
+                )
+            if number * group.devices_per_node % group.domain_size:
+                raise tree.error(
+                    "a power domain holds whole scale-up domains",
+                    path,
+                    value=number,
+                    allowed=f"multiples of {group.domain_size // group.devices_per_node} nodes",
+                )
+            nodes.append((group.name, number))
+        found.append(PowerDomains(nodes=tuple(nodes), count=section.count, cap_w=section.power))
+    return tuple(found)
+
+
+def _group_named(tree: SpecTree, path: KeyPath, name: str, cluster: Cluster) -> NodeGroup:
+    own = [g for g in cluster.groups if g.name == name] or [
+        g for g in cluster.groups if g.device.name == name
+    ]
+    if len(own) != 1:
+        known = sorted({g.name for g in cluster.groups})
+        raise tree.located(UnknownNameError("node group", name, known), path)
+    return own[0]
 
 
 def _objective(tree: SpecTree, spec: FleetSpec, cluster: Cluster, diagnostics: Diagnostics) -> Objective:

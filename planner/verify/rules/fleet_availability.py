@@ -10,8 +10,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from planner.ir.cluster import NodeGroup
 from planner.ir.fleet import FaultTolerance, FleetModel
-from planner.verify.fleet import cells_of, domain_devices, payload_of, served_rps
+from planner.verify.fleet import cells_of, domain_devices, payload_of, power_domains_of, served_rps
+from planner.verify.placing import device_of
 from planner.verify.report import Violation
 from planner.verify.rule import FLEET, Case, Rule
 
@@ -38,12 +40,12 @@ def _half(case: Case, model: FleetModel, tolerance: FaultTolerance, role: str) -
         if seat.pool not in pools:
             continue
         group = groups[pools[seat.pool].node_group]
-        size = domain_devices(group, tolerance.domain, payload_of(case))
-        if size is None:
+        cells = _cells(case, tolerance, seat.devices, group)
+        if cells is None:
             yield Violation(message=f"group {group.name} does not say what its {tolerance.domain}s are")
             return
         each = _loss(case, seat.pool, pools[seat.pool].replicas, _capacity(case, seat.pool))
-        for cell in cells_of(seat.devices, group, size):
+        for cell in cells:
             seated[cell] += 1
             taken[cell] = taken.get(cell, 0.0) + each
     yield from _crowded(model, tolerance, role, seated)
@@ -56,6 +58,16 @@ def _half(case: Case, model: FleetModel, tolerance: FaultTolerance, role: str) -
             f"{capacity - worst:.5g} requests/s of {served:.5g}",
             numbers=(("capacity", capacity), ("lost", worst), ("served", served)),
         )
+
+
+def _cells(case: Case, tolerance: FaultTolerance, devices: list[str], group: NodeGroup) -> set[_Cell] | None:
+    """Return the failure domains that a replica lies in; a node outside the shared ones is one by itself."""
+    if tolerance.domain == "power" and payload_of(case).power_domains:
+        known = power_domains_of(case)
+        nodes = {device.node for text in devices if (device := device_of(text)) is not None}
+        return {("", known[node]) if node in known else (node, 0) for node in nodes}
+    size = domain_devices(group, tolerance.domain, payload_of(case))
+    return None if size is None else cells_of(devices, group, size)
 
 
 def _crowded(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from planner.ir.cluster import NodeGroup
-from planner.verify.fleet import domain_devices, payload_of, unit_cost
+from planner.verify.fleet import domain_devices, payload_of, power_domains_of, unit_cost
 from planner.verify.placing import device_of, position
 from planner.verify.report import Violation
 from planner.verify.rule import FLEET, Case, Rule
@@ -37,6 +37,7 @@ def _check(case: Case) -> Iterator[Violation]:
                 yield Violation(message=f"{seat.pool}[{seat.replica}] sits on {device.node}, which is lost")
                 break
     yield from _caps(case)
+    yield from _shared(case)
 
 
 def _caps(case: Case) -> Iterator[Violation]:
@@ -57,6 +58,28 @@ def _caps(case: Case) -> Iterator[Violation]:
                     message=f"a {domain} of {group.name} takes {watts:.0f} W, its cap is {cap:.0f}",
                     numbers=(("used", watts), ("cap", cap)),
                 )
+
+
+def _shared(case: Case) -> Iterator[Violation]:
+    """Yield the power domains over several groups that take more than their cap."""
+    caps = [s.cap_w for s in payload_of(case).power_domains for _ in range(s.count)]
+    domains = power_domains_of(case)
+    groups = {group.name: group for group in case.problem.cluster.groups}
+    group_of = {pool.name: pool.node_group for pool in case.plan.pools}
+    watts: Counter[int] = Counter()
+    for seat in case.plan.placement:
+        each = unit_cost(groups[group_of[seat.pool]], "min_power") if seat.pool in group_of else 0.0
+        for text in seat.devices:
+            device = device_of(text)
+            if device is not None and device.node in domains:
+                watts[domains[device.node]] += each  # pyright: ignore[reportArgumentType] - watts are no whole numbers
+    for number, taken in sorted(watts.items()):
+        cap = caps[number]
+        if cap is not None and taken > cap * (1 + _TOLERANCE):
+            yield Violation(
+                message=f"power domain {number} takes {taken:.0f} W, its cap is {cap:.0f}",
+                numbers=(("used", float(taken)), ("cap", cap)),
+            )
 
 
 def _used(case: Case, group: NodeGroup, size: int, group_of: dict[str, str]) -> Counter[int]:
