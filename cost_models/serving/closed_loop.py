@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.cost import FloatArray
+from cost_models.serving.convoy import Convoy
 from cost_models.serving.iteration import StepTime, step_time
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
@@ -127,37 +128,24 @@ def _ends_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
 
 
 def convoy_ends_s(step: StepTime, num_steps: FloatArray, num_stages: int) -> FloatArray:
-    """Return when each segment of equal steps has left a pipeline, 0 before them.
+    """Return when each segment of equal steps has left a pipeline, 0 before them (see `convoy`).
 
-    Micro-batches cannot overtake, and each returns to the first stage only when it has left the last one. One
-    that takes long therefore holds up all that are in flight: behind it they wait at every stage, in front
-    of it they come round and queue behind it. A step enters when the step before has left the first stage
-    and its own micro-batch the last; it leaves one step after the step before, or after all stages. Before
-    a segment of no steps the pipeline runs empty.
-
-    Source: permutation flow shop with proportionate times, for which these two rules are exact; the pipeline
-    bubbles of Sarathi-Serve (OSDI 2024).
+    Before a segment of no steps the pipeline runs empty.
     """
-    left = deque([0.0] * num_stages, maxlen=num_stages)
-    free_s = now_s = 0.0
+    convoy = Convoy(num_stages=num_stages)
     ends = [0.0]
     for slot_s, through_s, count in zip(
         step.slot_s.tolist(), step.through_s.tolist(), num_steps.tolist(), strict=True
     ):
         if not count:
-            free_s = now_s
+            convoy.drain()
         single = min(int(count), 2 * num_stages)
         for _ in range(single):
-            enters_s = max(left[0], free_s)
-            free_s = enters_s + slot_s
-            now_s = max(now_s + slot_s, enters_s + through_s)
-            left.append(now_s)
+            convoy.run(slot_s, through_s)
         if count > single:
             # all that is in flight is alike by now, and one leaves per step
-            more_s = (count - single) * slot_s
-            free_s, now_s = free_s + more_s, now_s + more_s
-            left = deque((end_s + more_s for end_s in left), maxlen=num_stages)
-        ends.append(now_s)
+            convoy.delay((count - single) * slot_s)
+        ends.append(convoy.last_s)
     return np.array(ends)
 
 

@@ -1,23 +1,26 @@
 """One serving engine, step by step: continuous batching, chunked prefill, preemption by recomputing.
 
-Time runs in slots. With S pipeline stages S micro-batches are in flight, and each slot is one of them
-on the slowest stage. Attention ranks step together. Slots in which nothing starts or ends are skipped
-in one stride. Where the caches outgrow the memory, the request that started last is thrown back and
-computes again. Source: the scheduler of vLLM (v1), as its documentation describes it.
+Time runs in slots. With S pipeline stages S micro-batches are in flight, each has a step in turn, and what
+a step has done is known when it has left the last stage. Attention ranks step together. Slots in which
+nothing starts or ends are skipped in one stride. Where the caches outgrow the memory, the request that
+started last is thrown back and computes again. Source: the scheduler of vLLM (v1), as its documentation
+describes it; how steps pass a pipeline: `cost_models.serving.convoy`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import ceil, inf
 
+from cost_models.serving.convoy import Convoy, cycle_s
 from planner.simulate.policies import Queue
 from planner.simulate.policies.fcfs import POLICY as FIRST_COME
 from planner.simulate.serving_cache import PrefixCache
 from planner.simulate.serving_request import Request
-from planner.simulate.serving_times import ReplicaModel
+from planner.simulate.serving_times import Batch, ReplicaModel
 
 __all__ = ["Engine", "Rank", "Request"]
 
@@ -87,6 +90,17 @@ class Tally:
 
 
 @dataclass(slots=True, kw_only=True)
+class _Step:
+    """A step in flight: when it leaves, whose it is, the tokens of each rank, and whose prompts end in it."""
+
+    leaves_s: float
+    lane: int
+    cycle: int
+    tokens: list[int]
+    prompts: list[tuple[Rank, Request]]
+
+
+@dataclass(slots=True, kw_only=True)
 class Engine:
     """One replica. `prefills` and `decodes` say which halves of a request it does.
 
@@ -105,6 +119,10 @@ class Engine:
     ranks: list[Rank] = field(default_factory=list[Rank])
     ended: list[Request] = field(default_factory=list[Request])
     _cycles: list[int] = field(default_factory=list[int])
+    _convoy: Convoy = field(default_factory=lambda: Convoy(num_stages=1))
+    _in_flight: deque[_Step] = field(default_factory=deque[_Step])
+    _unsettled: int = 0
+    _is_plain: bool = False
     _lane: int = 0
     _serial: int = 0
 
@@ -116,6 +134,8 @@ class Engine:
             for _ in range(self.model.num_ranks)
         ]
         self._cycles = [0] * stages
+        self._convoy = Convoy(num_stages=stages)
+        self._is_plain = stages == len(self.ranks) == 1 and self.model.times.is_plain
 
     def is_up(self, at_s: float) -> bool:
         """Return whether it takes requests."""
@@ -127,15 +147,19 @@ class Engine:
             if any(self._can_start(rank) for rank in self.ranks):
                 self._slot()
             elif any(rank.running for rank in self.ranks):
-                self._stride(until_s)
+                self._decode(until_s)
             elif until_s == inf:
                 return
             else:
                 self.now_s = until_s
 
     def fail(self, at_s: float, until_s: float) -> list[Request]:
-        """Go down at `at_s` until `until_s`; return every request that was here, to be sent elsewhere."""
+        """Go down at `at_s` until `until_s`; return every request that was here, to be sent elsewhere.
+
+        Steps under way are still finished.
+        """
         self.advance(at_s)
+        self._arrive(inf)
         lost: list[Request] = []
         for rank in self.ranks:
             lost += rank.queue.clear()
@@ -197,30 +221,45 @@ class Engine:
         prefixes.shrink(self.model.cache_tokens - rank.cached_tokens - request.private_tokens)
 
     def _slot(self) -> None:
-        """Run one micro-batch on every rank, with as much of the waiting prompts as the budget lets in."""
-        lane = self._lane
-        slot, prompts, finished = 0.0, 0, list[tuple[Rank, Request]]()
-        begin = self.now_s
+        """Let the next micro-batch step on every rank, with as much of the prompts as the budget lets in."""
+        lane, begin = self._lane, self.now_s
+        batches: list[Batch] = []
+        prompts: list[tuple[Rank, Request]] = []
         for rank in self.ranks:
-            decode = len(rank.lanes[lane])
-            pieces, ended = self._take(rank, self.model.token_budget - decode)
-            finished += [(rank, request) for request in ended]
+            pieces, ended = self._take(rank, self.model.token_budget - len(rank.lanes[lane]))
+            if self.prefills:
+                prompts += [(rank, request) for request in ended]
+            else:
+                for request in ended:
+                    self._begin(rank, request, self.now_s)
             tokens = sum(end - start for start, end in pieces)
-            prompts += tokens
             more = rank.more_context(self.model.times.context_tokens)
-            slot = max(slot, self.model.times.slot_s(decode, tokens, pieces, more))
-        slot *= self.slowdown
-        self._pass(self.now_s - begin + slot, 1, with_prompts=prompts > 0)
-        self.now_s += slot
+            batches.append(Batch(len(rank.lanes[lane]), tokens, pieces, more))
+        slot_s, through_s = self.model.times.step_s(batches)
+        leaves_s = self._convoy.run(slot_s * self.slowdown, through_s * self.slowdown, self.now_s)
         self._cycles[lane] += 1
-        for rank in self.ranks:
-            self._grow(rank, len(rank.lanes[lane]))
-            self._retire(rank, lane)
-        for rank, request in finished:
-            self._begin(rank, request, slot)
-        for rank in self.ranks:
-            self._make_room(rank)
+        decoding = [batch.decode for batch in batches]
+        self._in_flight.append(
+            _Step(leaves_s=leaves_s, lane=lane, cycle=self._cycles[lane], tokens=decoding, prompts=prompts)
+        )
+        with_prompts = any(batch.prompt for batch in batches)
+        self._unsettled = 2 * len(self._cycles) if with_prompts else max(0, self._unsettled - 1)
         self._lane = (lane + 1) % len(self._cycles)
+        self.now_s = max(self.now_s, self._convoy.enters_s())
+        self._pass(self.now_s - begin, 1, with_prompts=with_prompts)
+        self._arrive(self.now_s)
+
+    def _arrive(self, by_s: float) -> None:
+        """Take in what the steps have done that have left the pipeline by then."""
+        while self._in_flight and self._in_flight[0].leaves_s <= by_s:
+            step = self._in_flight.popleft()
+            for rank, tokens in zip(self.ranks, step.tokens, strict=True):
+                self._grow(rank, tokens)
+                self._retire(rank, step.lane, step.cycle, step.leaves_s)
+            for rank, request in step.prompts:
+                self._begin(rank, request, step.leaves_s)
+            for rank in self.ranks:
+                self._make_room(rank)
 
     @staticmethod
     def _grow(rank: Rank, tokens: int) -> None:
@@ -258,13 +297,18 @@ class Engine:
                 rank.current = None
         return pieces, ended
 
-    def _begin(self, rank: Rank, request: Request, slot_s: float) -> None:
-        """Note the first token of a request, and let it decode where it shall."""
+    def _begin(self, rank: Rank, request: Request, at_s: float) -> None:
+        """Note the first token of a request, and let it decode where it shall.
+
+        Who decodes only streams the first token when it takes the request in: the others wait for a place.
+        """
+        told_s = at_s + self.model.times.per_request_s
         if self.prefills:
-            times = self.model.times
-            request.first_s = min(request.first_s, self.now_s + times.fill_s(slot_s) + times.per_request_s)
+            request.first_s = min(request.first_s, told_s)
+        elif not request.interruptions:
+            request.first_s = max(request.first_s, told_s)
         if request.steps == 0 or not self.decodes:
-            request.finish_s = max(request.first_s, self.now_s) if request.produced else request.first_s
+            request.finish_s = max(request.first_s, at_s) if request.produced else request.first_s
             self._leave(rank, request, request.private_tokens)
             self.ended.append(request)
             return
@@ -286,11 +330,11 @@ class Engine:
         if rank.prefixes is not None and request.blocks:
             rank.prefixes.unpin(request.blocks)
 
-    def _retire(self, rank: Rank, lane: int) -> None:
-        batch, cycle = rank.lanes[lane], self._cycles[lane]
+    def _retire(self, rank: Rank, lane: int, cycle: int, at_s: float) -> None:
+        batch = rank.lanes[lane]
         while batch and batch[0][0] <= cycle:
             _, _, request = heappop(batch)
-            request.finish_s = self.now_s
+            request.finish_s = at_s
             rank.queue.served(request, request.steps)
             self._stop_decoding(rank, request, request.steps)
             self.ended.append(request)
@@ -315,15 +359,28 @@ class Engine:
     def _cycle_s(self, growth: float = 0.0) -> float:
         """Return seconds of one step of every micro-batch, once each sequence is `growth` tokens longer."""
         times = self.model.times
+        if self._is_plain:
+            rank = self.ranks[0]
+            more_context = rank.more_context(times.context_tokens) + growth
+            return times.decode_s(len(rank.lanes[0]), more_context) * self.slowdown
         more = [rank.more_context(times.context_tokens) + growth for rank in self.ranks]
-        cycle = sum(
-            max(times.decode_s(len(rank.lanes[k]), m) for rank, m in zip(self.ranks, more, strict=True))
+        steps = [
+            times.step_s(
+                [Batch(len(rank.lanes[k]), 0, [], m) for rank, m in zip(self.ranks, more, strict=True)]
+            )
             for k in range(len(self._cycles))
-        )
-        return cycle * self.slowdown
+        ]
+        return cycle_s(steps) * self.slowdown
 
     def _cycles_left(self) -> int:
-        """Return how many cycles nothing but decoding happens: until one ends, or the caches are full."""
+        """Return how many cycles nothing but decoding happens: until one ends, or the caches are full.
+
+        In a pipeline the last of them, whose ends come one by one, is not among them, and there are none
+        while long steps hold up others.
+        """
+        last = len(self._cycles) > 1
+        if last and self._unsettled:
+            return 0
         left = min(
             rank.lanes[k][0][0] - self._cycles[k]
             for rank in self.ranks
@@ -333,7 +390,7 @@ class Engine:
         for rank in self.ranks:
             if rank.decoding > 1:
                 left = min(left, int((self.model.cache_tokens - rank.held_tokens) // rank.decoding) + 1)
-        return max(1, left)
+        return max(0, left - 1) if last else max(1, left)
 
     def next_end_s(self) -> float:
         """Return a time before which nothing ends here unless something arrives; inf if nothing runs."""
@@ -341,28 +398,35 @@ class Engine:
             return self.now_s
         if not any(rank.running for rank in self.ranks):
             return inf
-        return self.now_s + self._cycles_left() * self._cycle_s()
+        count = self._cycles_left()
+        return self.now_s + count * self._cycle_s() if count else self.now_s
 
     def step(self) -> None:
         """Run to the next moment at which something may end."""
         if any(self._can_start(rank) for rank in self.ranks):
             self._slot()
         elif any(rank.running for rank in self.ranks):
-            self._stride(inf)
+            self._decode(inf)
 
-    def _stride(self, until_s: float) -> None:
+    def _decode(self, until_s: float) -> None:
         """Run whole cycles of all micro-batches up to the next end of a request or to `until_s`."""
-        lanes = range(len(self._cycles))
         count = self._cycles_left()
-        if until_s < inf:
-            count = max(1, min(count, ceil((until_s - self.now_s) / self._cycle_s())))
-        cycle_s = self._cycle_s(0.5 * (count - 1))
-        self._pass(count * cycle_s, count * len(self._cycles), with_prompts=False)
-        self.now_s += count * cycle_s
-        for k in lanes:
-            self._cycles[k] += count
+        if count and until_s < inf:
+            cycles = (until_s - self.now_s) / self._cycle_s()
+            count = min(count, int(cycles) if len(self._cycles) > 1 else max(1, ceil(cycles)))
+        if not count:
+            self._slot()
+            return
+        time_s = count * self._cycle_s(0.5 * (count - 1))
+        self._pass(time_s, count * len(self._cycles), with_prompts=False)
+        self._convoy.delay(time_s)
+        self.now_s += time_s
+        self._cycles = [cycle + count for cycle in self._cycles]
+        for step in self._in_flight:
+            step.leaves_s += time_s
+            step.cycle += count
         for rank in self.ranks:
             self._grow(rank, count * rank.decoding)
-            for k in lanes:
-                self._retire(rank, k)
+            if not self._in_flight:
+                self._retire(rank, 0, self._cycles[0], self.now_s)
             self._make_room(rank)

@@ -1,7 +1,8 @@
 """A fixed number of clients, each of which sends its next request when its last one has ended.
 
-Requests pass one or two groups of engines (prefill, then decode). Clients stay with an engine and a rank of
-each group, spread as evenly as they can be, and all start at once, as benchmarks of a fixed concurrency do.
+Requests pass one or two groups of engines (prefill, then decode). All clients start at once, as benchmarks of
+a fixed concurrency do. In front of one group they stay with an engine and a rank, spread as evenly as can be;
+in front of two, requests go to the engine that has the fewest for its share, ties to the next in turn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf, nextafter
 
-from planner.simulate.serving_engine import Engine
+from planner.simulate.serving_engine import Engine, Rank
 from planner.simulate.serving_request import Request
 
 
@@ -25,17 +26,22 @@ class _Seat:
     """An engine and its front end, which hands over at most `quota` requests between two steps.
 
     Who comes while an engine runs is seen after the step that is about to start: engines prepare the next
-    step while one runs.
+    step while one runs. Engines that only prefill or only decode see everyone at the next step.
     """
 
     engine: Engine
     half: int
     quota: int
     inbox: deque[tuple[int, Request]] = field(default_factory=deque[tuple[int, Request]])
+    inside: int = 0
 
     def arrive(self, turn: int, request: Request) -> None:
         """Take a request in for the rank whose turn it is, and hand it over if the engine idles."""
         self.engine.advance(request.ready_s)
+        self.inside += 1
+        if not (self.engine.prefills and self.engine.decodes):
+            self._rank(turn).admit(request)
+            return
         self.inbox.append((turn, request))
         if self.engine.next_end_s() == inf:
             self._hand_over()
@@ -53,12 +59,20 @@ class _Seat:
         self._hand_over()
         ended = self.engine.ended
         self.engine.ended = []
+        self.inside -= len(ended)
         return ended
 
     def _hand_over(self) -> None:
         for _ in range(min(self.quota, len(self.inbox))):
             turn, request = self.inbox.popleft()
-            self.engine.ranks[turn % len(self.engine.ranks)].admit(request)
+            self._rank(turn).admit(request)
+
+    def _rank(self, turn: int) -> Rank:
+        """Return the rank of a request: in turn, and of those that only decode the one with the fewest."""
+        ranks = self.engine.ranks
+        if self.engine.prefills or len(ranks) == 1:
+            return ranks[turn % len(ranks)]
+        return min(ranks, key=lambda rank: rank.running + len(rank.queue))
 
 
 def _places(shares: Sequence[float], num_clients: int) -> list[tuple[int, int]]:
@@ -95,13 +109,17 @@ class ClosedLoop:
     )
     _client: dict[int, int] = field(default_factory=dict[int, int])
     _seats: list[_Seat] = field(default_factory=list[_Seat])
+    _turns: list[int] = field(default_factory=list[int])
     _serial: int = 0
 
     def run(self, requests: Sequence[Request]) -> None:
         """Send all requests, in order, and run until the last has ended."""
         waiting = iter(requests)
         shares = self.shares or [[1.0] * len(group) for group in self.halves]
-        self._places = [_places(share, self.num_clients) for share in shares]
+        self.shares = shares
+        self._turns = [0] * len(self.halves)
+        if len(self.halves) == 1:
+            self._places = [_places(share, self.num_clients) for share in shares]
         for client in range(self.num_clients):
             self._launch(client, 0.0, waiting)
         self._seats = [
@@ -137,11 +155,25 @@ class ClosedLoop:
     def _arrive(self) -> int:
         """Let the next request arrive; return the number of its engine."""
         _, _, client, half, request = heappop(self._events)
-        number, turn = self._places[half][client]
-        request.place = sum(len(earlier) for earlier in self.halves[:half]) + number
+        before = sum(len(earlier) for earlier in self.halves[:half])
+        number, turn = self._places[half][client] if self._places else self._fewest(half, before)
+        request.place = before + number
         self._client[id(request)] = client
         self._seats[request.place].arrive(turn, request)
         return request.place
+
+    def _fewest(self, half: int, before: int) -> tuple[int, int]:
+        """Return the engine that has the fewest requests for its share, and the turn of the request there."""
+        shares, first = self.shares[half], self._turns[half]
+        self._turns[half] += 1
+        engines = range(first, first + len(shares))
+        seats = self._seats[before : before + len(shares)]
+
+        def filled(number: int) -> float:
+            number %= len(shares)
+            return (seats[number].inside + 1) / max(shares[number], 1e-12)
+
+        return min(engines, key=filled) % len(shares), first // len(shares)
 
     def _end(self, request: Request, half: int, waiting: Iterator[Request]) -> None:
         client = self._client.pop(id(request))

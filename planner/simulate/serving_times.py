@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,12 +28,25 @@ _THROWS_BACK = ("vllm",)
 _ROLES: dict[str, Role] = {"aggregated": "aggregated", "prefill": "prefill", "decode": "decode"}
 
 
+class Batch(NamedTuple):
+    """What a rank has in a step: decoding sequences, prompt tokens, and (first, last) tokens of prompts.
+
+    `more_context` is by how many tokens the decoding sequences are longer than the tables' own.
+    """
+
+    decode: int
+    prompt: int
+    pieces: list[tuple[int, int]]
+    more_context: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTimes:
     """Seconds on each distinct stage, which occurs `counts` times.
 
     `tokens[row][m]` for m tokens in a step, `sequences[row][d]` for d of them decoding, `prompt[row][n]`
-    for the attention of the first n tokens of a prompt (a piece of it costs the difference). `sequences`
+    for the attention of the first n tokens of a prompt (a piece of it costs the difference), and, where
+    ranks share the experts, `shared[row][m]` on top for m tokens per rank in the mean. `sequences`
     holds for sequences of `context_tokens` cached tokens in the mean; `per_context[row][d]` is what each
     token more costs.
     """
@@ -40,9 +55,9 @@ class StepTimes:
     tokens: tuple[list[float], ...]
     sequences: tuple[list[float], ...]
     prompt: tuple[list[float], ...]
-    decode_only: list[float]
     per_request_s: float
     prompt_step_s: tuple[float, ...]
+    shared: tuple[list[float], ...] = ()
     context_tokens: float = 0.0
     per_context: tuple[list[float], ...] = ()
 
@@ -51,40 +66,52 @@ class StepTimes:
         """Pipeline stages."""
         return sum(self.counts)
 
-    def slot_s(
-        self, decode: int, prompt: int, pieces: list[tuple[int, int]], more_context: float = 0.0
-    ) -> float:
-        """Return seconds of a step on the slowest stage; `pieces` are (first, last) tokens of prompts.
+    def step_s(self, batches: Sequence[Batch]) -> tuple[float, float]:
+        """Return seconds of a step of all ranks on the slowest stage, and on all stages together.
 
-        `more_context` is by how many tokens the decoding sequences are longer than `context_tokens`.
+        Ranks wait for the fullest, experts compute the tokens of all. Nothing to do takes no time.
         """
-        if not prompt:
-            return self.decode_s(decode, more_context)
-        return max(
-            self.tokens[row][decode + prompt]
-            + self.sequences[row][decode]
-            + self.prompt_step_s[row]
-            + sum(reach[end] - reach[start] for start, end in pieces)
-            + (self.per_context[row][decode] * more_context if self.per_context else 0.0)
-            for row, reach in enumerate(self.prompt)
-        )
+        busy = [batch for batch in batches if batch.decode or batch.prompt]
+        if not busy:
+            return 0.0, 0.0
+        slot_s = through_s = 0.0
+        mean = sum(b.decode + b.prompt for b in busy) / len(batches) if self.shared else 0.0
+        for row, count in enumerate(self.counts):
+            seconds = self._rank_s(row, busy[0])
+            for batch in busy[1:]:
+                seconds = max(seconds, self._rank_s(row, batch))
+            if self.shared:
+                seconds += _between(self.shared[row], mean)
+            slot_s = max(slot_s, seconds)
+            through_s += seconds * count
+        return slot_s, through_s
 
-    def decode_s(self, decode: int, more_context: float = 0.0) -> float:
-        """Return seconds of a step without prompts on the slowest stage."""
-        if not self.per_context:
-            return self.decode_only[decode]
-        if len(self.counts) == 1:
-            return self.decode_only[decode] + self.per_context[0][decode] * more_context
-        return max(
-            tokens[decode] + sequences[decode] + per_context[decode] * more_context
-            for tokens, sequences, per_context in zip(
-                self.tokens, self.sequences, self.per_context, strict=True
-            )
-        )
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step takes what one rank on one kind of stage takes by itself."""
+        return len(self.counts) == 1 and not self.shared
 
-    def fill_s(self, slot_s: float) -> float:
-        """Return what a step takes to pass the other stages."""
-        return slot_s * (self.num_stages - 1)
+    def decode_s(self, decode: int, more_context: float) -> float:
+        """Return seconds of a step without prompts of a rank, where times are plain."""
+        seconds = self.tokens[0][decode] + self.sequences[0][decode]
+        return seconds + self.per_context[0][decode] * more_context if self.per_context else seconds
+
+    def _rank_s(self, row: int, batch: Batch) -> float:
+        """Return seconds that a rank takes by itself."""
+        decode = batch.decode
+        seconds = self.tokens[row][decode + batch.prompt] + self.sequences[row][decode]
+        if self.per_context:
+            seconds += self.per_context[row][decode] * batch.more_context
+        if batch.prompt:
+            reach = self.prompt[row]
+            seconds += self.prompt_step_s[row] + sum(reach[end] - reach[start] for start, end in batch.pieces)
+        return seconds
+
+
+def _between(values: list[float], at: float) -> float:
+    """Return a list's value at a fractional index."""
+    low = int(at)
+    return values[low] + (at - low) * (values[low + 1] - values[low]) if at > low else values[low]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,9 +281,13 @@ def _shape(pool: Pool, group: NodeGroup) -> ReplicaShape:
 
 def _lists(own: TimeTables, prompts: _Prompts, budget: int, context_tokens: float) -> StepTimes:
     top = min(int(own.token_grid[-1]), budget + int(own.sequence_grid[-1]))
-    tokens = interpolate(own.token_grid, own.token_time_s, np.arange(top + 1, dtype=np.float64))
-    most = int(own.sequence_grid[-1])
-    every = np.arange(most + 1, dtype=np.float64)
+    up_to_top = np.arange(top + 1, dtype=np.float64)
+    tokens = interpolate(own.token_grid, own.token_time_s, up_to_top)
+    shared: tuple[list[float], ...] = ()
+    if own.shared_time_s is not None:
+        together = interpolate(own.token_grid, own.shared_time_s, up_to_top)
+        tokens, shared = tokens - together, tuple(row.tolist() for row in together)
+    every = np.arange(int(own.sequence_grid[-1]) + 1, dtype=np.float64)
     sequences = interpolate(own.sequence_grid, own.sequence_time_s, every)
     elsewhere = interpolate(prompts.tables.sequence_grid, prompts.tables.sequence_time_s, every)
     apart = prompts.context_tokens - context_tokens
@@ -265,15 +296,14 @@ def _lists(own: TimeTables, prompts: _Prompts, budget: int, context_tokens: floa
     points = np.concatenate(([0.0], prompts.grid.astype(np.float64)))
     attention = prompts.tables.prompt_attention_s
     prompt = [np.interp(reach, points, np.concatenate(([0.0], row))) for row in attention]
-    both = (tokens[:, : min(most, top) + 1] + sequences[:, : min(most, top) + 1]).max(axis=0)
     return StepTimes(
         counts=tuple(round(float(c)) for c in own.stage_counts),
         tokens=tuple(row.tolist() for row in tokens),
         sequences=tuple(row.tolist() for row in sequences),
         prompt=tuple(row.tolist() for row in prompt),
-        decode_only=both.tolist(),
         per_request_s=own.per_request_s,
         prompt_step_s=tuple(np.broadcast_to(own.prompt_step_s, len(tokens)).tolist()),
+        shared=shared,
         context_tokens=context_tokens,
         per_context=tuple(row.tolist() for row in per_context),
     )
