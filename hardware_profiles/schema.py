@@ -304,8 +304,9 @@ class SoftwareProfile(_Sourced):
     `memory_fraction` is a share of `memory_scope`: of the ``device`` for everything, of the device for
     weights and caches alone (``static``; activations and graphs live in the rest), or of what weights and
     buffers leave ``free`` for the caches. Products in `tuned_formats` run the quickest of the libraries'
-    kernels, which the engine tries out when it starts. `vendors` lists whose devices the engine runs on
-    (empty: not known, any).
+    kernels, which the engine tries out when it starts. With `random_prefill_ranks` the attention rank that
+    computes a prompt for a decode worker is drawn, else ranks take turns. `vendors` lists whose devices the
+    engine runs on (empty: not known, any).
     """
 
     engine: str
@@ -325,6 +326,7 @@ class SoftwareProfile(_Sourced):
     compute_scale: CountFact | None = None
     kernel_software: tuple[str, ...] = ()
     tuned_formats: tuple[str, ...] = ()
+    random_prefill_ranks: bool = False
     vendors: tuple[str, ...] = ()
     notes: str = ""
 

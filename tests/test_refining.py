@@ -30,11 +30,12 @@ FULL = {
     "model": "llama-3.2-1b",
     "cluster": "1x2xh100",
     "workload": LENGTHS,
-    "slo": {"ttft": "60ms", "tpot": "6ms"},
+    "slo": {"ttft": "90ms", "tpot": "6ms"},
+    "modes": ["disaggregated"],
     "objective": "max_throughput",
 }
 EASY = {**FULL, "objective": "min_devices", "workload": {**LENGTHS, "rate": 5.0}}
-TIGHT = {"workload": LENGTHS, "slo": {"ttft": "45ms", "tpot": "4ms"}, "rate": 200}
+TIGHT = {"workload": LENGTHS, "slo": {"ttft": "75ms", "tpot": "4ms"}, "rate": 200}
 FLEET = spec({**CHAT, **TIGHT}, objective="min_devices")
 
 
@@ -61,7 +62,7 @@ def test_a_plan_whose_limits_break_is_replaced_by_the_best_that_holds() -> None:
     first, refined = full(refine=False), full(refine=True)
     told = trials(refined)
     assert told[0]["objective"] == first.objective.value
-    assert told[0]["models"]["plan"]["broken_limits"]["ttft"][0] > 0.06 * 1.02
+    assert told[0]["models"]["plan"]["broken_limits"]["ttft"][0] > 0.09 * 1.02
     held = [t["objective"] for t in told if not t["models"]["plan"]["broken_limits"]]
     assert refined.objective.value == max(held)
     assert "refined" in codes(refined)
@@ -100,7 +101,7 @@ def test_a_fleet_takes_more_devices_where_a_queue_is_longer_than_was_thought() -
     assert plain.objective.value is not None
     assert refined.objective.value is not None
     assert refined.objective.value > plain.objective.value == refined.objective.bound
-    assert trials(refined)[0]["models"]["chat"]["broken_limits"]["ttft"][0] > 0.045
+    assert trials(refined)[0]["models"]["chat"]["broken_limits"]["ttft"][0] > 0.075 * 1.02
     reports = simulated(refined, problem_of(refined))
     assert all(report.verdict.broken == () for report in reports.values())
 
@@ -133,7 +134,7 @@ def test_the_command_refines_and_simulate_agrees(tmp_path: Path, capsys: pytest.
     assert read_plan(tmp_path / "refined.json").pools == full(refine=True).pools
     capsys.readouterr()
     assert main(["simulate", str(tmp_path / "plain.json")]) == 0
-    assert "the limit on ttft, 0.06 s, is broken" in capsys.readouterr().err
+    assert "the limit on ttft, 0.09 s, is broken" in capsys.readouterr().err
     assert main(["simulate", str(tmp_path / "refined.json"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["broken_limits"] == {}
 

@@ -160,9 +160,36 @@ def _attention_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
     return np.array(sums) * pattern.prompt_tokens / everyone
 
 
+def num_waves(num_clients: int) -> int:
+    """Return how many requests of each client are followed: as a benchmark has, fewer of many clients."""
+    return max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(num_clients, 1)))
+
+
+def wave_weights(num_requests: int, num_clients: int) -> FloatArray:
+    """Return the share of a benchmark that each request stands for.
+
+    Where fewer are followed than a benchmark has, the first of every client, all of which come at once, is
+    one in ten all the same.
+    """
+    first = min(num_clients, num_requests)
+    if first in (0, num_requests):
+        return np.full(num_requests, 1.0 / max(num_requests, 1))
+    weights = np.full(num_requests, (1.0 - 1.0 / WAVES) / (num_requests - first))
+    weights[:first] = 1.0 / WAVES / first
+    return weights
+
+
+def weighted_percentiles(values: FloatArray, weights: FloatArray, percentiles: FloatArray) -> FloatArray:
+    """Return percentiles of values that stand for shares of all; the lowest that reaches each."""
+    order = np.argsort(values, kind="stable")
+    share = np.cumsum(weights[order])
+    at = np.searchsorted(share, percentiles / 100.0 - 1e-12)
+    return values[order][np.minimum(at, values.size - 1)]
+
+
 def closed_loop_pattern(requests: Requests, loop: Loop, how: Discipline) -> Pattern:
     """Return the pattern of a closed loop (see `Pattern`); equal questions are answered once."""
-    waves = max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(loop.num_clients, 1)))
+    waves = num_waves(loop.num_clients)
     at_once = admitted_per_step(loop.num_clients, requests.mean_steps * loop.num_stages)
     return _pattern(_lengths(requests), loop, how, waves, at_once)
 

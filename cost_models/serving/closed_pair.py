@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from random import Random
 
 import numpy as np
 
 from cost_models.cost import FloatArray
-from cost_models.serving.closed_loop import WAVES
+from cost_models.serving.closed_loop import num_waves, wave_weights, weighted_percentiles
 from cost_models.serving.iteration import step_time
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
 
-_MAX_REQUESTS = 4000
-_MIN_WAVES = 3
 _SEED = 20260821
 _ROUND = 1e-9
 _ARRIVE, _PREFILLED, _HANDED_OVER, _DECODED = range(4)
@@ -29,11 +28,15 @@ _ARRIVE, _PREFILLED, _HANDED_OVER, _DECODED = range(4)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillPool:
-    """Workers that only prefill, `token_budget` tokens per step of one rank."""
+    """Workers that only prefill, `token_budget` tokens per step of one rank.
+
+    The rank of a request is the next in turn, or drawn.
+    """
 
     tables: TimeTables
     num_workers: int
     token_budget: int
+    random_ranks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +66,7 @@ class PairTimes:
 
     def percentile(self, values: FloatArray, percentiles: FloatArray) -> FloatArray:
         """Return percentiles of a value over requests."""
-        order = np.argsort(values, kind="stable")
-        share = np.cumsum(self.weights[order])
-        return values[order][np.minimum(np.searchsorted(share, percentiles / 100.0), values.size - 1)]
+        return weighted_percentiles(values, self.weights, percentiles)
 
 
 def pair_times(
@@ -80,7 +81,7 @@ def pair_times(
     Source: own event model; the hand-over as in the documents of Dynamo, SGLang and TensorRT-LLM on
     disaggregated serving.
     """
-    waves = max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // max(num_clients, 1)))
+    waves = num_waves(num_clients)
     rng = np.random.default_rng(_SEED)
     drawn = rng.choice(requests.weights.size, size=waves * num_clients, p=requests.weights)
     # both engines take a request in: tokenise or admit it, and send something on
@@ -94,12 +95,11 @@ def pair_times(
         handover_s=np.broadcast_to(handover, requests.weights.shape)[drawn].tolist(),
         steps=np.ceil(requests.steps[drawn]).tolist(),
         held=(requests.input_tokens[drawn] + requests.steps[drawn]).tolist(),
-        prefill=[_PrefillWorker(prefill, chunk_s) for _ in range(prefill.num_workers)],
+        prefill=[_PrefillWorker(prefill, chunk_s, seed) for seed in range(prefill.num_workers)],
         decode=[_DecodeWorker(decode, step_s) for _ in range(decode.num_workers)],
     )
     end_s = run.run()
-    weights = np.full(drawn.size, (1.0 - 1.0 / WAVES) / (drawn.size - num_clients))
-    weights[:num_clients] = 1.0 / WAVES / num_clients
+    weights = wave_weights(drawn.size, num_clients)
     arrived, first, ended = (np.array(times) for times in (run.arrived_s, run.first_s, run.ended_s))
     decoding = ended - first
     return PairTimes(
@@ -126,6 +126,7 @@ class _PrefillWorker:
 
     __slots__ = (
         "_budget",
+        "_draw",
         "_fill_s",
         "_queues",
         "_shared_s",
@@ -136,15 +137,20 @@ class _PrefillWorker:
         "running",
     )
 
-    def __init__(self, pool: PrefillPool, times: tuple[list[float], list[float], list[float]]) -> None:
+    def __init__(
+        self, pool: PrefillPool, times: tuple[list[float], list[float], list[float]], seed: int
+    ) -> None:
         self._step_s, self._shared_s, self._fill_s = times
         self._budget = pool.token_budget
         self._queues: list[deque[int]] = [deque() for _ in range(pool.tables.num_attention_ranks)]
         self.num_inside, self.running, self.busy_s = 0, False, 0.0
         self._turn = 0
+        self._draw = Random(seed) if pool.random_ranks else None
 
     def take(self, request: int) -> None:
-        """Queue a request at the next rank in turn."""
+        """Queue a request at its rank."""
+        if self._draw is not None:
+            self._turn = self._draw.randrange(len(self._queues))
         self._queues[self._turn].append(request)
         self._turn = (self._turn + 1) % len(self._queues)
         self.num_inside += 1

@@ -38,20 +38,14 @@ class Simulator:
 
     def simulate(self, evaluator: Evaluator, setup: Setup) -> Mapping[str, float]:
         """Return the end-to-end time and that to the first token, as the measured figures are meant."""
-        import numpy as np
-
         from planner.accuracy.serving.predict import percentile_of
 
         load = _load(setup)
         run = self.engines.run(evaluator, setup.halves, load) if load is not None else None
         if run is None:
             return {}
-        if setup.log is not None:
-            return {"e2e": float(run.e2e_s.mean()), "ttft": float(np.percentile(run.ttft_s, 90.0))}
-        at = percentile_of(setup)
-        if at is None:
-            return {"e2e": float(run.e2e_s.mean()), "ttft": float(run.ttft_s.mean())}
-        return {"e2e": float(np.percentile(run.e2e_s, at)), "ttft": float(np.percentile(run.ttft_s, at))}
+        first, whole = (90.0, None) if setup.log is not None else (percentile_of(setup),) * 2
+        return {"e2e": run.statistic(run.e2e_s, whole), "ttft": run.statistic(run.ttft_s, first)}
 
 
 def _load(setup: Setup) -> FixedLoad | None:
@@ -66,12 +60,16 @@ def _load(setup: Setup) -> FixedLoad | None:
     return FixedLoad(rate_rps=setup.load) if setup.kind == "open" else None
 
 
-def simulated_table(path: Path) -> list[ScoredRun]:
-    """Return the rows of a table of serving runs with what the cost model and the simulator say of them."""
-    from planner.accuracy.serving.run import score_serving
+def simulated_table(path: Path, sample: int | None = None) -> list[ScoredRun]:
+    """Return the rows of a table of serving runs with what the cost model and the simulator say of them.
+
+    With a sample at most so many of every source, device, engine and mode.
+    """
+    from planner.accuracy.serving.run import Asked, score_serving
     from planner.cli._accuracy_serving import find_group, find_model
 
-    return score_serving(path, find_model, find_group, second=Simulator())
+    asked = Asked(sample=sample, progress=new_diagnostics().progress)
+    return score_serving(path, find_model, find_group, second=Simulator(), asked=asked)
 
 
 def show_simulated(runs: Sequence[ScoredRun], *, as_json: bool) -> None:

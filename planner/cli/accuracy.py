@@ -31,6 +31,9 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Simulate the runs of --serving too, and compare.")
     ] = False,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="Simulate only so many runs of each kind.")
+    ] = None,
     training: Annotated[
         Path | None,
         typer.Option("--training", help="CSV of measured training runs: step times, throughput, memory."),
@@ -55,8 +58,8 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     Rows that cannot be priced are counted as refusals with their reasons. Beside the model stand the naive
     roofline and the best constant: the roofline times the one factor that fits these very rows best.
     """
-    if simulate:
-        _simulate_runs(serving, as_json=as_json)
+    if simulate or sample is not None:
+        _simulate_runs(serving, sample, as_json=as_json)
         return
     if scoreboard is not None:
         _write_scoreboard(scoreboard, serving, training)
@@ -78,14 +81,14 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     _score_kernels(kernels, calibration, as_json=as_json)
 
 
-def _simulate_runs(serving: Path | None, *, as_json: bool) -> None:
+def _simulate_runs(serving: Path | None, sample: int | None, *, as_json: bool) -> None:
     if serving is None:
         raise InputError(
             "nothing to simulate", key="--simulate", hint="Give a CSV: newel accuracy --serving runs.csv"
         )
     from planner.cli._accuracy_simulated import show_simulated, simulated_table
 
-    show_simulated(simulated_table(serving), as_json=as_json)
+    show_simulated(simulated_table(serving, sample), as_json=as_json)
 
 
 def _write_scoreboard(folder: Path, serving: Path | None, training: Path | None) -> None:

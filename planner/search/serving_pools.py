@@ -326,7 +326,10 @@ class PoolTables:
         return self._transfer_s(self.catalogue.offers[pick.offer], pick.context)
 
     def _transfers_s(self, offers: Sequence[Offer], context: Context) -> FloatArray:
-        """Return the cache transfers of offers; those of equal caches and lanes on a group are the same."""
+        """Return what hand-overs of offers take: the cache crosses, and the decode worker takes requests in.
+
+        Transfers of equal caches and lanes on a group are the same; both sides run the same engine.
+        """
         known: dict[tuple[int, str, str, int], FloatArray] = {}
         found: list[FloatArray] = []
         for offer in offers:
@@ -334,7 +337,7 @@ class PoolTables:
             key = (offer.group, shape.engine, shape.kv_fmt, min(context.lanes, offer.cache_lanes))
             if key not in known:
                 known[key] = self._transfer_s(offer, context)
-            found.append(known[key])
+            found.append(known[key] + offer.replica.tables.per_request_s)
         return np.array(found)
 
     def _transfer_s(self, offer: Offer, context: Context) -> FloatArray:

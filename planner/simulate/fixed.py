@@ -8,7 +8,12 @@ from math import inf
 
 import numpy as np
 
-from cost_models.serving.closed_loop import admitted_per_step
+from cost_models.serving.closed_loop import (
+    admitted_per_step,
+    num_waves,
+    wave_weights,
+    weighted_percentiles,
+)
 from cost_models.work import KvTransfer, LinkSpec
 from planner.ir.trace import RequestTrace
 from planner.simulate.routing.least_loaded import ROUTER as LEAST_LOADED
@@ -20,10 +25,6 @@ from planner.space.evaluate import Evaluator, FixedReplica
 
 FloatArray = np.ndarray[tuple[int], np.dtype[np.float64]]
 
-WAVES = 10
-"""Requests per client: the usual ratio of prompts to concurrency in benchmarks."""
-_MAX_REQUESTS = 4000
-_MIN_WAVES = 3
 _NUM_OPEN = 2000
 _SEED = 20260821
 _MAX_MODELS = 16
@@ -46,14 +47,22 @@ class FixedLoad:
 class SimulatedRun:
     """What every request saw, seconds, and output tokens per second of the whole configuration.
 
-    `tpot_s` leaves out requests of a single token.
+    `tpot_s` leaves out requests of a single token; `weights` are the shares of a benchmark that requests
+    stand for.
     """
 
     ttft_s: FloatArray
     tpot_s: FloatArray
     e2e_s: FloatArray
+    weights: FloatArray
     output_tokens_per_s: float
     interruptions: int
+
+    def statistic(self, values: FloatArray, percentile: float | None) -> float:
+        """Return a percentile of what all requests saw, or the mean where none is asked for."""
+        if percentile is None:
+            return float(self.weights @ values)
+        return float(weighted_percentiles(values, self.weights, np.array([percentile]))[0])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,7 +101,7 @@ class FixedSimulator:
             loop.run(requests)
         else:
             _open_loop(groups, requests, transfer_s)
-        return _seen(requests)
+        return _seen(requests, load.num_clients or 0)
 
     def _model(self, evaluator: Evaluator, half: FixedReplica, longest: int) -> ReplicaModel | None:
         key = (id(evaluator), half, longest)
@@ -141,7 +150,7 @@ def _requests(evaluator: Evaluator, load: FixedLoad) -> list[Request]:
 def _count(load: FixedLoad) -> int:
     if load.num_clients is None:
         return _NUM_OPEN
-    return load.num_clients * max(_MIN_WAVES, min(WAVES, _MAX_REQUESTS // load.num_clients))
+    return load.num_clients * num_waves(load.num_clients)
 
 
 def _transfer_per_token_s(evaluator: Evaluator, halves: Sequence[FixedReplica], load: FixedLoad) -> float:
@@ -174,7 +183,7 @@ def _open_loop(groups: Sequence[Sequence[Engine]], requests: Sequence[Request], 
             engine.advance(inf)
 
 
-def _seen(requests: Sequence[Request]) -> SimulatedRun:
+def _seen(requests: Sequence[Request], num_clients: int) -> SimulatedRun:
     arrival = np.array([r.arrival_s for r in requests])
     first = np.array([r.first_s for r in requests])
     finish = np.array([r.finish_s for r in requests])
@@ -185,6 +194,7 @@ def _seen(requests: Sequence[Request]) -> SimulatedRun:
         ttft_s=first - arrival,
         tpot_s=(finish - first)[decoded] / steps[decoded],
         e2e_s=finish - arrival,
+        weights=wave_weights(len(requests), num_clients),
         output_tokens_per_s=float((steps + 1.0).sum()) / span,
         interruptions=sum(r.interruptions for r in requests),
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf, nextafter
+from random import Random
 
 from planner.simulate.serving_engine import Engine, Rank
 from planner.simulate.serving_request import Request
@@ -34,6 +35,7 @@ class _Seat:
     quota: int
     inbox: deque[tuple[int, Request]] = field(default_factory=deque[tuple[int, Request]])
     inside: int = 0
+    draw: Random = field(default_factory=Random)
 
     def arrive(self, turn: int, request: Request) -> None:
         """Take a request in for the rank whose turn it is, and hand it over if the engine idles."""
@@ -68,8 +70,10 @@ class _Seat:
             self._rank(turn).admit(request)
 
     def _rank(self, turn: int) -> Rank:
-        """Return the rank of a request: in turn, and of those that only decode the one with the fewest."""
+        """Return the rank of a request: in turn or drawn, and of those that only decode the emptiest."""
         ranks = self.engine.ranks
+        if not self.engine.decodes and self.engine.model.random_prefill_ranks:
+            return self.draw.choice(ranks)
         if self.engine.prefills or len(ranks) == 1:
             return ranks[turn % len(ranks)]
         return min(ranks, key=lambda rank: rank.running + len(rank.queue))
@@ -123,9 +127,9 @@ class ClosedLoop:
         for client in range(self.num_clients):
             self._launch(client, 0.0, waiting)
         self._seats = [
-            _Seat(engine=engine, half=half, quota=self.admitted_per_step)
+            _Seat(engine=engine, half=half, quota=self.admitted_per_step, draw=Random(number))
             for half, group in enumerate(self.halves)
-            for engine in group
+            for number, engine in enumerate(group)
         ]
         ends = [inf] * len(self._seats)
         while True:

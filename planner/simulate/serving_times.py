@@ -118,7 +118,8 @@ def _between(values: list[float], at: float) -> float:
 class ReplicaModel:
     """A replica as the simulation sees it; limits count per attention rank, the cache in tokens.
 
-    `reserved_share` is the share of a request's output whose cache must be free before it starts.
+    `reserved_share` is the share of a request's output whose cache must be free before it starts. With
+    `random_prefill_ranks` the rank that computes a prompt for a decode worker is drawn.
     """
 
     times: StepTimes
@@ -127,6 +128,7 @@ class ReplicaModel:
     max_sequences: int
     cache_tokens: float
     reserved_share: float = 0.0
+    random_prefill_ranks: bool = False
     block_tokens: int = 0
     tiers: tuple[Tier, ...] = ()
 
@@ -202,6 +204,7 @@ def built_model(
         max_sequences=int(own.limits.max_sequences),
         cache_tokens=own.limits.cache_sequences * context,
         reserved_share=_reserved_share(builder.costs.software),
+        random_prefill_ranks=builder.costs.software.random_prefill_ranks,
     )
 
 

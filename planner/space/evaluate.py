@@ -28,6 +28,8 @@ from cost_models.serving.closed_loop import (
     loop_times,
     offline_pattern,
     run_s,
+    wave_weights,
+    weighted_percentiles,
 )
 from cost_models.serving.closed_pair import DecodePool, PrefillPool, pair_times
 from cost_models.serving.queueing import Arrivals
@@ -168,16 +170,18 @@ class Evaluator:
         `utilisation` is the share of steps that carry prompt tokens.
         """
         times = self._loop_times(fixed, replica, concurrency)
-        high = self.workload.slo.percentile or 50.0
-        rate = concurrency / float(times.e2e_s.mean())
+        weights = wave_weights(times.e2e_s.size, max(1, round(concurrency / fixed.replicas)))
+        high = np.array([self.workload.slo.percentile or 50.0])
+        e2e_s = float(weights @ times.e2e_s)
+        rate = concurrency / e2e_s
         tokens_per_s = rate * self.builder.requests.mean_output_tokens
         return Prediction(
-            ttft_s=float(times.ttft_s.mean()),
-            tpot_s=float(times.tpot_s.mean()),
-            e2e_s=float(times.e2e_s.mean()),
-            ttft_percentiles_s=_paired(np.percentile(times.ttft_s, PERCENTILES)),
-            tpot_high_s=float(np.percentile(times.tpot_s, high)),
-            e2e_percentiles_s=_paired(np.percentile(times.e2e_s, PERCENTILES)),
+            ttft_s=float(weights @ times.ttft_s),
+            tpot_s=float(weights @ times.tpot_s),
+            e2e_s=e2e_s,
+            ttft_percentiles_s=_paired(weighted_percentiles(times.ttft_s, weights, PERCENTILES)),
+            tpot_high_s=float(weighted_percentiles(times.tpot_s, weights, high)[0]),
+            e2e_percentiles_s=_paired(weighted_percentiles(times.e2e_s, weights, PERCENTILES)),
             rate_rps=rate,
             output_tokens_per_s=tokens_per_s,
             running_sequences=times.sequences * replica.curve.num_ranks * fixed.replicas,
@@ -356,8 +360,10 @@ def evaluate_pair(
     transfer = prefill.costs.model.price(KvTransfer(num_bytes=num_bytes, link=link, num_lanes=lanes)).time_s
     if prefill.workload.concurrency is not None:
         return _closed_pair(prefill, halves, (first, second), transfer)
+    # the decode worker takes a request in as the prefill worker did, and streams its first token
+    handover = (transfer + second.tables.per_request_s)[None, :]
     before = Pools.stack(
-        [first.curve], prefill.builder.requests, Arrivals(scv=prefill.workload.burstiness), transfer[None, :]
+        [first.curve], prefill.builder.requests, Arrivals(scv=prefill.workload.burstiness), handover
     )
     after = Pools.stack([second.curve], decode.builder.requests, Arrivals())
     return _Pair(
@@ -377,7 +383,12 @@ def _closed_pair(
     times = pair_times(
         concurrency,
         requests,
-        PrefillPool(tables=first.tables, num_workers=before.replicas, token_budget=before.token_budget),
+        PrefillPool(
+            tables=first.tables,
+            num_workers=before.replicas,
+            token_budget=before.token_budget,
+            random_ranks=prefill.costs.software.random_prefill_ranks,
+        ),
         DecodePool(
             tables=second.tables,
             num_workers=after.replicas,

@@ -39,6 +39,24 @@ def test_a_load_far_beyond_a_power_of_two_leaves_it_open(tmp_path: Path) -> None
     assert places(setups(tmp_path, "trtllm", "1,1,1,1,1,1,92,")) == [2048]
 
 
+def inferencex(folder: Path, fmt: str, *loads: int) -> list[int]:
+    path = folder / "runs.csv"
+    rows = [
+        f"h100,trtllm,llama-3.1-8b,{fmt},disagg,1,1,1,1,1,3,{load},,1000,100,9,5,inferencex-a"
+        for load in loads
+    ]
+    path.write_text("\n".join((HEADER + ",source", *rows)) + "\n", encoding="utf-8")
+    reader = SetupReader(find_model=find_model, find_group=find_group)
+    return places(with_places([reader.read(row) for row in read_rows(path)]))
+
+
+def test_recipes_of_a_source_say_how_loads_and_places_go_together(tmp_path: Path) -> None:
+    # one recipe per load of FP8 checkpoints: 18 clients of three workers with 4 places, 63 with 16
+    assert inferencex(tmp_path, "fp8", 9, 18, 63) == [2, 4, 16]
+    # one recipe for all loads otherwise, with up to half as many clients again as places
+    assert inferencex(tmp_path, "bf16", 12, 36, 72, 144) == [32, 32, 32, 32]
+
+
 def test_what_is_stated_is_taken(tmp_path: Path) -> None:
     assert places(setups(tmp_path, "trtllm", "1,1,1,1,1,2,36,16", "1,1,1,1,1,2,34,")) == [16, 16]
 

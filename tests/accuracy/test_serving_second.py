@@ -67,6 +67,22 @@ def test_the_command_tells_both(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "1 runs simulated" in shown.err
 
 
+def test_a_sample_has_runs_of_every_cell_and_the_same_figures() -> None:
+    everything = {run.row.line: run for run in simulated_table(RUNS)}
+    sample = [run for run in simulated_table(RUNS, sample=1) if run.setup is not None]
+    cells = {(r.row.source, r.row.text("gpu"), r.row.text("framework"), r.row.mode) for r in sample}
+    told = [run for run in everything.values() if run.setup is not None]
+    assert len(sample) == len(cells) < len(told)
+    assert cells == {(r.row.source, r.row.text("gpu"), r.row.text("framework"), r.row.mode) for r in told}
+    for run in sample:
+        assert run.simulated == everything[run.row.line].simulated
+
+
+def test_a_sample_is_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accuracy", "--serving", str(write_log(tmp_path)), "--sample", "1"]) == 0
+    assert "1 runs simulated" in capsys.readouterr().err
+
+
 def test_nothing_to_simulate_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["accuracy", "--simulate"]) == 2
     assert "nothing to simulate" in capsys.readouterr().err

@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import floor, log2
 
+from planner.accuracy.serving.recipes import has_recipe_per_load, most_overload
 from planner.accuracy.serving.setup import Setup
 
 _BUILT_TO_SIZE = ("trtllm",)
-_MOST_OVERLOAD = 4.0 / 3.0
-"""Highest load of a sweep over the places, beyond which the limit must have been another one."""
 
 
 def with_places(setups: Sequence[Setup]) -> list[Setup]:
@@ -44,12 +43,13 @@ def _sweep(setup: Setup) -> tuple[object, ...]:
     row = setup.row
     said = (row.source, row.text("version"), setup.engine, setup.device, setup.model_name)
     halves = tuple((half.strategy, half.replicas, half.weight_fmt) for half in setup.halves)
-    return (*said, setup.lengths, halves)
+    own_load = setup.load if has_recipe_per_load(row) else 0.0
+    return (*said, setup.lengths, halves, own_load)
 
 
 def _limited(setup: Setup, top: float) -> Setup:
     places = 2 ** floor(log2(max(top, 1.0)))
-    if top > places * _MOST_OVERLOAD:
+    if top > places * most_overload(setup.row, setup.halves[1].strategy.attention_dp):
         return setup
     prefill, decode = setup.halves
     return replace(setup, halves=(prefill, replace(decode, max_num_seqs=places)))

@@ -12,6 +12,7 @@ from planner.accuracy.serving.rows import ServingRow
 BENCHMARK_SEQUENCES = 4096
 """Sequences of a rank over all its micro-batches that trtllm-bench allows (its bench/build/tuning.py)."""
 _OVERVIEW = "perf-overview"
+_INFERENCEX = "inferencex"
 _LONG = ((128, 4096), (1000, 2000), (1024, 2048), (2048, 2048), (5000, 500), (8192, 1024), (1024, 8192))
 _LONGEST = ((20000, 2000), (32768, 1024), (1024, 32768))
 _SHORTEST = ((128, 128),)
@@ -41,3 +42,22 @@ def splits_attention_by_data(row: ServingRow) -> bool:
     """
     unstated = row.number("attn_dp") is None and row.number("ep") is None
     return _OVERVIEW in row.text("file") and row.text("version").startswith("1.") and unstated
+
+
+def most_overload(row: ServingRow, num_ranks: int) -> float:
+    """Return by how much the highest load of a sweep exceeds the places of its decode workers, at most.
+
+    Source: recipes of InferenceX for TensorRT-LLM through Dynamo (.github/configs/nvidia-master.yaml): 63
+    clients of 3 workers with 16 places, 18 of 3 with 4; ranks of attention have 7 to 30 % more than places,
+    and numbers of them that are no powers of two.
+    """
+    return 1.5 if _INFERENCEX in row.text("source") and num_ranks == 1 else 4.0 / 3.0
+
+
+def has_recipe_per_load(row: ServingRow) -> bool:
+    """Return whether decode workers were set up anew for every load of a sweep.
+
+    Source: the same file: recipes of FP8 checkpoints end with the load that they are for, and allow for as
+    many sequences as it needs (`ctx1_gen3_tep8_batch4_eplb0_mtp0_18`), those of NVFP4 serve all loads.
+    """
+    return _INFERENCEX in row.text("source") and row.text("quantization").lower() == "fp8"

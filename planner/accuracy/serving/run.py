@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -32,18 +33,33 @@ class SecondOpinion(Protocol):
         ...
 
 
+def _no_progress(_: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How much is scored: at most `sample` runs of each cell of scores; `progress` is told what is next."""
+
+    sample: int | None = None
+    progress: Callable[[str], None] = _no_progress
+
+
 def score_serving(
     path: Path,
     find_model: Callable[[str], ModelGraph],
     find_group: Callable[[str, int], NodeGroup],
     costs: Costs | None = None,
     second: SecondOpinion | None = None,
+    asked: Asked | None = None,
 ) -> list[ScoredRun]:
     """Return every row of a table of serving runs with its prediction or the reason why it has none.
 
     `find_model` and `find_group` (device, number of devices) look names up; `costs` prices an engine, by
-    default as the shipped profiles do. A second opinion is asked about every run that is predicted.
+    default as the shipped profiles do. A second opinion is asked about every run that is predicted. Of a
+    sample the runs that are not in it are left out, refused ones are not.
     """
+    asked = asked or Asked()
     read_log = second.read_log if second is not None else None
     reader = SetupReader(find_model=find_model, find_group=find_group, read_log=read_log)
     predictor = RunPredictor(costs=costs or _installed)
@@ -56,14 +72,33 @@ def score_serving(
         except CannotPriceError as error:
             refusals[index] = str(error)
     setups = dict(zip(setups, with_places(list(setups.values())), strict=True))
+    left_out = _left_out(setups, asked.sample)
     runs: list[ScoredRun] = []
     for index, row in enumerate(rows):
+        if index in left_out:
+            continue
+        asked.progress(f"run {index + 1} of {len(rows)}")
         setup = setups.get(index)
         run = ScoredRun(row=row, setup=setup, prediction=None, refusal=refusals.get(index, ""))
         if setup is not None:
             run = _scored(run, setup, predictor, second)
         runs.append(run)
     return runs
+
+
+def _left_out(setups: Mapping[int, Setup], sample: int | None) -> set[int]:
+    """Return the runs that are not in a sample: as many of every source, device, engine and mode, evenly."""
+    if sample is None:
+        return set()
+    cells: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, setup in setups.items():
+        row = setup.row
+        cells[row.source, row.text("gpu"), row.text("framework"), row.mode].append(index)
+    kept: set[int] = set()
+    for members in cells.values():
+        step = max(1.0, len(members) / sample)
+        kept.update(members[int((k + 0.5) * step)] for k in range(min(sample, len(members))))
+    return set(setups) - kept
 
 
 def _scored(run: ScoredRun, setup: Setup, predictor: RunPredictor, second: SecondOpinion | None) -> ScoredRun:

@@ -117,6 +117,7 @@ def profile_text(profile: SoftwareProfile) -> str:
     data["memory_scope"] = profile.memory_scope
     data["kernel_software"] = list(profile.kernel_software)
     data["tuned_formats"] = list(profile.tuned_formats)
+    data["random_prefill_ranks"] = profile.random_prefill_ranks
     data["sources"] = {key: source.model_dump() for key, source in profile.sources.items()}
     return yaml.safe_dump(data, sort_keys=False, width=110, allow_unicode=True)
 

@@ -68,7 +68,7 @@ def _views(case: Case) -> tuple[PoolView, ...]:
     maps = expert_maps(case.plan)
     for pool in case.plan.pools:
         placed = [r for r in case.plan.placement if r.pool == pool.name]
-        extra = transfer_s(case, pool, requests) if pool.role == "prefill" else 0.0
+        extra = handover_s(case, pool, requests) if pool.role == "prefill" else 0.0
         own = replace(payload, routing_skew=skew_of(payload, pool, maps.get(pool.name)), expert_loads=())
         found.append(pool_view(own, pool, placed[0], groups[pool.node_group], requests, extra_ttft_s=extra))
     return tuple(found)
@@ -122,6 +122,23 @@ def _held(payload: ServingProblem, pool: Pool, requests: Requests) -> float:
 def token_budget(pool: Pool) -> float:
     """Return the tokens that a step of the pool may carry."""
     return next((float(pool.limits[n]) for n in _BUDGET_NAMES if n in pool.limits), _ENGINE_BUDGET)
+
+
+def handover_s(case: Case, prefill: Pool, requests: Requests) -> float:
+    """Return the mean time from a computed prompt to its first token: its cache moves, decode takes it in."""
+    payload = cast("ServingProblem", case.problem.payload)
+    groups = {group.name: group for group in case.problem.cluster.groups}
+    taken_in = max(
+        (
+            priced_by(
+                payload.choices.costs, groups[pool.node_group].device, load_software(pool.engine)
+            ).software.per_request_s.value
+            for pool in case.plan.pools
+            if pool.role == "decode"
+        ),
+        default=0.0,
+    )
+    return transfer_s(case, prefill, requests) + taken_in
 
 
 def transfer_s(case: Case, prefill: Pool, requests: Requests) -> float:
