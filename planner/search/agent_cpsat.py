@@ -15,13 +15,24 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
-from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem, faults
+from planner.ir.scheduling_problem import Schedule, SchedulingProblem, faults
 from planner.search.agent_bounds import Bounds, bounds, is_overloaded
+from planner.search.agent_bracket import Attempt, Bracket, narrowed
 from planner.search.agent_chains import equal_chains
 from planner.search.agent_lp import relaxed
-from planner.search.agent_model import Vars, build, weigh
+from planner.search.agent_model import build, weigh
 from planner.search.agent_population import Effort, improved_schedule, is_improvable
 from planner.search.agent_seed import guided_schedule, seed_schedule
+from planner.search.agent_solver import (
+    NEIGHBOURS,
+    REFUTING,
+    Progress,
+    SolverLimits,
+    hint_at,
+    proving_workers,
+    read_schedule,
+    solver_of,
+)
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
 from planner.search.heft import heft, placed_again, settled
 
@@ -29,8 +40,12 @@ Status = Literal["optimal", "feasible", "infeasible", "unknown"]
 _MIN_SPLIT_S = 5.0
 _NEARLY = 0.97
 _FIRST_SHARE = 0.06
-_PROJECT_SHARE, _MODES_SHARE = 0.82, 0.15
-"""Share of the time for better orders: much where modes are settled, little where they are chosen too."""
+_PROJECT_SHARE, _MODES_SHARE, _NEAR_SHARE, _BRACKET_SHARE = 0.82, 0.1, 0.3, 0.25
+"""Shares of the time: orders where modes are settled, orders where they are chosen, neighbours, bracket."""
+_FIRST_ATTEMPT_SHARE, _LAST_ATTEMPT_SHARE = 0.02, 0.08
+_FAR = 0.92
+"""A bound below this part of the makespan at hand is far from it."""
+_LEAST_NEAR_TASKS = 20
 _PLACEMENTS_PER_S = 2_000_000
 
 
@@ -109,6 +124,11 @@ class _Found:
     bound: float = 0.0
     interrupted: bool = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a schedule, no proof, and nobody who wants to stop."""
+        return self.status == "feasible" and not self.interrupted
+
 
 class _Search:
     """One run of the solver on one problem."""
@@ -151,26 +171,36 @@ class _Search:
             return self._judged("feasible", self.baseline, self.bound, began)
 
     def _run(self, began: float, on_progress: Callable[[str], None] | None) -> ScheduleAnswer:
-        """Build, solve and read back; a project not proved soon gets a better seed and a second try."""
+        """Build, solve and read back; what is not proved soon is searched from a better schedule."""
         if self.seed is not None and self.weights.only_makespan and _end(self.seed) <= self.limits.makespan:
             return self._answer("optimal", self.seed, self.limits.makespan, began)
-        if is_overloaded(self.ticks.problem):
-            return no_schedule("infeasible", began)
-        if any(h + t > self.horizon for h, t in zip(self.limits.heads, self.limits.tails, strict=True)):
+        paths = zip(self.limits.heads, self.limits.tails, strict=True)
+        if is_overloaded(self.ticks.problem) or any(h + t > self.horizon for h, t in paths):
             return no_schedule("infeasible", began)
         self._relax()
+        if self.seed is None or not self._is_worth_splitting():
+            return self._try(began, self.options, on_progress).answer
+        # the first try is cut by work, so that what follows does not hang on the machine's speed
         limit_s = self.options.time_limit_s
-        found = None
-        if self.seed is not None and is_improvable(self.ticks.problem) and limit_s >= _MIN_SPLIT_S:
-            # the first try is cut by work, so that what follows does not hang on the machine's speed
-            work_limit = min(limit_s * _FIRST_SHARE, self.options.deterministic_limit or limit_s)
-            found = self._try(began, replace(self.options, deterministic_limit=work_limit), on_progress)
-            if found.status == "feasible" and not found.interrupted:
-                self._improve(found, began)
-                found = None
-        if found is not None:
-            return found.answer
-        if self.below and self.seed is not None and self.horizon < self.limits.makespan:
+        work_limit = min(limit_s * _FIRST_SHARE, self.options.deterministic_limit or limit_s)
+        first = self._try(began, replace(self.options, deterministic_limit=work_limit), on_progress)
+        if not first.goes_on:
+            return first.answer
+        if self._has_choices():
+            return self._narrow(first, began, on_progress)
+        return self._prove(first, began, on_progress)
+
+    def _prove(
+        self, first: _Found, began: float, on_progress: Callable[[str], None] | None
+    ) -> ScheduleAnswer:
+        """Search orders in the modes at hand, then refute anything better."""
+        self._improve(first, began, _PROJECT_SHARE)
+        assert self.seed is not None
+        self.horizon = self._horizon()
+        if self.weights.only_makespan:
+            # what is asked next is a schedule one tick shorter: most of the model is then settled at once
+            self.below, self.horizon = True, self.horizon - 1
+        if self.below and self.horizon < self.limits.makespan:
             return self._answer("optimal", self.seed, self.limits.makespan * self.weights.makespan, began)
         return self._try(began, self.options, on_progress).answer
 
@@ -194,20 +224,26 @@ class _Search:
         if self.seed is None or problem.objective(found) < problem.objective(self.seed):
             self.seed = _in_order(problem, found)
 
-    def _improve(self, first: _Found, began: float) -> None:
-        """Start again from the bound and a better schedule than the first try's."""
+    def _has_choices(self) -> bool:
+        return any(len(t.modes) > 1 for t in self.ticks.problem.tasks)
+
+    def _is_worth_splitting(self) -> bool:
+        if self.options.time_limit_s < _MIN_SPLIT_S:
+            return False
+        chosen = self._has_choices() and len(self.ticks.problem.tasks) >= _LEAST_NEAR_TASKS
+        return chosen or is_improvable(self.ticks.problem)
+
+    def _improve(self, first: _Found, began: float, share: float) -> None:
+        """Start again from the bound and a better schedule than the first try's, in the same modes."""
         problem = self.ticks.problem
         best = first.schedule or self.seed
         if best is None:
             return
-        self.seed, self.bound = best, max(self.bound, first.bound)
-        target = -math.inf
-        if self.weights.only_makespan:
-            floor = math.ceil(first.bound / max(self.weights.makespan, 1) - 1e-9)
-            self.limits = replace(self.limits, makespan=max(self.limits.makespan, floor))
-            target = problem.makespan_weight * self.limits.makespan
-        settled_modes = all(len(t.modes) == 1 for t in problem.tasks)
-        share = _PROJECT_SHARE if settled_modes else _MODES_SHARE
+        self.seed = best
+        self._raise_bound(first)
+        if not is_improvable(problem):
+            return
+        target = problem.makespan_weight * self.limits.makespan if self.weights.only_makespan else -math.inf
         limit_s = min(self.options.time_limit_s, self.options.deterministic_limit or math.inf)
         effort = Effort(
             num_placements=int(limit_s * share * _PLACEMENTS_PER_S * self.options.num_workers),
@@ -216,20 +252,108 @@ class _Search:
         )
         better = improved_schedule(problem, best, target=target, effort=effort, seed=self.options.seed)
         self.seed = _in_order(problem, better)
+
+    def _narrow(
+        self, first: _Found, began: float, on_progress: Callable[[str], None] | None
+    ) -> ScheduleAnswer:
+        """Search modes and order from both sides: limits on the makespan, and neighbours of the best."""
+        self._improve(first, began, _MODES_SHARE)
+        assert self.seed is not None
+        share = _FIRST_SHARE + _MODES_SHARE + _BRACKET_SHARE
+        if self.weights.only_makespan and not self._bracket(began, share, _FIRST_ATTEMPT_SHARE):
+            return self._closed(began)
+        # far from a proof better schedules are worth more
+        is_far = not self.weights.only_makespan or self.limits.makespan < _FAR * _end(self.seed)
+        if self.options.num_workers > 1:
+            found = self._near(began, 1.0 if is_far else share + _NEAR_SHARE, on_progress)
+            if is_far or not found.goes_on:
+                return found.answer
+            self.seed = found.schedule
+            self._raise_bound(found)
+        if not self.weights.only_makespan:
+            return self._try(began, self.options, on_progress).answer
+        self._bracket(began, 1.0, _LAST_ATTEMPT_SHARE)
+        return self._closed(began)
+
+    def _near(self, began: float, until: float, on_progress: Callable[[str], None] | None) -> _Found:
+        """Search neighbours of the best schedule, beside one worker that goes on with the whole problem."""
+        limit = self.options.deterministic_limit
+        options = replace(
+            self.options,
+            time_limit_s=self.options.time_limit_s * until,
+            deterministic_limit=None if limit is None else limit * _NEAR_SHARE,
+        )
         self.horizon = self._horizon()
+        return self._try(began, options, on_progress, near=True)
+
+    def _bracket(self, began: float, until: float, first_share: float) -> bool:
+        """Narrow the makespan's bracket; False once nothing is left to do: it is closed, or the user stops.
+
+        Effort is counted in seconds, or in the solver's own unit where the limit is in that.
+        """
+        assert self.seed is not None
+        left_s = self.options.time_limit_s * until - (time.monotonic() - began)
+        limit = self.options.deterministic_limit
+        bracket = narrowed(
+            Bracket(low=self.limits.makespan, high=int(_end(self.seed))),
+            lambda most, effort: self._within(most, effort, began),
+            first_effort=first_share * min(self.options.time_limit_s, limit or math.inf),
+            budget=left_s if limit is None else limit * _BRACKET_SHARE,
+        )
+        self.limits = replace(self.limits, makespan=max(self.limits.makespan, min(bracket.low, bracket.high)))
+        return not (bracket.is_closed or bracket.stopped)
+
+    def _within(self, most: int, effort: float, began: float) -> Attempt:
+        """Ask for a schedule that ends by `most`; what is found becomes the seed."""
+        problem, counted = self.ticks.problem, self.options.deterministic_limit is not None
+        left_s = self.options.time_limit_s - (time.monotonic() - began)
+        if left_s <= 0:
+            return Attempt(outcome="stopped", effort=0.0)
+        model, variables = build(problem, self.limits, most, self.weights)
+        model.clear_objective()
+        limit_s = left_s if counted else min(effort, left_s)
+        solver = solver_of(self._limits(limit_s, effort if counted else None), REFUTING)
+        start_s = time.monotonic()
+        verdict = solver.solve(model)
+        spent = solver.response_proto.deterministic_time if counted else time.monotonic() - start_s
+        if verdict == cp_model.INFEASIBLE:
+            return Attempt(outcome="refuted", effort=spent)
+        if verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            found = read_schedule(problem, solver, variables)
+            self.seed = _in_order(problem, found)
+            return Attempt(outcome="found", effort=spent, makespan=int(_end(found)))
+        # the solver takes an interrupt for itself: it then stops before any of its limits
+        early = time.monotonic() - start_s < _NEARLY * limit_s and spent < _NEARLY * effort
+        return Attempt(outcome="stopped" if early else "open", effort=spent)
+
+    def _closed(self, began: float) -> ScheduleAnswer:
+        """Return the schedule at hand with the bound of the bracket."""
+        assert self.seed is not None
+        status: Status = "optimal" if _end(self.seed) <= self.limits.makespan else "feasible"
+        return self._answer(status, self.seed, self.limits.makespan * self.weights.makespan, began)
+
+    def _raise_bound(self, found: _Found) -> None:
+        self.bound = max(self.bound, found.bound)
         if self.weights.only_makespan:
-            # what is asked next is a schedule one tick shorter: most of the model is then settled at once
-            self.below, self.horizon = True, self.horizon - 1
+            floor = math.ceil(found.bound / max(self.weights.makespan, 1) - 1e-9)
+            self.limits = replace(self.limits, makespan=max(self.limits.makespan, floor))
 
     def _try(
-        self, began: float, options: ScheduleOptions, on_progress: Callable[[str], None] | None
+        self,
+        began: float,
+        options: ScheduleOptions,
+        on_progress: Callable[[str], None] | None,
+        *,
+        near: bool = False,
     ) -> _Found:
         """Solve with what is left of the time."""
         model, variables = build(self.ticks.problem, self.limits, self.horizon, self.weights)
         if self.seed is not None and not self.below:
-            _hint(model, variables, self.seed)
-        solver = _solver(self.ticks.problem, options, options.time_limit_s - (time.monotonic() - began))
-        listener = None if on_progress is None else _Progress(on_progress, 1.0 / self.weights.scale)
+            hint_at(model, variables, self.seed)
+        left_s = options.time_limit_s - (time.monotonic() - began)
+        workers = NEIGHBOURS if near else proving_workers(self.ticks.problem)
+        solver = solver_of(self._limits(left_s, options.deterministic_limit), workers)
+        listener = None if on_progress is None else Progress(on_progress, 1.0 / self.weights.scale)
         verdict = solver.solve(model, listener)
         bound = solver.best_objective_bound
         if verdict == cp_model.MODEL_INVALID:
@@ -241,7 +365,7 @@ class _Search:
             return _Found(status="infeasible", answer=no_schedule("infeasible", began))
         schedule = self.seed
         if verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            schedule = _read(self.ticks.problem, solver, variables)
+            schedule = read_schedule(self.ticks.problem, solver, variables)
         if schedule is None:
             return _Found(status="unknown", answer=no_schedule("unknown", began, bound=self._lower(bound)))
         status: Status = "optimal" if verdict == cp_model.OPTIMAL else "feasible"
@@ -254,6 +378,15 @@ class _Search:
             and solver.response_proto.deterministic_time < _NEARLY * solver.parameters.max_deterministic_time
         )
         return _Found(status=status, answer=answer, schedule=schedule, bound=bound, interrupted=interrupted)
+
+    def _limits(self, time_s: float, deterministic: float | None) -> SolverLimits:
+        return SolverLimits(
+            time_s=time_s,
+            deterministic=deterministic,
+            seed=self.options.seed,
+            num_workers=self.options.num_workers,
+            reproducible=self.options.reproducible,
+        )
 
     def _horizon(self) -> int:
         """Return a time that no optimal schedule needs to pass, in ticks."""
@@ -343,66 +476,3 @@ def no_schedule(status: Status, began: float, *, bound: float = 0.0) -> Schedule
         heft_value=None,
         wall_time_s=time.monotonic() - began,
     )
-
-
-def _hint(model: cp_model.CpModel, variables: Vars, seed: Schedule) -> None:
-    hinted: set[int] = set()
-    for start, chosen, run in zip(variables.starts, variables.chosen, seed.runs, strict=True):
-        model.add_hint(start, int(run.start_s))
-        # tasks that share their mode share its literals, which may be hinted once
-        if len(chosen) > 1 and chosen[0].index not in hinted:
-            hinted.add(chosen[0].index)
-            for number, literal in enumerate(chosen):
-                model.add_hint(literal, number == run.mode)
-    model.add_hint(variables.makespan, int(_end(seed)))
-
-
-def _is_project(problem: SchedulingProblem) -> bool:
-    """Whether tasks share several resources that serve more than one of them at once.
-
-    Such projects are proved soonest by the solver's default search; shops and task graphs on equal
-    processors by the one that branches on reduced costs (measured on the public sets).
-    """
-    shared = {d.resource for _, _, d in problem.demands() if problem.resources[d.resource].capacity > 1}
-    return len([r for r in shared if problem.resources[r].renewable]) > 1
-
-
-def _solver(problem: SchedulingProblem, options: ScheduleOptions, left_s: float) -> cp_model.CpSolver:
-    solver = cp_model.CpSolver()
-    parameters = solver.parameters
-    parameters.max_time_in_seconds = max(left_s, 0.1)
-    if options.deterministic_limit is not None:
-        parameters.max_deterministic_time = options.deterministic_limit
-    parameters.random_seed = options.seed
-    parameters.num_workers = options.num_workers
-    parameters.interleave_search = options.reproducible and options.num_workers > 1
-    # one worker proves by loads; a second, without linear programmes, tries every order below the best
-    first = "default_lp" if _is_project(problem) else "reduced_costs"
-    if options.num_workers > 1:
-        parameters.subsolvers.extend([first, "no_lp"])  # pyright: ignore[reportUnknownMemberType] - no stubs
-    elif not _is_project(problem):
-        parameters.subsolvers.append(first)  # pyright: ignore[reportUnknownMemberType] - no stubs
-    return solver
-
-
-def _read(problem: SchedulingProblem, solver: cp_model.CpSolver, variables: Vars) -> Schedule:
-    runs: list[Run] = []
-    for task, start, chosen in zip(problem.tasks, variables.starts, variables.chosen, strict=True):
-        mode = 0 if len(chosen) == 1 else next(m for m, lit in enumerate(chosen) if solver.boolean_value(lit))
-        begin = solver.value(start)
-        runs.append(Run(mode=mode, start_s=begin, end_s=begin + task.modes[mode].duration_s))
-    return Schedule(runs=tuple(runs))
-
-
-class _Progress(cp_model.CpSolverSolutionCallback):
-    """Tells the listener about every better schedule."""
-
-    def __init__(self, on_progress: Callable[[str], None], unit: float) -> None:
-        super().__init__()
-        self._on_progress = on_progress
-        self._unit = unit
-
-    def on_solution_callback(self) -> None:
-        """Report value and bound."""
-        value, bound = self.objective_value * self._unit, self.best_objective_bound * self._unit
-        self._on_progress(f"{self.wall_time:.1f} s: value {value:.6g}, bound {bound:.6g}")
