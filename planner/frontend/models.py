@@ -15,6 +15,7 @@ from planner.diagnostics import Diagnostics
 from planner.errors import InputError, UnknownNameError, nearest
 from planner.frontend.config_reader import ConfigReader
 from planner.frontend.family import Family, find_family, named_family
+from planner.frontend.model_blocks.vision_tower import read_tower
 from planner.frontend.quantisation import apply_quantisation, read_quantisation
 from planner.ir.model_graph import ModelGraph
 
@@ -129,6 +130,7 @@ def model_from_config(
         embedding=parts.embedding,
         head=parts.head,
         extra=parts.extra,
+        vision=read_tower(family_name, config) if parts.extra and not assumed else None,
         mtp_layers=parts.mtp_layers,
         checkpoint_dtype=dtype,
         checkpoint_weight_fmt=weight_fmt,

@@ -61,6 +61,14 @@ class ComponentSection(Section):
     output_tokens: Length = Field(description="Output length in tokens: a number or a distribution.")
 
 
+class ImagesSection(Section):
+    """Images of every request: how many of which size in pixels; their tokens add to the prompt."""
+
+    count: Annotated[int, Field(ge=1, le=1000)] = 1
+    width: Annotated[int, Field(ge=1, le=100_000)]
+    height: Annotated[int, Field(ge=1, le=100_000)]
+
+
 class WorkloadSection(Section):
     """Requests: how long they are (one of input/output_tokens, lengths, trace) and how often they come."""
 
@@ -72,6 +80,7 @@ class WorkloadSection(Section):
     concurrency: Count | None = None
     burstiness: Annotated[float, Field(ge=0.0, le=1000.0)] | None = None
     prefix_hit: Share = 0.0
+    images: ImagesSection | None = None
 
 
 class SloSection(Section):

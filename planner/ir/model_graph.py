@@ -269,6 +269,29 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VisionTower:
+    """How images become tokens: patches of `patch` pixels a side, `merge` x `merge` of them to a token.
+
+    A tower of a fixed resolution always has `fixed_patches`, which become `fixed_tokens`. Its maps stand
+    among the `extra` operators of a model.
+    """
+
+    num_heads: int
+    patch: int
+    merge: int = 1
+    fixed_patches: int = 0
+    fixed_tokens: int = 0
+
+    def patches_and_tokens(self, width: int, height: int) -> tuple[int, int]:
+        """Return the patches and tokens of an image of so many pixels, sides rounded to whole tokens."""
+        if self.fixed_patches:
+            return self.fixed_patches, self.fixed_tokens
+        side = self.patch * self.merge
+        tokens = max(1, round(width / side)) * max(1, round(height / side))
+        return tokens * self.merge**2, tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelGraph:
     """A model: embedding, layers, head, and what the checkpoint says about formats.
 
@@ -289,6 +312,7 @@ class ModelGraph:
     embedding: tuple[Op, ...]
     head: tuple[Op, ...]
     extra: tuple[Op, ...] = ()
+    vision: VisionTower | None = None
     mtp_layers: tuple[Layer, ...] = ()
     checkpoint_dtype: str = "bf16"
     checkpoint_weight_fmt: str = "bf16"

@@ -43,6 +43,15 @@ class Slo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """Images of a request: how many, and the patches and tokens of each (prompts count these tokens, too)."""
+
+    count: int
+    patches: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingWorkload:
     """Requests to one model.
 
@@ -57,3 +66,4 @@ class ServingWorkload:
     concurrency: int | None = None
     burstiness: float = 1.0
     prefix_hit_share: float = 0.0
+    images: Images | None = None

@@ -18,8 +18,10 @@ from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import Experts, Layer, ModelGraph
 from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
+from planner.ir.workload import Images
 from planner.space.engine import EngineCosts, executed_on, kv_format
 from planner.space.expert_copies import Loads, mean_skew
+from planner.space.images import lower_images
 from planner.space.lower import (
     Lowering,
     Piece,
@@ -130,6 +132,7 @@ class Pricer:
     max_sequences: float
     adapters: Adapters | None = None
     expert_loads: Loads = ()
+    images: Images | None = None
     _skews: dict[tuple[int, int], float] = field(default_factory=dict[tuple[int, int], float])
     num_priced: int = 0
     _parts: dict[tuple[object, ...], Priced] = field(default_factory=dict[tuple[object, ...], Priced])
@@ -234,6 +237,9 @@ class Pricer:
             total = np.zeros(self.requests.weights.size)
             for kind, count in shape.layer_counts:
                 total = total + self._part(kind, *split).prompts_s * count
+            if shape.first and self.images is not None and self.model.vision is not None:
+                how = self.lowering(*split[:3])
+                total = total + self._sum(lower_images(self.images, self.model.vision, how)).prompts_s
             self._prompt_rows[key] = total
         return self._prompt_rows[key]
 

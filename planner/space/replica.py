@@ -140,6 +140,7 @@ class ReplicaBuilder:
             max_sequences=float(max([choices.max_num_seqs, *pinned])),
             adapters=self.problem.adapters,
             expert_loads=self.problem.expert_loads,
+            images=workload.images,
         )
         self.memory = MemoryModel(
             model=self.model,

@@ -94,6 +94,8 @@ class WorkerShapes:
         InputError
             If lengths vary, limits are at a percentile, nothing is decoded, or there are adapters.
         """
+        if self.problem.workload.images is not None:
+            raise InputError("whole workers are estimated without images", key="workload.images")
         if self.problem.adapters is not None:
             raise InputError("whole workers are estimated without adapters", key="adapters")
         workload = self.problem.workload

@@ -8,6 +8,7 @@ from planner.diagnostics import Diagnostics
 from planner.errors import InputError, UnknownNameError
 from planner.frontend.expert_loads import Loads, read_expert_loads
 from planner.frontend.lengths import from_trace, joint
+from planner.frontend.model_blocks.vision_tower import FIXED, NATIVE
 from planner.frontend.serving_spec import DEGREES, GOALS, ServingSpec, WorkloadSection
 from planner.frontend.spec_inputs import cluster_input, model_input
 from planner.frontend.spec_tree import SpecTree
@@ -21,9 +22,10 @@ from planner.ir.problem import Problem
 from planner.ir.serving import BALANCING_ENGINES, Adapters, ServingChoices, ServingProblem
 from planner.ir.trace import RequestTrace
 from planner.ir.weight_offload import OFFLOADING_ENGINES
-from planner.ir.workload import Lengths, ServingWorkload, Slo
+from planner.ir.workload import Images, Lengths, ServingWorkload, Slo
 
 SPEC = ServingSpec
+_MOST_PATCHES = 1_000_000
 
 _BUSY_SHARE, _BUSY_SHARE_OF_MEANS = 0.9, 0.99
 """Of the requests of a trace, how many are planned for at the rate of their minute: at least, and where
@@ -41,7 +43,8 @@ def read(tree: SpecTree, diagnostics: Diagnostics) -> Problem[ServingProblem]:
     spec = validated(tree, ServingSpec)
     model = model_input(tree, spec.model, diagnostics, assume_family=spec.assume_family)
     cluster = cluster_input(tree, spec.cluster, diagnostics)
-    workload = _loaded(_workload(tree, spec, diagnostics), spec, diagnostics)
+    workload = _with_images(tree, spec, model, _workload(tree, spec, diagnostics), diagnostics)
+    workload = _loaded(workload, spec, diagnostics)
     payload = ServingProblem(
         model=model,
         workload=workload,
@@ -139,6 +142,39 @@ def _workload(tree: SpecTree, spec: ServingSpec, diagnostics: Diagnostics) -> Se
     if section.trace is not None:
         return _from_trace(tree, spec, workload, diagnostics)
     return replace(workload, lengths=_lengths(tree, section))
+
+
+def _with_images(
+    tree: SpecTree, spec: ServingSpec, model: ModelGraph, workload: ServingWorkload, diagnostics: Diagnostics
+) -> ServingWorkload:
+    """Return the workload with the tokens of its images in every prompt."""
+    section = spec.workload.images
+    if section is None:
+        return workload
+    if model.vision is None:
+        raise tree.error(
+            "the images of this model are not understood",
+            ("workload", "images"),
+            value=model.name,
+            allowed=f"models of the families {', '.join((*NATIVE, *FIXED))} with a vision_config",
+        )
+    patches, tokens = model.vision.patches_and_tokens(section.width, section.height)
+    if patches > _MOST_PATCHES:
+        raise tree.error(
+            "an image has too many patches", ("workload", "images"), value=patches, allowed=f"{_MOST_PATCHES}"
+        )
+    more = section.count * tokens
+    diagnostics.note(
+        "image-tokens",
+        f"an image of {section.width} x {section.height} is {patches} patches and {tokens} tokens; prompts "
+        f"are {more} tokens longer than their text",
+    )
+    samples = tuple((i + more, o, w) for i, o, w in workload.lengths.samples)
+    return replace(
+        workload,
+        lengths=replace(workload.lengths, samples=samples),
+        images=Images(count=section.count, patches=patches, tokens=tokens),
+    )
 
 
 def _loaded(workload: ServingWorkload, spec: ServingSpec, diagnostics: Diagnostics) -> ServingWorkload:

@@ -310,7 +310,8 @@ class PoolLoad:
         pieces = max(1.0, chunk / b.new)
         tokens = chunk / pieces
         before = b.tokens - b.new + max(0.0, (b.new - tokens) / 2.0)
-        return replace(decode, prompt=tokens, before=before, pieces=pieces), b.new / chunk
+        begun = chunk / b.new
+        return replace(decode, prompt=tokens, before=before, pieces=pieces, begun=begun), b.new / chunk
 
     def _state(self, started: float, per_rank: float) -> LoadState:
         step, _ = self._step(started)
@@ -366,7 +367,8 @@ class PoolLoad:
         pieces = max(1.0, room / b.new)
         tokens = room / pieces
         before = b.tokens - b.new + max(0.0, (b.new - tokens) / 2.0)
-        full = self.pricer.slot_seconds(replace(decode, prompt=tokens, before=before, pieces=pieces))
+        mixed = replace(decode, prompt=tokens, before=before, pieces=pieces, begun=room / b.new)
+        full = self.pricer.slot_seconds(mixed)
         return full * b.new / room
 
     def _prefilling(self, per_rank: float) -> LoadState | None:
@@ -377,7 +379,8 @@ class PoolLoad:
             count = max(1.0, ceil(b.new / self.facts.token_budget - 1e-9))
             tokens = b.new / count
             before = b.tokens - b.new + (b.new - tokens) / 2.0
-            seconds = self.pricer.stage_seconds(Batch(decode=0.0, context=1.0, prompt=tokens, before=before))
+            batch = Batch(decode=0.0, context=1.0, prompt=tokens, before=before, begun=1.0 / count)
+            seconds = self.pricer.stage_seconds(batch)
             own.append((b.share, before_any + count * max(seconds) + sum(seconds) - max(seconds)))
             alone = count * max(seconds)
             idle = Batch(decode=0.0, context=1.0)

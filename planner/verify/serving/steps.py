@@ -35,7 +35,9 @@ from cost_models.work import (
 from hardware_profiles.schema import SoftwareProfile
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelGraph, Op, StateCore
 from planner.ir.serving import Adapters
+from planner.ir.workload import Images
 from planner.plan.schema import Pool
+from planner.verify.serving.images import image_work
 from planner.verify.serving.shards import cache_format, entry_elements, linear_shape
 from planner.verify.serving.spans import ReplicaSpans
 from planner.verify.serving.streaming import away_from, read_bytes, waits_s
@@ -48,7 +50,10 @@ _DRAWS = np.array([NormalDist().inv_cdf((i + 0.5) / _NUM_DRAWS) for i in range(_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What is in a step of one attention rank; `deviation` is the standard deviation of `decode`."""
+    """What is in a step of one attention rank; `deviation` is the standard deviation of `decode`.
+
+    The images of `begun` requests go with the prompt tokens.
+    """
 
     decode: float
     context: float
@@ -56,6 +61,7 @@ class Batch:
     prompt: float = 0.0
     before: float = 0.0
     pieces: float = 1.0
+    begun: float = 0.0
 
     @property
     def running(self) -> FloatArray:
@@ -83,7 +89,9 @@ class StepPricer:
     routing_skew: float = 1.0
     adapters: Adapters | None = None
     host_link: LinkSpec | None = None
+    images: Images | None = None
     _known: dict[Batch, tuple[float, ...]] = field(default_factory=dict[Batch, tuple[float, ...]])
+    _seen: list[float] = field(default_factory=list[float])
     _numbers: list[int] = field(default_factory=list[int])
 
     def stage_seconds(self, batch: Batch) -> tuple[float, ...]:
@@ -139,11 +147,20 @@ class StepPricer:
             total += sum(count * self._prompt_launches(number) for number, count in layers.items())
         if stage == 0:
             total += self._sum(self._embedding(batch))
+            if self.images is not None and batch.begun > 0:
+                total += batch.begun * self._image_seconds(self.images)
         if stage == len(counts) - 1:
             total += self._sum(self._head(batch)) + software.per_sequence_s.value * batch.decode
         if self.spans.next_stage is not None:
             total += self._sum(self._send(batch, self.spans.next_stage))
         return total
+
+    def _image_seconds(self, images: Images) -> float:
+        """Return what the vision tower takes for the images of one request."""
+        if not self._seen:
+            tp = self.pool.strategy.tp
+            self._seen.append(self._sum(image_work(self.model, images, tp, self.spans.tensor, self._fmt)))
+        return self._seen[0]
 
     def _streamed(self, stage: int, layer_s: list[float], batch: Batch) -> float:
         """Return what a stage waits for weights in host memory."""

@@ -95,6 +95,7 @@ def pool_view(
         software=software,
         routing_skew=skew_of(payload, pool, None),
         adapters=payload.adapters,
+        images=payload.workload.images,
         host_link=link_as_seen(group.host_link) if WeightOffload.of_limits(pool.limits).text else None,
     )
     facts = PoolFacts(
