@@ -1,7 +1,7 @@
 """Vision towers and projectors: weights that sit beside the text decoder.
 
-They count in a model's total and in its resident bytes; no cost is derived from them, since a
-workload has no images. Encoder maps are split like those of the decoder.
+They count in a model's total and in its resident bytes; where a workload has images, `planner.space.images`
+prices them. Encoder maps are split like those of the decoder.
 """
 
 from __future__ import annotations
