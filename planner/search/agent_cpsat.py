@@ -21,16 +21,18 @@ from planner.search.agent_bracket import Attempt, Bracket, narrowed
 from planner.search.agent_chains import equal_chains
 from planner.search.agent_lp import relaxed
 from planner.search.agent_model import build, weigh
-from planner.search.agent_population import Effort, improved_schedule, is_improvable
+from planner.search.agent_population import Effort, SearchInterrupted, improved_schedule, is_improvable
 from planner.search.agent_seed import guided_schedule, seed_schedule
 from planner.search.agent_solver import (
     NEIGHBOURS,
-    REFUTING,
     Progress,
     SolverLimits,
     hint_at,
+    outcome_of,
     proving_workers,
     read_schedule,
+    solve_alone,
+    solve_together,
     solver_of,
 )
 from planner.search.agent_ticks import Ticks, horizon_s, to_seconds, to_ticks
@@ -162,7 +164,9 @@ class _Search:
                 self._take(placed_again(self.ticks.problem, self.hint))
             self.horizon = self._horizon()
             return self._run(began, on_progress)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, SearchInterrupted):
+                self._take(stop.schedule)
             if self.seed is not None:
                 return self._answer("feasible", self.seed, self.bound, began)
             if self.baseline is None:
@@ -296,35 +300,44 @@ class _Search:
         limit = self.options.deterministic_limit
         bracket = narrowed(
             Bracket(low=self.limits.makespan, high=int(_end(self.seed))),
-            lambda most, effort: self._within(most, effort, began),
+            lambda limits, effort: self._within(limits, effort, began),
+            width=self.options.num_workers,
             first_effort=first_share * min(self.options.time_limit_s, limit or math.inf),
             budget=left_s if limit is None else limit * _BRACKET_SHARE,
         )
         self.limits = replace(self.limits, makespan=max(self.limits.makespan, min(bracket.low, bracket.high)))
         return not (bracket.is_closed or bracket.stopped)
 
-    def _within(self, most: int, effort: float, began: float) -> Attempt:
-        """Ask for a schedule that ends by `most`; what is found becomes the seed."""
+    def _within(self, limits: list[int], effort: float, began: float) -> list[Attempt]:
+        """Ask for schedules that end by limits, all at once; the best that is found becomes the seed."""
         problem, counted = self.ticks.problem, self.options.deterministic_limit is not None
         left_s = self.options.time_limit_s - (time.monotonic() - began)
         if left_s <= 0:
-            return Attempt(outcome="stopped", effort=0.0)
-        model, variables = build(problem, self.limits, most, self.weights)
-        model.clear_objective()
-        limit_s = left_s if counted else min(effort, left_s)
-        solver = solver_of(self._limits(limit_s, effort if counted else None), REFUTING)
+            return [Attempt(outcome="stopped", effort=0.0)] * len(limits)
+        models = [build(problem, self.limits, most, self.weights) for most in limits]
+        for model, _ in models:
+            model.clear_objective()
+        settings = replace(
+            self._limits(left_s if counted else min(effort, left_s), effort if counted else None),
+            num_workers=1,
+        )
         start_s = time.monotonic()
-        verdict = solver.solve(model)
-        spent = solver.response_proto.deterministic_time if counted else time.monotonic() - start_s
-        if verdict == cp_model.INFEASIBLE:
-            return Attempt(outcome="refuted", effort=spent)
-        if verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            found = read_schedule(problem, solver, variables)
-            self.seed = _in_order(problem, found)
-            return Attempt(outcome="found", effort=spent, makespan=int(_end(found)))
-        # the solver takes an interrupt for itself: it then stops before any of its limits
-        early = time.monotonic() - start_s < _NEARLY * limit_s and spent < _NEARLY * effort
-        return Attempt(outcome="stopped" if early else "open", effort=spent)
+        solved = solve_together([model for model, _ in models], settings)
+        spent_s = time.monotonic() - start_s
+        attempts: list[Attempt] = []
+        for (_, variables), (verdict, solver) in zip(models, solved, strict=True):
+            found = verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+            schedule = read_schedule(problem, solver, variables) if found else None
+            if schedule is not None and (self.seed is None or _end(schedule) < _end(self.seed)):
+                self.seed = _in_order(problem, schedule)
+            attempts.append(
+                Attempt(
+                    outcome=outcome_of(verdict),
+                    effort=solver.response_proto.deterministic_time if counted else spent_s,
+                    makespan=0 if schedule is None else int(_end(schedule)),
+                )
+            )
+        return attempts
 
     def _closed(self, began: float) -> ScheduleAnswer:
         """Return the schedule at hand with the bound of the bracket."""
@@ -354,7 +367,7 @@ class _Search:
         workers = NEIGHBOURS if near else proving_workers(self.ticks.problem)
         solver = solver_of(self._limits(left_s, options.deterministic_limit), workers)
         listener = None if on_progress is None else Progress(on_progress, 1.0 / self.weights.scale)
-        verdict = solver.solve(model, listener)
+        verdict = solve_alone(solver, model, listener)
         bound = solver.best_objective_bound
         if verdict == cp_model.MODEL_INVALID:
             raise ValueError(f"the solver rejects the model: {model.validate()}")

@@ -55,6 +55,14 @@ class Effort:
     num_threads: int = 1
 
 
+class SearchInterrupted(KeyboardInterrupt):
+    """The user's interrupt, with the best schedule by then."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+
 def is_improvable(problem: SchedulingProblem) -> bool:
     """Whether the search can handle a problem once its modes are settled, and its size is worth it."""
     return (
@@ -81,11 +89,20 @@ def improved_schedule(
     constant = sum(t.modes[r.mode].cost for t, r in zip(problem.tasks, start.runs, strict=True))
     with ThreadPoolExecutor(effort.num_threads) as threads:
         generator = np.random.default_rng(seed)
-        found = _Evolution(clock, (target - constant) / clock.slot, effort, generator, threads).run()
+        evolution = _Evolution(clock, (target - constant) / clock.slot, effort, generator, threads)
+        try:
+            found = evolution.run()
+        except KeyboardInterrupt as stop:
+            raise SearchInterrupted(_best(problem, start, evolution.best[None, :], clock.slot)) from stop
+    return _best(problem, start, found, clock.slot)
+
+
+def _best(problem: SchedulingProblem, start: Schedule, found: Ints, slot: int) -> Schedule:
+    """Return the best of a schedule and of rows of starts, placed on the true clock."""
     best = start
     for starts in found:
         runs = tuple(
-            Run(mode=r.mode, start_s=float(s) * clock.slot, end_s=float(s) * clock.slot)
+            Run(mode=r.mode, start_s=float(s) * slot, end_s=float(s) * slot)
             for r, s in zip(start.runs, starts, strict=True)
         )
         placed = placed_again(problem, Schedule(runs=runs))
@@ -187,6 +204,8 @@ class _Evolution:
         self.forward = SerialScheduler(clock.tasks, clock.horizon)
         self.backward = SerialScheduler(turned(clock.tasks), clock.horizon)
         self.left = effort.num_placements
+        self.best = clock.first
+        self.value = math.inf
         self.by_ends = not clock.weights.any()
         self.passes = 2 if self.by_ends else 1
         per_generation = self.passes * clock.tasks.num_tasks * _LEAST_GENERATIONS
@@ -227,7 +246,11 @@ class _Evolution:
         parts = np.array_split(keys, self.effort.num_threads)
         starts = np.vstack(list(self.threads.map(self._justified, parts)))
         self.left -= self.passes * starts.size
-        return starts, self.clock.values(starts)
+        values = self.clock.values(starts)
+        least = int(values.argmin())
+        if values[least] < self.value:
+            self.best, self.value = starts[least], float(values[least])
+        return starts, values
 
     def _justified(self, keys: Floats) -> Ints:
         """Schedule by rising key: backwards and then forwards by earliest start, or forwards alone."""

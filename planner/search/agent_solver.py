@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Literal
 
 from ortools.sat.python import cp_model
 
 from planner.ir.scheduling_problem import Run, Schedule, SchedulingProblem
 from planner.search.agent_model import Vars
 
-NEIGHBOURS, REFUTING = ("no_lp",), ("no_lp", "quick_restart_no_lp")
-"""Workers of the solver: beside those that search neighbours, and for limits on the makespan."""
+NEIGHBOURS = ("no_lp",)
+"""What works beside the searches of neighbours: orders below the best, without linear programmes."""
+_REFUTING = ("no_lp",)
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,55 @@ def solver_of(limits: SolverLimits, workers: tuple[str, ...]) -> cp_model.CpSolv
     elif workers[0] != "default_lp":
         parameters.subsolvers.append(workers[0])  # pyright: ignore[reportUnknownMemberType] - no stubs
     return solver
+
+
+def solve_alone(
+    solver: cp_model.CpSolver, model: cp_model.CpModel, listener: cp_model.CpSolverSolutionCallback | None
+) -> cp_model.CpSolverStatus:
+    """Solve one model; an interrupt stops the solver, and one that comes later is Python's again."""
+    try:
+        return solver.solve(model, listener)
+    finally:
+        # the solver leaves the signal to the system, which would end the process without an answer
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+def solve_together(
+    models: list[cp_model.CpModel], limits: SolverLimits
+) -> list[tuple[cp_model.CpSolverStatus | None, cp_model.CpSolver]]:
+    """Solve models at once, each by a solver of its own; the status is None where the user interrupted."""
+    solvers = [solver_of(limits, _REFUTING) for _ in models]
+    for solver in solvers:
+        # the signal's handler belongs to one solver alone: here the interrupt comes to this thread instead
+        solver.parameters.catch_sigint_signal = False
+    with ThreadPoolExecutor(len(models)) as threads:
+        running = [threads.submit(s.solve, m) for s, m in zip(solvers, models, strict=True)]
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            _stop(solvers, running)
+            return [(None, solver) for solver in solvers]
+    return [(future.result(), solver) for future, solver in zip(running, solvers, strict=True)]
+
+
+def _stop(solvers: list[cp_model.CpSolver], running: list[Future[cp_model.CpSolverStatus]]) -> None:
+    """Stop solvers, those too that are about to begin."""
+    while wait(running, timeout=_POLL_S).not_done:
+        for solver in solvers:
+            solver.stop_search()
+
+
+def outcome_of(
+    verdict: cp_model.CpSolverStatus | None,
+) -> Literal["refuted", "found", "open", "stopped"]:
+    """Return what a verdict says of the limit that was asked for."""
+    if verdict is None:
+        return "stopped"
+    if verdict == cp_model.INFEASIBLE:
+        return "refuted"
+    return "found" if verdict in (cp_model.OPTIMAL, cp_model.FEASIBLE) else "open"
 
 
 def hint_at(model: cp_model.CpModel, variables: Vars, seed: Schedule) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,16 @@ from hypothesis import strategies as st
 
 from planner.frontend.instances import read_instance
 from planner.search import agent_cpsat
-from planner.search.agent_bracket import Attempt, Bracket, narrowed
+from planner.search.agent_bracket import Ask, Attempt, Bracket, narrowed
 from planner.verify.task_schedule import schedule_violations
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "scheduling"
 
 
-def _oracle(optimum: int, slack: int, asked: list[tuple[int, float]]) -> Callable[[int, float], Attempt]:
+def _oracle(optimum: int, slack: int, asked: list[tuple[int, float]]) -> Ask:
     """Answer limits rightly, the sooner the farther from the optimum; finds are `slack` below the limit."""
 
-    def attempt(limit: int, effort: float) -> Attempt:
+    def answer(limit: int, effort: float) -> Attempt:
         asked.append((limit, effort))
         needed = 8.0 / (1 + abs(limit - optimum))
         if effort < needed:
@@ -29,7 +28,7 @@ def _oracle(optimum: int, slack: int, asked: list[tuple[int, float]]) -> Callabl
             return Attempt(outcome="refuted", effort=needed)
         return Attempt(outcome="found", effort=needed, makespan=max(limit - slack, optimum))
 
-    return attempt
+    return lambda limits, effort: [answer(limit, effort) for limit in limits]
 
 
 @given(
@@ -38,16 +37,18 @@ def _oracle(optimum: int, slack: int, asked: list[tuple[int, float]]) -> Callabl
     above=st.integers(0, 40),
     slack=st.integers(0, 3),
     budget=st.floats(0.0, 200.0),
+    width=st.integers(1, 5),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_the_optimum_stays_inside_and_the_budget_holds(
-    low: int, below: int, above: int, slack: int, budget: float
+    low: int, below: int, above: int, slack: int, budget: float, width: int
 ) -> None:
     optimum = low + below
     asked: list[tuple[int, float]] = []
     found = narrowed(
         Bracket(low=low, high=optimum + above),
         _oracle(optimum, slack, asked),
+        width=width,
         first_effort=0.5,
         budget=budget,
     )
@@ -57,17 +58,17 @@ def test_the_optimum_stays_inside_and_the_budget_holds(
         assert asked == []
 
 
-@given(below=st.integers(0, 30), above=st.integers(0, 30))
+@given(below=st.integers(0, 30), above=st.integers(0, 30), width=st.integers(1, 4))
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_effort_enough_closes_it(below: int, above: int) -> None:
+def test_effort_enough_closes_it(below: int, above: int, width: int) -> None:
     bracket = Bracket(low=10, high=10 + below + above)
-    found = narrowed(bracket, _oracle(10 + below, 0, []), first_effort=0.25, budget=1e6)
+    found = narrowed(bracket, _oracle(10 + below, 0, []), width=width, first_effort=0.25, budget=1e6)
     assert (found.low, found.high, found.is_closed) == (10 + below, 10 + below, True)
 
 
 def test_what_stays_open_is_asked_again_with_twice_the_effort() -> None:
     asked: list[tuple[int, float]] = []
-    narrowed(Bracket(low=0, high=4), _oracle(2, 0, asked), first_effort=1.0, budget=1e3)
+    narrowed(Bracket(low=0, high=4), _oracle(2, 0, asked), width=1, first_effort=1.0, budget=1e3)
     for limit in (1, 2):
         efforts = [effort for tried, effort in asked if tried == limit]
         assert efforts == sorted(set(efforts))
@@ -77,22 +78,22 @@ def test_what_stays_open_is_asked_again_with_twice_the_effort() -> None:
 def test_it_ends_at_once_when_the_user_stops() -> None:
     calls: list[int] = []
 
-    def attempt(limit: int, effort: float) -> Attempt:
-        calls.append(limit)
-        return Attempt(outcome="stopped", effort=effort)
+    def ask(limits: list[int], effort: float) -> list[Attempt]:
+        calls.extend(limits)
+        return [Attempt(outcome="stopped", effort=effort)]
 
-    found = narrowed(Bracket(low=0, high=100), attempt, first_effort=1.0, budget=1e9)
+    found = narrowed(Bracket(low=0, high=100), ask, width=1, first_effort=1.0, budget=1e9)
     assert (found.low, found.high, found.stopped, len(calls)) == (0, 100, True, 1)
 
 
 def test_attempts_that_cost_nothing_use_up_the_budget_too() -> None:
     calls: list[int] = []
 
-    def attempt(limit: int, effort: float) -> Attempt:
-        calls.append(limit)
-        return Attempt(outcome="open", effort=0.0)
+    def ask(limits: list[int], effort: float) -> list[Attempt]:
+        calls.extend(limits)
+        return [Attempt(outcome="open", effort=0.0)]
 
-    narrowed(Bracket(low=0, high=1000), attempt, first_effort=1.0, budget=1.0)
+    narrowed(Bracket(low=0, high=1000), ask, width=1, first_effort=1.0, budget=1.0)
     assert 0 < len(calls) <= 101
 
 

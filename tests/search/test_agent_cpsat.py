@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from dataclasses import replace
 
 import pytest
+from ortools.sat.python import cp_model
 
 from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, SchedulingProblem, Task
+from planner.search import agent_cpsat
 from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
+from planner.search.agent_solver import SolverLimits
 from planner.verify.task_schedule import schedule_violations
+
+Solved = tuple[cp_model.CpSolverStatus | None, cp_model.CpSolver]
 
 
 def _task(name: str, duration_s: float, *, resource: int | None = 0, **kwargs: float) -> Task:
@@ -166,3 +172,26 @@ def test_interrupt_while_the_model_is_built_keeps_the_seed(monkeypatch: pytest.M
 
     monkeypatch.setattr("planner.search.agent_cpsat.build", interrupted)
     _check_interrupted(solve_schedule(_hard(200), ScheduleOptions(time_limit_s=60)))
+
+
+def test_interrupt_between_limits_on_the_makespan_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    together = agent_cpsat.solve_together
+
+    def interrupted(models: list[cp_model.CpModel], limits: SolverLimits) -> list[Solved]:
+        asked.append([0] * len(models))
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            return together(models, limits)
+        finally:
+            timer.cancel()
+
+    monkeypatch.setattr(agent_cpsat, "solve_together", interrupted)
+    monkeypatch.setattr(agent_cpsat, "_FIRST_SHARE", 1e-9)
+    monkeypatch.setattr(agent_cpsat, "_FIRST_ATTEMPT_SHARE", 1.0)
+    began = time.monotonic()
+    answer = solve_schedule(_hard(200), ScheduleOptions(time_limit_s=120, num_workers=2))
+    assert time.monotonic() - began < 100
+    assert len(asked) == 1
+    _check_interrupted(answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,17 @@ import pytest
 
 from planner.frontend.instances import read_instance
 from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, Schedule, SchedulingProblem, Task
+from planner.search import agent_cpsat, agent_population
 from planner.search.agent_cpsat import ScheduleOptions, solve_schedule
-from planner.search.agent_population import Effort, improved_schedule, is_improvable
+from planner.search.agent_population import (
+    Effort,
+    Floats,
+    SearchInterrupted,
+    improved_schedule,
+    is_improvable,
+)
 from planner.search.heft import heft, list_schedule
+from planner.search.serial_schedules import Ints
 from planner.verify.task_schedule import schedule_violations
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "scheduling"
@@ -107,3 +116,35 @@ def test_what_it_finds_is_proved_by_refuting_one_less() -> None:
     problem = read_instance(DATA / "psplib" / "j3029_5.sm")
     answer = solve_schedule(problem, ScheduleOptions(time_limit_s=60, deterministic_limit=10))
     assert (answer.status, answer.value, answer.bound) == ("optimal", 98.0, 98.0)
+
+
+def test_an_interrupt_brings_the_best_schedule_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = read_instance(DATA / "psplib" / "j3029_5.sm")
+    start = _heft(problem)
+    drawn: list[int] = []
+    children = agent_population._Evolution._children
+
+    def interrupted(self: agent_population._Evolution, starts: Ints, kept: int) -> Floats:
+        drawn.append(kept)
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return children(self, starts, kept)
+
+    monkeypatch.setattr(agent_population._Evolution, "_children", interrupted)
+    with pytest.raises(SearchInterrupted) as caught:
+        improved_schedule(problem, start, target=0, effort=LITTLE, seed=0)
+    assert schedule_violations(problem, caught.value.schedule) == []
+    assert problem.objective(caught.value.schedule) < problem.objective(start)
+    monkeypatch.undo()
+    monkeypatch.setattr(agent_cpsat, "improved_schedule", _raising(caught.value))
+    answer = solve_schedule(problem, ScheduleOptions(time_limit_s=60, deterministic_limit=0.01))
+    assert answer.status == "feasible"
+    assert answer.value is not None
+    assert answer.value <= problem.objective(caught.value.schedule)
+
+
+def _raising(stop: SearchInterrupted) -> Callable[..., Schedule]:
+    def improved(*_: object, **__: object) -> Schedule:
+        raise stop
+
+    return improved
