@@ -76,6 +76,14 @@ def config(job: Job) -> dict[str, object]:
         )
     if settings.gradients == "bf16":
         found["communication_data_type"] = "fp16" if job.pool.weight_dtype == "fp16" else "bf16"
+    if settings.offload in ("activations", "optimizer_and_activations", "everything"):
+        if settings.recompute != "full":
+            raise job.refuse(
+                "offload",
+                "DeepSpeed keeps the inputs of recomputed layers on the host, no other activations",
+                hint="Plan with --fix recompute=full.",
+            )
+        found["activation_checkpointing"] = {"partition_activations": s.tp > 1, "cpu_checkpointing": True}
     if s.tp > 1:
         found["tensor_parallel"] = {"autotp_size": s.tp}
     return found
@@ -92,11 +100,11 @@ def _zero(job: Job) -> dict[str, object]:
             "DeepSpeed shards states over all ranks: 0.19 removed sharding over groups (MiCS)",
             hint=f"Plan with --fix dp_shard={s.dp}.",
         )
-    if settings.offload != "none":
+    if settings.offload not in ("none", "activations"):
         if settings.zero == 0:
             raise job.refuse("offload", "DeepSpeed offloads what ZeRO shards", allowed="with ZeRO-1 to 3")
         found["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if settings.offload == "optimizer_and_parameters":
+    if settings.offload in ("optimizer_and_parameters", "everything"):
         if settings.zero < 3:
             raise job.refuse("offload", "DeepSpeed offloads parameters under ZeRO-3 alone")
         found["offload_param"] = {"device": "cpu", "pin_memory": True}

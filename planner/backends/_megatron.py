@@ -151,10 +151,27 @@ def _batch(job: Job) -> Arguments:
     elif settings.recompute == "selective":
         modules = "layernorm moe_act" if job.model.num_experts else "layernorm mlp"
         found |= {"recompute-granularity": "selective", "recompute-modules": modules}
-    if settings.offload == "optimizer":
+    return found | _offload(job)
+
+
+def _offload(job: Job) -> Arguments:
+    """Return what keeps states and activations on the host; whole layers leave through Transformer Engine.
+
+    That takes no pipeline, no recomputation and all layers but the last (TransformerConfig.__post_init__).
+    """
+    settings, found = job.settings, Arguments()
+    if settings.offload in ("optimizer_and_parameters", "everything"):
+        raise job.refuse("offload", "Megatron-LM offloads states and activations, not parameters")
+    if settings.offload in ("optimizer", "optimizer_and_activations"):
         found |= {"optimizer-cpu-offload": True, "use-precision-aware-optimizer": True}
-    elif settings.offload != "none":
-        raise job.refuse("offload", "Megatron-LM offloads optimizer states, not parameters")
+    if settings.offload in ("activations", "optimizer_and_activations"):
+        if job.pool.strategy.pp > 1 or settings.recompute != "none":
+            raise job.refuse(
+                "offload",
+                "Megatron-LM offloads activations of whole layers without pipeline and recomputation only",
+                hint="Plan with --fix pp=1,recompute=none.",
+            )
+        found |= {"cpu-offloading-num-layers": max(settings.layers_per_chunk) - 1}
     return found
 
 

@@ -188,6 +188,8 @@ def _training(job: Job) -> Arguments:
     s, settings = job.pool.strategy, job.settings
     if settings.offload == "optimizer":
         raise job.refuse("offload", "torchtitan offloads parameters with their optimizer states")
+    if settings.offload in ("activations", "optimizer_and_activations", "everything"):
+        raise job.refuse("offload", "torchtitan keeps activations on the device")
     found: Arguments = {
         "training.local_batch_size": settings.global_batch // s.dp if s.pp > 1 else settings.micro_batch,
         "training.global_batch_size": settings.global_batch,

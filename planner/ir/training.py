@@ -8,7 +8,15 @@ from typing import Literal
 from planner.ir.model_graph import ModelGraph
 
 Recompute = Literal["none", "selective", "full"]
-Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
+Offload = Literal[
+    "none",
+    "optimizer",
+    "optimizer_and_parameters",
+    "activations",
+    "optimizer_and_activations",
+    "everything",
+]
+"""What is kept in the memory of the host: `everything` is states, parameters and activations."""
 Gradients = Literal["full", "bf16", "int4", "1bit"]
 
 

@@ -6,11 +6,15 @@ from planner.errors import InputError, UnknownNameError
 
 PRECISIONS = ("bf16", "fp16", "fp8", "fp8_block", "nvfp4")
 SCHEDULES = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v")
+OFFLOADS = (
+    *("none", "optimizer", "optimizer_and_parameters"),
+    *("activations", "optimizer_and_activations", "everything"),
+)
 DEGREES = ("tp", "pp", "dp", "cp", "ep", "etp", "num_chunks", "micro_batch", "dp_shard", "cp_ulysses")
 LEVELS = ("zero", "recompute_layers")
 WORDS: dict[str, tuple[str, ...]] = {
     "recompute": ("none", "selective", "full"),
-    "offload": ("none", "optimizer", "optimizer_and_parameters"),
+    "offload": OFFLOADS,
     "schedule": SCHEDULES,
     "gradients": ("full", "bf16", "int4", "1bit"),
     "precision": PRECISIONS,

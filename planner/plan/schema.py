@@ -116,7 +116,14 @@ class TrainingSettings(_Strict):
     sequence_parallel: bool = False
     recompute: Literal["none", "selective", "full"] = "none"
     recompute_layers: Annotated[int, Field(ge=0)] = 0
-    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    offload: Literal[
+        "none",
+        "optimizer",
+        "optimizer_and_parameters",
+        "activations",
+        "optimizer_and_activations",
+        "everything",
+    ] = "none"
     schedule: str = "1f1b"
     gradients: Literal["full", "bf16", "int4", "1bit"] = "full"
     layers_per_chunk: list[int] = []

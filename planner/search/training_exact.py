@@ -18,7 +18,7 @@ from planner.search.training_question import Limits, Rates
 from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, rows, sharded
-from planner.space.training.plans import GRADIENTS, OFFLOADS, PlanArrays, concatenate
+from planner.space.training.plans import GRADIENTS, PlanArrays, concatenate, leanest_offload
 from planner.space.training.point_grid import PointGrid
 from planner.space.training.recompute_fit import fitted
 
@@ -130,7 +130,7 @@ class ExactSearch:
             zero=np.full_like(found.zero, max(self._space.fixed("zero", list(choices.zeros)), default=0)),
             offload=np.full_like(
                 found.offload,
-                max(OFFLOADS.index(o) for o in self._space.word("offload", choices.offloads)),
+                leanest_offload(self._space.word("offload", choices.offloads)),
             ),
             gradients=np.full_like(found.gradients, GRADIENTS.index(lean_gradients(self._space))),
         )

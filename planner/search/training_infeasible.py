@@ -136,7 +136,7 @@ def _leaner(problem: Case) -> Iterator[_Change]:
         choices,
         zeros=(0, 1, 2, 3),
         recomputes=("none", "selective", "full"),
-        offloads=("none", "optimizer", "optimizer_and_parameters"),
+        offloads=tuple(dict.fromkeys((*choices.offloads, "none", "optimizer", "optimizer_and_parameters"))),
     )
     if replace(everything, offloads=choices.offloads) != choices:
         yield _Change(

@@ -24,7 +24,7 @@ from planner.search.training_question import limits_of
 from planner.space.packing_lists import best_uniform, padded
 from planner.space.training.grid import Space, divisors, plan_columns, tensor_degrees
 from planner.space.training.length_costs import LengthPricer, RankCosts, priced_tokens
-from planner.space.training.plans import OFFLOADS, RECOMPUTES, PlanArrays
+from planner.space.training.plans import RECOMPUTES, PlanArrays, keeps_activations
 from planner.space.training.software import load_training_software
 
 _PACKING_S = 0.5
@@ -172,7 +172,7 @@ def _sharings(space: Space, tp: int, way: str) -> Iterator[PlanArrays]:
     for zero in space.fixed("zero", [z for z in space.choices.zeros if z < 3]):
         shards = [ranks] if zero == 0 else [d for d in divisors(ranks) if d > 1]
         for shard, offload in product(
-            space.fixed("dp_shard", shards), space.word("offload", space.choices.offloads)
+            space.fixed("dp_shard", shards), keeps_activations(space.word("offload", space.choices.offloads))
         ):
             yield plan_columns(
                 1,
@@ -186,7 +186,7 @@ def _sharings(space: Space, tp: int, way: str) -> Iterator[PlanArrays]:
                 dp_shard=shard,
                 sequence_parallel=int(tp > 1 if parallel is None else bool(parallel) and tp > 1),
                 recompute=RECOMPUTES.index(way),
-                offload=OFFLOADS.index(offload),
+                offload=offload,
             )
 
 

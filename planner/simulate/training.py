@@ -22,10 +22,11 @@ from planner.simulate.training_groups import spread_work
 from planner.simulate.training_lengths import replayed_batches_s
 from planner.space.schedule_family import FAMILIES
 from planner.space.schedule_timing import timed
-from planner.space.training.evaluate import StageTimes, TrainingEvaluator
+from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.partition import chunk_sizes, stage_of_chunk
 from planner.space.training.plans import PlanArrays, single
 from planner.space.training.source import evaluator_of, with_batch
+from planner.space.training.stage_times import StageTimes
 
 TOLERANCE = 0.05
 """A predicted step that lies further from the replayed one than this is called wrong."""

@@ -164,6 +164,17 @@ def test_deepspeed_gets_batch_states_and_offload() -> None:
     assert config["bf16"] == {"enabled": True}
 
 
+def test_activations_on_the_host_are_asked_for_where_a_stack_can() -> None:
+    found = settings(plan(tp=4, pp=1, cp=1, dp=4, recompute="none"), offload="optimizer_and_activations")
+    args = flags(exported("megatron", found)["megatron.args"])
+    assert args["cpu-offloading-num-layers"] == "31"
+    assert "optimizer-cpu-offload" in args
+    found = plan(tp=1, pp=1, cp=1, dp=16, zero=3, micro_batch=2, recompute="full")
+    config = json.loads(exported("deepspeed", settings(found, offload="activations"))["ds_config.json"])
+    assert config["activation_checkpointing"]["cpu_checkpointing"] is True
+    assert "offload_optimizer" not in config["zero_optimization"]
+
+
 def test_a_pipeline_is_written_for_torch() -> None:
     found = plan(tp=2, pp=4, cp=1, dp=2, schedule="zb-v", num_chunks=2, micro_batch=1)
     files = exported("torch-pipelining", found)
@@ -180,6 +191,20 @@ def test_a_pipeline_is_written_for_torch() -> None:
     [
         ("megatron", {"pp": 4, "schedule": "zb-h1"}, {}, "training.schedule"),
         ("megatron", {"pp": 1}, {"offload": "optimizer_and_parameters"}, "training.offload"),
+        ("megatron", {"pp": 2, "recompute": "none"}, {"offload": "activations"}, "training.offload"),
+        ("megatron", {"pp": 1, "recompute": "full"}, {"offload": "activations"}, "training.offload"),
+        (
+            "torchtitan",
+            {"zero": 2, "dp": 8, "tp": 2, "pp": 1, "cp": 1},
+            {"offload": "activations"},
+            "offload",
+        ),
+        (
+            "deepspeed",
+            {"dp": 16, "pp": 1, "tp": 1, "cp": 1, "recompute": "none"},
+            {"offload": "activations"},
+            "offload",
+        ),
         ("torchtitan", {"zero": 1, "dp": 8, "tp": 2, "pp": 1, "cp": 1}, {}, "training.zero"),
         ("torchtitan", {"zero": 2, "dp": 8, "tp": 2, "pp": 1, "cp": 1}, {"offload": "optimizer"}, "offload"),
         ("torchtitan", {"zero": 2, "dp": 8, "cp": 2, "tp": 1, "pp": 1}, {"cp_ulysses": 2}, "cp_ulysses"),

@@ -17,7 +17,7 @@ from planner.search.training_question import limits_of, rates_of
 from planner.space.training.bound import point_bound
 from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.grid import Space, points, rows, sharded
-from planner.space.training.plans import FITTED, OFFLOADS, RECOMPUTES, PlanArrays, concatenate
+from planner.space.training.plans import FITTED, RECOMPUTES, PlanArrays, concatenate, leanest_offload
 from planner.space.training.source import evaluator_of, formats_of
 
 SMALL = {
@@ -66,6 +66,12 @@ CASES: dict[str, dict[str, Any]] = {
         "model": LARGE,
         "cluster": "4xl40s",
         "offload": ["none", "optimizer", "optimizer_and_parameters"],
+    },
+    "activations on the host": {
+        "model": LARGE,
+        "cluster": {"device": "l40s", "nodes": 1, "devices_per_node": 4, "host_memory_bandwidth": "300GB/s"},
+        "offload": ["none", "optimizer", "activations", "optimizer_and_activations"],
+        "fix": {"tp": 1, "cp": 1},
     },
     "two kinds of devices": {"model": SMALL, "cluster": "4xh100+8xl40s"},
     "two precisions": {"model": SMALL, "cluster": "4xh100", "precision": ["bf16", "fp8"]},
@@ -175,11 +181,11 @@ def test_bounds_are_bounds(name: str) -> None:
     assert len(coarse) < len(plans)
 
 
-@pytest.mark.parametrize("name", ["one node", "experts", "offload"])
+@pytest.mark.parametrize("name", ["one node", "experts", "offload", "activations on the host"])
 def test_the_leanest_sharding_bounds_the_memory_of_all(name: str) -> None:
     problem = case(name)
     _, plans, evaluator = enumerated(problem, 0)
-    most = max(OFFLOADS.index(offload) for offload in problem.payload.choices.offloads)
+    most = leanest_offload(problem.payload.choices.offloads)
     leanest = replace(
         plans,
         zero=np.full_like(plans.zero, 3),

@@ -69,8 +69,10 @@ What falls short, and why:
 - One public run stands behind the DeepSpeed pipeline profile, so its interval is wide.
 - torchtitan reports what its allocator reserves; with a pipeline that is 10 to 16 % more than what is counted
   here, buffers of every micro-batch included.
-- Llama 3 ran interleaved without recompute on 8192 devices with micro-batch groups smaller than the
-  pipeline, which lowers memory; that schedule is not modelled, so that run is called infeasible by 7 %.
+- Llama 3's run without recompute on 8192 devices is called infeasible by 7 %. Groups of micro-batches smaller
+  than the pipeline are not what saved its memory: one forward one backward then waits for itself, or idles
+  ten micro-batches to hold 7 % less (tests/oracle/test_interleaved_groups.py). A stack that rebuilds the
+  product of gate and activation, which it need not keep, would fit; its paper does not say.
 - The constant of the very rows knows what it is judged on; sources of near-equal runs cannot be told from
   it, and one of the other rows knows their level. Where the model loses to that, it misses the level.
 """

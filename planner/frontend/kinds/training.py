@@ -144,6 +144,13 @@ def _check_packed(tree: SpecTree, spec: TrainingSpec) -> None:
             value=spec.objective.name,
             allowed="min_step_time",
         )
+    if not set(spec.offload) & {"none", "optimizer", "optimizer_and_parameters"}:
+        raise tree.error(
+            "activations stay on the device where sequences differ",
+            ("offload",),
+            value=", ".join(spec.offload),
+            allowed="none, optimizer, optimizer_and_parameters",
+        )
     if not spec.flash_attention:
         raise tree.error("packed sequences need flash attention", ("flash_attention",), value=False)
 

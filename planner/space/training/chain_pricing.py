@@ -87,6 +87,7 @@ class BandPricer:
             logits_bytes=sums.ends("", "logits_bytes"),
             layer_params=sums.largest(params),
             passed_bytes=passed[0] + 0.0 * dense,
+            layer_kept_bytes=sums.largest(table.layer(_KEPT[way])),
         )
         return StageLoad(
             **{name: getattr(found, name).reshape(-1, 1) for name in StageLoad.__dataclass_fields__}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_models.base import CostModel
 from cost_models.cost import FloatArray
@@ -13,14 +14,16 @@ from cost_models.work import Collective, Span, Stream
 from planner.ir.cluster import NodeGroup
 from planner.ir.model_graph import ModelGraph
 from planner.ir.training import TrainingWorkload
+from planner.space.training.activations import fits_host, shown_s
 from planner.space.training.exposed import ExposedCommunication
 from planner.space.training.layer_work import Shape
 from planner.space.training.memory import StageLoad, StageMemory, in_flight, passed_bytes, stage_memory
 from planner.space.training.network import hop_link
 from planner.space.training.optimizer import update_s
 from planner.space.training.partition import StageClasses, stage_classes
-from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays, distinct
+from planner.space.training.plans import RECOMPUTES, SCHEDULES, IntArray, PlanArrays, away, distinct
 from planner.space.training.software import TrainingSoftware
+from planner.space.training.stage_times import LayerTotals, Outline, StageTimes
 from planner.space.training.tables import PlanTable, TableBuilder
 
 _MOST_DETAILED = 64
@@ -86,49 +89,6 @@ class Evaluation:
             raise ValueError(f"an interval's level lies between 0 and 1, got {level}")
         width = NormalDist().inv_cdf(0.5 + level / 2.0) * self.sigma_log
         return self.time.total_s * np.exp(-width), self.time.total_s * np.exp(width)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageTimes:
-    """Per-stage times of one micro-batch, seconds, [stages, plans]; `comm` is what no overlap hides.
-
-    `error` sums time by spread (log) of the kernels, for the interval.
-    """
-
-    forward: FloatArray
-    backward: FloatArray
-    weight_grad: FloatArray
-    comm: FloatArray
-    error: FloatArray
-
-    @property
-    def total(self) -> FloatArray:
-        """All of one micro-batch."""
-        return self.forward + self.backward + self.weight_grad + self.comm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerTotals:
-    """Times of one micro-batch through all layers on one rank, ends included, seconds, [plans].
-
-    `selective` and `full` are what recomputing adds.
-    """
-
-    forward: FloatArray
-    backward: FloatArray
-    weight_grad: FloatArray
-    selective: FloatArray
-    full: FloatArray
-    comm: FloatArray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outline:
-    """Lower bounds on what plans cost, each [plans]: step, compute of the slowest stage, fullest stage."""
-
-    step_s: FloatArray
-    compute_s: FloatArray
-    least_bytes: FloatArray
 
 
 @dataclass(slots=True, kw_only=True)
@@ -207,7 +167,8 @@ class TrainingEvaluator:
             load = self.load_of(table.take(index), classes, part)
             stage_mem = self._memory(part, load, classes)
             parts.put(index, self._parts(part, stages, load, classes))
-            peak[index] = stage_mem.total.max(axis=0)
+            room = self._fits_host(part, load, classes, stage_mem)
+            peak[index] = np.where(room, stage_mem.total.max(axis=0), np.inf)
             allocated[index] = stage_mem.allocated.max(axis=0)
             if detailed:
                 for column, i in enumerate(index):
@@ -234,7 +195,8 @@ class TrainingEvaluator:
             classes = self.classes_of(part, every=False)
             if classes is None:
                 continue
-            stages = self._stages(table.take(index), classes, part)
+            bare = replace(part, offload=np.zeros_like(part.offload))
+            stages = self._stages(table.take(index), classes, bare)
             load = self.load_of(table.take(index), classes, part)
             parts.put(index, self._parts(part, stages, load, classes))
             held = self._memory(part, load, classes)
@@ -331,6 +293,17 @@ class TrainingEvaluator:
         held = in_flight(plans, num_micro, classes.first, classes.num_stages)
         return stage_memory(plans, load, held, self.shards(plans), self.software)
 
+    def _fits_host(
+        self, plans: PlanArrays, load: StageLoad, classes: StageClasses, memory: StageMemory
+    ) -> NDArray[np.bool_]:
+        """Return whether hosts hold the activations that are put there beside the states, [plans]."""
+        if not away(plans, "activations").any():
+            return np.ones(len(plans), dtype=np.bool_)
+        held = in_flight(plans, self.num_micro_of(plans), classes.first, classes.num_stages)
+        none = replace(plans, offload=np.zeros_like(plans.offload))
+        states = (self._memory(none, load, classes).optimizer - memory.optimizer).max(axis=0)
+        return fits_host(self.group, plans, (load.kept_bytes * held).max(axis=0), states)
+
     def num_micro_of(self, plans: PlanArrays) -> FloatArray:
         """Return the micro-batches of a step on one data-parallel rank, [plans]."""
         return np.asarray(self.workload.global_batch / (plans.dp * plans.micro_batch), dtype=np.float64)
@@ -349,11 +322,16 @@ class TrainingEvaluator:
         backward[0] += table.end("embed_backward_s")
         forward[classes.last] += table.end("head_forward_s")
         backward[classes.last] += table.end("head_backward_s")
+        weight = summed("weight_grad_s")
+        comm = summed("forward_comm_s") + summed("backward_comm_s")
+        if away(plans, "activations").any():
+            kept = self.load_of(table, classes, plans).kept_bytes
+            comm = comm + shown_s(self._costs, self.group, plans, kept, (forward, backward + weight))
         return StageTimes(
             forward=forward,
             backward=backward,
-            weight_grad=summed("weight_grad_s"),
-            comm=summed("forward_comm_s") + summed("backward_comm_s"),
+            weight_grad=weight,
+            comm=comm,
             error=summed("error_s"),
         )
 
@@ -389,6 +367,9 @@ class TrainingEvaluator:
             logits_bytes=logits,
             layer_params=largest(table.layer("dense_params") + table.layer("expert_params")),
             passed_bytes=passed_bytes(table, plans, self.num_micro_of(plans), self.software) + 0.0 * dense,
+            layer_kept_bytes=largest(
+                np.where(plans.recompute_layers > 0, table.layer("kept_none_bytes"), kept)
+            ),
         )
 
     def _kept(

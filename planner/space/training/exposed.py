@@ -10,7 +10,7 @@ from cost_models.work import Collective, CollectiveOp, HostTransfer, Span, Strea
 from planner.ir.cluster import NodeGroup
 from planner.space.spans import span_of
 from planner.space.training.gradients import chosen, pass_bytes, wire_bytes
-from planner.space.training.plans import OFFLOADS, IntArray, PlanArrays
+from planner.space.training.plans import IntArray, PlanArrays, away
 from planner.space.training.software import TrainingSoftware
 
 _RING_STEP_S = 3.4e-6
@@ -97,14 +97,14 @@ class ExposedCommunication:
         Every rank fetches its own share of the 16-bit weights, all of a stage below ZeRO-3 (ZeRO-Infinity,
         Rajbhandari 2021, sections 3 and 5).
         """
-        away = plans.offload >= OFFLOADS.index("optimizer_and_parameters")
-        if not away.any():
+        absent = away(plans, "weights")
+        if not absent.any():
             return np.zeros(len(plans))
         shared = np.where(plans.zero >= 3, plans.dp_shard * plans.cp, 1).astype(np.float64)
         experts = np.maximum(shared * plans.tp / (plans.ep * plans.etp), 1.0)
         num_bytes = 2.0 * (params[0] / shared + params[1] / np.where(plans.zero >= 3, experts, 1.0))
         fetch = self._costs.price(HostTransfer(num_bytes=num_bytes)).time_s
-        return np.where(away, sum(self._exposed(fetch, window) for window in windows), 0.0)
+        return np.where(absent, sum(self._exposed(fetch, window) for window in windows), 0.0)
 
     def _packing_s(self, plans: PlanArrays, params: FloatArray, inside: FloatArray) -> FloatArray:
         """Return the time that packing and unpacking gradients takes; `inside` ranks share a node."""

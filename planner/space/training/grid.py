@@ -25,6 +25,8 @@ from planner.space.training.plans import (
     SCHEDULES,
     IntArray,
     PlanArrays,
+    away,
+    concatenate,
 )
 
 MOST_DROPPED = 4
@@ -278,13 +280,33 @@ def sharded(space: Space, found: PlanArrays) -> PlanArrays:
         options.append(np.tile(table, (len(here), 1)))
     index = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
     table = np.concatenate(options) if options else np.zeros((0, 4), dtype=np.int64)
-    return replace(
-        found.take(index),
-        zero=table[:, 0],
-        dp_shard=table[:, 1],
-        offload=table[:, 2],
-        gradients=table[:, 3],
+    return _decided(
+        replace(
+            found.take(index),
+            zero=table[:, 0],
+            dp_shard=table[:, 1],
+            offload=table[:, 2],
+            gradients=table[:, 3],
+        )
     )
+
+
+def _decided(plans: PlanArrays) -> PlanArrays:
+    """Return plans that recompute nothing or everything where activations are on the host.
+
+    Memory asks for no layers in between then: two layers that are kept take no more than one that is kept and
+    one that is rebuilt.
+    """
+    open_ = (plans.recompute_layers == FITTED) & away(plans, "activations")
+    if not open_.any():
+        return plans
+    part = plans.take(open_)
+    none = np.zeros_like(part.recompute)
+    ways = [
+        replace(part, recompute=none + RECOMPUTES.index(way), recompute_layers=none)
+        for way in ("none", "full")
+    ]
+    return concatenate([plans.take(~open_), *ways])
 
 
 def _sharings(

@@ -13,8 +13,9 @@ import numpy as np
 
 from cost_models.cost import FloatArray
 from cost_models.memory.workspace import communication_bytes
+from planner.space.training.activations import KEPT_LAYERS
 from planner.space.training.gradients import chosen, error_bytes, held_bytes
-from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays
+from planner.space.training.plans import SCHEDULES, IntArray, PlanArrays, away
 from planner.space.training.software import TrainingSoftware
 from planner.space.training.tables import PlanTable
 
@@ -35,7 +36,7 @@ class StageLoad:
     `kept_bytes` is one micro-batch's activations under the plan's recompute choice, `rebuilt_bytes` those
     of the one layer that is recomputed at a time, `working_bytes` the largest transient of a layer,
     `logits_bytes` the head's, `layer_params` the parameters of the largest layer, `passed_bytes` what is held
-    for what stages pass to each other.
+    for what stages pass to each other, `layer_kept_bytes` the largest share of `kept_bytes` of one layer.
     """
 
     dense_params: FloatArray
@@ -46,6 +47,7 @@ class StageLoad:
     logits_bytes: FloatArray
     layer_params: FloatArray
     passed_bytes: FloatArray
+    layer_kept_bytes: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +144,10 @@ def stage_memory(
         expert = load.expert_params / np.where(zero >= level, expert_shard, 1.0)
         return (dense + expert) * bytes_per_param
 
-    offload = plans.offload[None, :]
-    away = offload >= 2
-    gathered = np.where((zero >= 3) | away, _gathered(load, software), 0.0)
+    absent = away(plans, "weights")[None, :]
+    gathered = np.where((zero >= 3) | absent, _gathered(load, software), 0.0)
     bucket = np.minimum(load.layer_params, software.max_live_params) * software.reduce_bytes
-    gathered = gathered + np.where((zero == 2) & ~away, bucket, 0.0)
+    gathered = gathered + np.where((zero == 2) & ~absent, bucket, 0.0)
     # One replica of 16-bit weights stays whole until ZeRO-3, whatever the master copy's sharding.
     weights = split(3, software.weight_bytes)
     if software.casts_weights:
@@ -156,18 +157,20 @@ def stage_memory(
         sums = np.where(plans.pp[None, :] > 1, software.reduce_bytes, 0.0)
         weights = np.where(zero == 2, split(2, software.weight_bytes) + params * _CAST_BYTES, weights)
         gathered = gathered + np.where(zero == 2, params * sums, 0.0)
-    states = np.where(offload >= 1, 0.0, split(1, software.optimizer_bytes))
-    activations = load.kept_bytes * held + load.passed_bytes
+    states = np.where(away(plans, "states")[None, :], 0.0, split(1, software.optimizer_bytes))
+    kept = load.kept_bytes * held
+    two_layers = np.minimum(KEPT_LAYERS * load.layer_kept_bytes, kept)
+    activations = np.where(away(plans, "activations")[None, :], two_layers, kept) + load.passed_bytes
     backward = load.rebuilt_bytes + load.working_bytes
     head = load.logits_bytes
     step = np.minimum(states, _OPTIMIZER_CHUNK_BYTES)
     workspace = np.maximum(np.maximum(backward, head), step)
     # Gradients summed in 16 bit are cast for the optimizer, when no activation is left.
     cast = np.where(chosen(plans, "bf16")[None, :], split(1, _CAST_GRADIENT_BYTES) - activations, 0.0)
-    workspace = np.maximum(workspace, np.where(offload == 0, cast, 0.0))
+    workspace = np.maximum(workspace, np.where(away(plans, "states")[None, :], 0.0, cast))
     errors = (load.dense_params + load.expert_params) * error_bytes(plans)[None, :]
     return StageMemory(
-        weights=np.where(away, 0.0, weights),
+        weights=np.where(absent, 0.0, weights),
         gradients=split(2, held_bytes(plans, software)[None, :]) + errors,
         optimizer=states,
         gathered=gathered,

@@ -21,7 +21,13 @@ from planner.space.training.grid import (
     plan_columns,
     tensor_degrees,
 )
-from planner.space.training.plans import OFFLOADS, SCHEDULES, IntArray, PlanArrays, concatenate
+from planner.space.training.plans import (
+    SCHEDULES,
+    IntArray,
+    PlanArrays,
+    concatenate,
+    keeps_activations,
+)
 
 SCHEDULE = "1f1b"
 """The schedule of pipelines over several groups."""
@@ -129,7 +135,7 @@ def _columns(space: Space, degrees: tuple[int, int, int, int, int]) -> PlanArray
     ]
     zeros = [z for z in space.fixed("zero", list(space.choices.zeros)) if z == 0 or dp * cp > 1]
     zeros = zeros if space.fixed("dp_shard", [dp]) else [z for z in zeros if z == 0]
-    offloads = [OFFLOADS.index(o) for o in space.word("offload", space.choices.offloads)]
+    offloads = keeps_activations(space.word("offload", space.choices.offloads))
     rows = [
         (size, zero, offload, gradients)
         for size, zero, offload in product(space.fixed("micro_batch", sizes), zeros, offloads)

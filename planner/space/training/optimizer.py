@@ -14,7 +14,8 @@ from cost_models.base import CostModel
 from cost_models.cost import FloatArray
 from cost_models.work import HostTransfer, Stream
 from planner.ir.cluster import NodeGroup
-from planner.space.training.plans import OFFLOADS, PlanArrays
+from planner.space.training.activations import ranks_of_host
+from planner.space.training.plans import PlanArrays, away
 from planner.space.training.software import TrainingSoftware
 
 _DEVICE_BYTES_PER_PARAM = 46.0
@@ -43,21 +44,18 @@ def update_s(
     Where the host's memory bandwidth is not known, the transfers alone count.
     """
     on_device = costs.price(Stream(num_bytes=params * _DEVICE_BYTES_PER_PARAM, num_kernels=8.0)).time_s
-    if not plans.offload.any():
+    if not away(plans, "states").any():
         return on_device
-    sharing = np.minimum(plans.tp * plans.pp * plans.dp * plans.cp, group.devices_per_node)
-    there = params * sharing
+    there = params * ranks_of_host(plans, group)
     down, up = (_transfer_s(costs, group, params, there, size) for size in (GRADIENT_BYTES, WEIGHT_BYTES))
     bandwidth = group.host_memory_bytes_per_s
     if bandwidth is None:
         on_host = down + up
     else:
         on_host = down + np.maximum(up, there * HOST_BYTES_PER_PARAM / (bandwidth * _HOST_SHARE))
-    weights = np.where(
-        plans.offload >= OFFLOADS.index("optimizer_and_parameters"), software.weight_bytes, 0.0
-    )
+    weights = np.where(away(plans, "weights"), software.weight_bytes, 0.0)
     full = there * (software.optimizer_bytes + weights) > group.host_memory_bytes
-    return np.where(plans.offload >= 1, np.where(full, np.inf, on_host), on_device)
+    return np.where(away(plans, "states"), np.where(full, np.inf, on_host), on_device)
 
 
 def _transfer_s(

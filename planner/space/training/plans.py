@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,24 @@ from planner.ir.training import Gradients, Offload, Recompute, TrainingStrategy
 IntArray = NDArray[np.int64]
 
 RECOMPUTES: tuple[Recompute, ...] = ("none", "selective", "full")
-OFFLOADS: tuple[Offload, ...] = ("none", "optimizer", "optimizer_and_parameters")
+OFFLOADS: tuple[Offload, ...] = (
+    "none",
+    "optimizer",
+    "optimizer_and_parameters",
+    "activations",
+    "optimizer_and_activations",
+    "everything",
+)
 GRADIENTS: tuple[Gradients, ...] = ("full", "bf16", "int4", "1bit")
 SCHEDULES: tuple[str, ...] = ("gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "zb-2p")
+
+Away = Literal["states", "weights", "activations"]
+AWAY: dict[Away, tuple[bool, ...]] = {
+    "states": (False, True, True, False, True, True),
+    "weights": (False, False, True, False, False, True),
+    "activations": (False, False, False, True, True, True),
+}
+"""What each of OFFLOADS keeps on the host: Adam's states, 16-bit weights, activations."""
 
 FITTED = -1
 """As many layers of each chunk as memory makes necessary, none if it can be."""
@@ -126,3 +143,22 @@ def single(strategy: TrainingStrategy, *, first_drop: int = 0, last_drop: int = 
         recompute_layers=one(strategy.recompute_layers),
         gradients=one(GRADIENTS.index(strategy.gradients)),
     )
+
+
+def away(plans: PlanArrays, what: Away) -> NDArray[np.bool_]:
+    """Return whether plans keep something on the host, [plans]."""
+    return np.asarray(AWAY[what])[plans.offload]
+
+
+def leanest_offload(offloads: Iterable[str]) -> int:
+    """Return the one of OFFLOADS that keeps on the host what any of `offloads` does."""
+    names = set(offloads)
+    chosen = [index for index, word in enumerate(OFFLOADS) if word in names]
+    wanted = tuple(any(part[index] for index in chosen) for part in AWAY.values())
+    return list(zip(*AWAY.values(), strict=True)).index(wanted)
+
+
+def keeps_activations(offloads: Iterable[str]) -> list[int]:
+    """Return the OFFLOADS among `offloads` that leave activations on the device."""
+    found = [index for index, word in enumerate(OFFLOADS) if word in set(offloads)]
+    return [index for index in found if not AWAY["activations"][index]]

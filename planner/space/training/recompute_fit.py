@@ -10,7 +10,7 @@ from cost_models.cost import FloatArray
 from planner.ir.training import Recompute
 from planner.space.training.evaluate import TrainingEvaluator, same_split
 from planner.space.training.memory import in_flight, stage_memory
-from planner.space.training.plans import FITTED, RECOMPUTES, IntArray, PlanArrays
+from planner.space.training.plans import FITTED, RECOMPUTES, IntArray, PlanArrays, away
 from planner.space.training.tables import PlanTable
 
 
@@ -67,7 +67,8 @@ class _Fit:
         saved = np.einsum("rsk,kp->rsp", classes.again[1:], by_layer) * held[None] * slack
         enough = (saved >= self._over("full", held)[None] * (1 - 1e-12)).all(axis=1)
         first = enough.argmax(axis=0) + 1
-        some = enough.any(axis=0) & (first < len(classes.again) - 1)
+        # Activations on the host leave nothing to save but what a whole layer rebuilds.
+        some = enough.any(axis=0) & (first < len(classes.again) - 1) & ~away(plans, "activations")
         return np.where(fits, 0, np.where(some, first, -1)).astype(np.int64)
 
     def _over(self, way: Recompute, held: FloatArray) -> FloatArray:

@@ -21,6 +21,9 @@ from planner.verify.training.view import JobView, jobs
 STATE_TOLERANCE = 0.03
 _SUM_TOLERANCE = 1e-6
 _ELEMENT_BYTES = 2.0
+_WEIGHTS_AWAY = ("optimizer_and_parameters", "everything")
+_STATES_STAY = ("none", "activations")
+_ACTIVATIONS_AWAY = ("activations", "optimizer_and_activations", "everything")
 _OUTER_BYTES = 8.0
 """Common parameters and their momentum in 32 bit (DiLoCo, arXiv 2311.08105, algorithm 1)."""
 
@@ -37,7 +40,7 @@ def _check(case: Case) -> Iterator[Violation]:
             for violation in (
                 *_sums(job, memory),
                 *_states(job, memory, counts[stage], trainer),
-                *_activations(memory, counts[stage], held[stage]),
+                *_activations(job, memory, counts[stage], held[stage]),
             ):
                 where = f"pool {job.pool.name!r}, stage {stage}: "
                 yield Violation(message=where + violation.message, numbers=violation.numbers)
@@ -67,9 +70,9 @@ def _states(
     expert_ranks = max(dense_ranks * s.tp / (s.ep * s.etp), 1.0)
     parts = {part.name: part.num_bytes for part in memory.parts}
     for name, level, each, stays in (
-        ("weights", 3, trainer.weight_bytes.value, settings.offload != "optimizer_and_parameters"),
+        ("weights", 3, trainer.weight_bytes.value, settings.offload not in _WEIGHTS_AWAY),
         ("gradients", 2, _gradient_bytes(job, trainer), True),
-        ("optimizer", 1, trainer.optimizer_bytes.value, settings.offload == "none"),
+        ("optimizer", 1, trainer.optimizer_bytes.value, settings.offload in _STATES_STAY),
         ("outer_optimizer", 1, _OUTER_BYTES, settings.outer_loop is not None),
     ):
         shared = settings.zero >= level
@@ -91,8 +94,14 @@ def _gradient_bytes(job: JobView, trainer: TrainerProfile) -> float:
     return own + (errors if job.settings.gradients == "1bit" else 0.0)
 
 
-def _activations(memory: DeviceMemory, count: StageCount, held: float) -> Iterator[Violation]:
+def _activations(job: JobView, memory: DeviceMemory, count: StageCount, held: float) -> Iterator[Violation]:
     own = count.kept_elements * _ELEMENT_BYTES * held
+    if job.settings.offload in _ACTIVATIONS_AWAY:
+        s, room = job.strategy, job.group.host_memory_bytes
+        there = own * min(job.group.devices_per_node, s.tp * s.pp * s.dp * s.cp)
+        if there > room * (1 + STATE_TOLERANCE):
+            yield Violation(message=f"a host has {room:.4g} bytes, activations of {there:.4g} are put there")
+        own = 0.0
     stated = next((part.num_bytes for part in memory.parts if part.name == "activations"), 0.0)
     if stated < own * (1 - STATE_TOLERANCE):
         yield Violation(

@@ -42,6 +42,7 @@ def _check(case: Case) -> Iterator[Violation]:
             )
         once_s = stated.get("optimizer_s", step.value) + stated.get("data_parallel_s", 0.0)
         yield from _host_update(job, once_s)
+        yield from _activations_move(job, step.value)
         compute = stated.get("compute_s", step.value)
         if compute > step.value * (1 + _ARITHMETIC):
             yield Violation(message=f"{compute:.4g} s of a step of {step.value:.4g} s are compute")
@@ -54,7 +55,7 @@ def _host_update(job: JobView, stated_s: float) -> Iterator[Violation]:
     1); the devices of a node share its memory.
     """
     settings, s = job.settings, job.strategy
-    if settings.offload == "none":
+    if settings.offload in ("none", "activations"):
         return
     sharded = settings.zero >= 1
     dense_ranks = settings.dp_shard * s.cp if sharded else 1
@@ -70,6 +71,19 @@ def _host_update(job: JobView, stated_s: float) -> Iterator[Violation]:
         yield Violation(
             message=f"the host's memory takes {least_s:.4g} s for the update, the plan says {stated_s:.4g}",
             numbers=(("own", least_s), ("claimed", stated_s)),
+        )
+
+
+def _activations_move(job: JobView, step_s: float) -> Iterator[Violation]:
+    """Yield where activations that are put on the host cannot cross the host link in a step."""
+    if job.settings.offload not in ("activations", "optimizer_and_activations", "everything"):
+        return
+    most = max(count.kept_elements for count in stage_counts(job)) * 2.0 * job.num_micro
+    least_s = most / job.group.host_link.bandwidth_bytes_per_s
+    if step_s < least_s * (1 - _COUNTED):
+        yield Violation(
+            message=f"activations cross the host link in {least_s:.4g} s, the plan says {step_s:.4g} in all",
+            numbers=(("own", least_s), ("claimed", step_s)),
         )
 
 

@@ -17,11 +17,12 @@ from planner.ir.model_graph import ModelGraph
 from planner.ir.training import TrainingChoices, TrainingWorkload
 from planner.search.training_exact import ExactOutcome, ExactSearch
 from planner.search.training_question import Limits, Rates
-from planner.space.training.evaluate import Evaluation, LayerTotals, Outline, StepTime
+from planner.space.training.evaluate import Evaluation, StepTime
 from planner.space.training.grid import Space, points
 from planner.space.training.partition import chunk_sizes
 from planner.space.training.plans import SCHEDULES, PlanArrays
 from planner.space.training.point_grid import PointGrid
+from planner.space.training.stage_times import LayerTotals, Outline
 from tests.benchmarks.calculon.machine import Floats, Ints, Machine, Model
 from tests.benchmarks.calculon.options import OFFLOADS_OF_BOTH, Question, switches
 from tests.benchmarks.calculon.pricing import COMMS, RECOMPUTES, Executions, Price, gathered_blocks, price

@@ -13,9 +13,10 @@ from planner.frontend.clusters import parse_cluster
 from planner.frontend.models import load_model
 from planner.ir.model_graph import Experts, Layer, Linear, ModelGraph
 from planner.ir.training import TrainingStrategy, TrainingWorkload
-from planner.space.training.evaluate import LayerTotals, TrainingEvaluator
+from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.plans import single
 from planner.space.training.software import TrainingSoftware, load_training_software, training_cost_model
+from planner.space.training.stage_times import LayerTotals
 
 MODEL = load_model("qwen3-30b-a3b", diagnostics=Diagnostics())
 GROUP = parse_cluster("8xb200", source=None, diagnostics=Diagnostics()).groups[0]

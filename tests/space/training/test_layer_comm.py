@@ -11,9 +11,10 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.clusters import parse_cluster
 from planner.frontend.models import load_model
 from planner.ir.training import TrainingStrategy, TrainingWorkload
-from planner.space.training.evaluate import LayerTotals, TrainingEvaluator
+from planner.space.training.evaluate import TrainingEvaluator
 from planner.space.training.plans import single
 from planner.space.training.software import TrainingSoftware, load_training_software, training_cost_model
+from planner.space.training.stage_times import LayerTotals
 
 MODEL = load_model("llama-3.1-8b", diagnostics=Diagnostics())
 GROUP = parse_cluster("8xh100", source=None, diagnostics=Diagnostics()).groups[0]
