@@ -18,6 +18,7 @@ from planner.ir.agent_graph import AgentProblem, LlmCall
 from planner.ir.problem import Problem
 from planner.ir.scheduling_problem import Mode, Run, Schedule
 from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
+from planner.search.agent_expected import expected_bound
 from planner.space.agent_eases import eases_of
 from planner.space.agent_flat import Flow
 from planner.space.agent_lower import Choice, usable_models
@@ -92,7 +93,8 @@ def joint_search(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagno
     if found.worlds.complete or found.best.answer.value is None:
         return found
     # what holds for a share of the outcomes says nothing about all of them
-    return replace(found, bound=0.0, is_proved=False)
+    bound = min(expected_bound(problem.payload, flow), found.best.value)
+    return replace(found, bound=bound, is_proved=False)
 
 
 class _Search:

@@ -7,6 +7,7 @@ thousand joint outcomes are enumerated, more are sampled with a fixed seed.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate, product
@@ -163,18 +164,56 @@ def with_probabilities(graph: FlatGraph) -> FlatGraph:
     return replace(graph, calls=calls)
 
 
+def likeliest(graph: FlatGraph, *, most: int) -> list[Outcome]:
+    """Return the likeliest outcomes that differ, at most so many, with their own weights.
+
+    None where there are too many to know their weights.
+    """
+    reach = Reach(graph)
+    if reach.is_sampled:
+        return []
+    return [reach.outcome(*row) for row in _different(reach)[:most]]
+
+
+def certain(graph: FlatGraph) -> FlatGraph:
+    """Return the calls that every run makes and the edges that each takes; its final calls may be fewer.
+
+    A join that need not wait for all is left without producers if some of them may be missing.
+    """
+    sources: dict[str, list[FlatEdge]] = {call.name: [] for call in graph.calls}
+    for edge in graph.edges:
+        sources[edge.target].append(edge)
+    made: set[str] = set()
+    edges: list[FlatEdge] = []
+    for call in graph.calls:
+        into = sources[call.name]
+        sure = [e for e in into if not e.branch and e.source in made]
+        if sure or not into:
+            made.add(call.name)
+            edges += sure if call.join is None or len(sure) == len(into) else []
+    counts = Counter(e.target for e in edges)
+    calls = tuple(_certain(call, counts[call.name]) for call in graph.calls if call.name in made)
+    finals = tuple(name for name in graph.finals if name in made)
+    return FlatGraph(calls=calls, edges=tuple(edges), finals=finals)
+
+
+def _different(reach: Reach) -> list[tuple[float, list[bool], list[int]]]:
+    """Return (weight, calls made, edges taken) of the outcomes that differ, the likeliest first."""
+    found: dict[tuple[int, ...], tuple[float, list[bool], list[int]]] = {}
+    for weight, taken in reach.joint():
+        active, used = reach.made(taken)
+        key = (*used, -1, *(i for i, is_made in enumerate(active) if is_made))
+        found[key] = (found[key][0] + weight if key in found else weight, active, used)
+    return sorted(found.values(), key=lambda row: -row[0])
+
+
 def outcomes(graph: FlatGraph, *, most: int) -> tuple[list[Outcome], bool]:
     """Return the outcomes that differ in what is done, the likeliest first, and whether they are all.
 
     Of more than `most`, so many are drawn systematically and weigh the same: an estimate, not the whole.
     """
     reach = Reach(graph)
-    found: dict[tuple[int, ...], tuple[float, list[bool], list[int]]] = {}
-    for weight, taken in reach.joint():
-        active, used = reach.made(taken)
-        key = (*used, -1, *(i for i, is_made in enumerate(active) if is_made))
-        found[key] = (found[key][0] + weight if key in found else weight, active, used)
-    rows = sorted(found.values(), key=lambda row: -row[0])
+    rows = _different(reach)
     complete = not reach.is_sampled and len(rows) <= most
     if len(rows) > most:
         rows = _drawn(rows, most)

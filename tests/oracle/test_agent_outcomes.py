@@ -10,7 +10,10 @@ import pytest
 
 from planner.pipeline import Run, check, make_plan
 from planner.plan.schema import Plan
+from planner.search.agent_expected import expected_bound
 from planner.simulate.agent_plan import drawn_runs, expected_run
+from planner.space.agent_flat import flow_of
+from planner.space.agent_flatten import flatten
 from planner.verify import problem_of
 
 # no prefill and no overhead to speak of: an answer of n tokens takes n hundredths of a second
@@ -80,6 +83,20 @@ def test_a_deadline_holds_in_every_outcome(tmp_path: Path) -> None:
     assert _plan(text.format(5.01), tmp_path).predicted["latency_s"].value == pytest.approx(1.4)
 
 
+def test_limits_that_only_go_together_are_named_together(tmp_path: Path) -> None:
+    text = (
+        "deadline_s: 2\nperiod_s: 1\nnodes:\n"
+        "  a: {model: fast, output: 300}\n  b: {model: fast, output: 300}\n"
+    )
+    plan = _plan(text, tmp_path)
+    assert plan.status == "infeasible"
+    assert plan.infeasibility is not None
+    assert {one.name for one in plan.infeasibility.binding} == {"deadline_s", "period_s"}
+    assert plan.infeasibility.relaxed["deadline_s"] >= 3.0
+    assert " and " in plan.infeasibility.nearest_relaxation
+    assert check(plan).passed
+
+
 def _random_graph(seed: int) -> str:
     """Return a graph of calls and routers whose branches meet again."""
     rng = random.Random(seed)
@@ -119,3 +136,34 @@ def test_the_checker_adds_up_the_outcomes(tmp_path: Path) -> None:
     claimed = plan.predicted["latency_s"].model_copy(update={"value": 1.5})
     lying = plan.model_copy(update={"predicted": {**plan.predicted, "latency_s": claimed}})
     assert "agent-schedule" in check(lying).failed_rules
+
+
+@pytest.mark.parametrize("goal", ["min_latency", "min_ttft", "min_cost"])
+@pytest.mark.parametrize("seed", range(12))
+def test_no_plan_goes_below_what_outcomes_are_bounded_by(goal: str, seed: int, tmp_path: Path) -> None:
+    text = f"goal: {goal}\n" + _random_graph(seed).replace("model: slow", "models: [slow, fast]")
+    if seed % 3 == 0:
+        text = text.replace("output: 90}", "output: 90, join: any}")
+    plan = _plan(text, tmp_path)
+    assert plan.objective.gap is not None
+    assert plan.objective.gap < 0.05
+    payload = problem_of(plan).payload
+    bound = expected_bound(payload, flow_of(flatten(payload.graph)))
+    assert 0.0 < bound <= plan.objective.value * (1 + 1e-6)
+
+
+def test_loops_with_more_outcomes_than_are_planned_keep_a_bound(tmp_path: Path) -> None:
+    loops = "".join(
+        f"  w{k}: {{model: fast, output: 100}}\n  c{k}: {{model: fast, output: 20}}\n" for k in range(4)
+    )
+    edges = ", ".join(
+        f"w{k} -> c{k}, {{from: c{k}, to: w{k}, max_rounds: 3, probability: 0.5}}" for k in range(4)
+    )
+    chain = ", ".join(f"c{k} -> w{k + 1}" for k in range(3))
+    plan = _plan(f"nodes:\n{loops}edges: [{edges}, {chain}, c3 -> end]\n", tmp_path)
+    mean = 4 * 1.2 * (0.5 + 2 * 0.25 + 3 * 0.25)
+    assert plan.status == "feasible"
+    assert plan.predicted["latency_s"].value == pytest.approx(mean, rel=0.05)
+    assert plan.objective.bound is not None
+    assert 0.9 * mean <= plan.objective.bound <= mean * (1 + 1e-6)
+    assert check(plan).passed

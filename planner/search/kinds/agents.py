@@ -11,8 +11,6 @@ from planner.diagnostics import Diagnostics
 from planner.errors import InputError
 from planner.ir.agent_graph import AgentGraph, AgentProblem
 from planner.ir.candidates import (
-    BindingLimit,
-    InfeasibilityReport,
     ObjectiveValue,
     Predictions,
     SearchResult,
@@ -21,6 +19,7 @@ from planner.ir.candidates import (
 from planner.ir.problem import Problem
 from planner.search.agent_answer import estimated, expected_figures, plan_details, run_figures
 from planner.search.agent_drafts import best_drafted
+from planner.search.agent_infeasible import why_infeasible
 from planner.search.agent_joint import Joint, Stage, joint_search
 from planner.search.agent_throughput import LOADS, most_runs
 from planner.search.agent_throughput_answer import throughput_result
@@ -150,7 +149,7 @@ def _without_plan(
 ) -> SearchResult:
     """Return why there is none: which limit binds, and what would do without it."""
     graph = problem.payload.graph
-    report = _report(problem, flow, diagnostics) if joint.is_proved else None
+    report = why_infeasible(problem, flow, diagnostics) if joint.is_proved else None
     return SearchResult(
         status="infeasible" if report is not None else "nothing_found",
         objective=ObjectiveValue(
@@ -169,60 +168,3 @@ def _without_plan(
         method="cp-sat",
         work=(("calls", len(flow.flat.calls)),),
     )
-
-
-def _report(problem: Problem[AgentProblem], flow: Flow, diagnostics: Diagnostics) -> InfeasibilityReport:
-    graph = problem.payload.graph
-    limits: list[BindingLimit] = []
-    relaxed: list[tuple[str, float | int | str]] = []
-    for name, unit, without in _relaxations(graph):
-        eased = replace(problem, payload=replace(problem.payload, graph=without))
-        calls = tuple(replace(c, deadline_s=None) for c in flow.flat.calls)
-        bare = flow_of(replace(flow.flat, calls=calls)) if name == "deadline_s" else flow
-        stage = joint_search(eased, bare, diagnostics).best
-        if stage.answer.schedule is None:
-            continue
-        reach = _reached(name, stage)
-        limits.append(
-            BindingLimit(
-                name=name,
-                limit=getattr(graph, name),
-                best_reachable=reach,
-                unit=unit,
-                message=f"without {name} a plan reaches {reach:.6g} {unit}",
-            )
-        )
-        if getattr(graph, name) is not None:
-            relaxed.append((name, reach))
-    what = " or ".join(f"{name} of {value:.6g}" for name, value in relaxed) or "no single limit"
-    return InfeasibilityReport(
-        binding=tuple(limits), nearest_relaxation=f"feasible with {what}", relaxed=tuple(relaxed)
-    )
-
-
-def _reached(name: str, stage: Stage) -> float:
-    """Return the value of a limit that a plan without it would keep."""
-    figures = run_figures(stage)
-    if name == "budget_usd":
-        return sum(f.weight * f.usd for f in figures)
-    if name == "deadline_s":
-        return max(f.latency_s for f in figures)
-    # a period after which nothing of a run is held any more
-    schedule = stage.answer.schedule
-    runs = schedule.runs if schedule is not None else ()
-    held = [
-        run.start_s + task.modes[run.mode].hold_s(demand)
-        for task, run in zip(stage.combined.problem.tasks, runs, strict=True)
-        for demand in task.modes[run.mode].demands
-    ]
-    return max(held, default=0.0)
-
-
-def _relaxations(graph: AgentGraph) -> list[tuple[str, str, AgentGraph]]:
-    """Return (limit, unit, the graph without it, asking for the best value of that limit)."""
-    found = [("deadline_s", "s", replace(graph, deadline_s=None, goal="min_latency"))]
-    if graph.budget_usd is not None:
-        found.append(("budget_usd", "usd", replace(graph, budget_usd=None, goal="min_cost")))
-    if graph.period_s is not None:
-        found.append(("period_s", "s", replace(graph, period_s=None)))
-    return found
