@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from heapq import heapify, heappop, heappush
 
 from planner.ir.scheduling_problem import Lag, Mode, Run, Schedule, SchedulingProblem, lag_s, restricted
 
@@ -128,16 +129,16 @@ def list_schedule(
         return None
     placer = _Placer(problem, better or (lambda end, mode: (end, mode.cost)))
     waiting = [len(lags) for lags in placer.lags_into]
-    ready = {i for i, count in enumerate(waiting) if count == 0}
+    ready = [(-priorities[i], i) for i, count in enumerate(waiting) if count == 0]
+    heapify(ready)
     while ready:
-        index = min(ready, key=lambda i: (-priorities[i], i))
-        ready.remove(index)
+        _, index = heappop(ready)
         if not placer.place(index):
             return None
         for lag in placer.lags_from[index]:
             waiting[lag.after] -= 1
             if waiting[lag.after] == 0:
-                ready.add(lag.after)
+                heappush(ready, (-priorities[lag.after], lag.after))
     runs = [run for run in placer.runs if run is not None]
     return Schedule(runs=tuple(runs)) if len(runs) == len(problem.tasks) else None
 
@@ -182,12 +183,12 @@ class _Placer:
         self.kin = [i if t.twin is None else t.twin for i, t in enumerate(problem.tasks)]
         self.modes: dict[int, int] = {}
         self.profiles = [_Profile(r.capacity) for r in problem.resources]
-        self.left = [r.capacity for r in problem.resources]
-        self.least = [
-            [_least(task.modes, r) for r in range(len(problem.resources))] for task in problem.tasks
-        ]
+        # budgets, by resource: what is left after the cheapest modes of tasks that have none yet
+        self.left = {i: r.capacity for i, r in enumerate(problem.resources) if not r.renewable}
+        self.least = [{r: _least(task.modes, r) for r in self.left} for task in problem.tasks]
         for least in self.least:
-            self.left = [left - amount for left, amount in zip(self.left, least, strict=True)]
+            for resource, amount in least.items():
+                self.left[resource] -= amount
 
     def place(self, index: int) -> bool:
         """Give the task its best mode and time; False if there is none."""
@@ -218,13 +219,11 @@ class _Placer:
 
     def _affordable(self, index: int, mode: Mode) -> bool:
         """Whether the budgets left after the cheapest modes of the others allow this one."""
-        used = [0] * len(self.left)
+        used = dict.fromkeys(self.left, 0)
         for demand in mode.demands:
-            used[demand.resource] += demand.amount
-        return all(
-            r.renewable or used[i] - self.least[index][i] <= self.left[i]
-            for i, r in enumerate(self.problem.resources)
-        )
+            if demand.resource in used:
+                used[demand.resource] += demand.amount
+        return all(used[i] - self.least[index][i] <= left for i, left in self.left.items())
 
     def _earliest(self, index: int, number: int) -> float:
         mode = self.problem.tasks[index].modes[number]
@@ -255,7 +254,7 @@ class _Placer:
         mode = self.problem.tasks[index].modes[number]
         self.modes[self.kin[index]] = number
         self.runs[index] = Run(mode=number, start_s=start, end_s=start + mode.duration_s)
-        for resource, amount in enumerate(self.least[index]):
+        for resource, amount in self.least[index].items():
             self.left[resource] += amount
         for demand in mode.demands:
             if self.problem.resources[demand.resource].renewable:
