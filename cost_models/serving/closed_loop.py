@@ -42,10 +42,15 @@ class Discipline:
         Tokens per step of one rank.
     reserved_share
         Share of a request's output for which cache must be free before it may start.
+    wait_steps
+        Steps for which prompts wait until every attention rank has one, so that ranks compute them together.
+        The count goes on whether or not a prompt waits, and starts again when prompts go; nobody waits while
+        a rank has nothing to decode. 0: prompts go at once.
     """
 
     token_budget: int
     reserved_share: float = 1.0
+    wait_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +272,7 @@ class _Run:
     admitted_per_step: int = 2
     _launched: int = 0
     _step: int = 0
+    _waited: int = 0
 
     def __post_init__(self) -> None:
         ranks, total = self.loop.num_ranks, len(self.prompt)
@@ -303,6 +309,8 @@ class _Run:
 
     def _prompts(self) -> list[int] | None:
         """Take prompt tokens into the next step; return whose prompts end in it, None if it has none."""
+        if self.how.wait_steps and self._waits():
+            return None
         ended: list[int] = []
         most = total = 0
         for rank, queue in enumerate(self._queues):
@@ -313,6 +321,17 @@ class _Run:
             return None
         self.segments.append((1, self._fullest(), most, total))
         return ended
+
+    def _waits(self) -> bool:
+        """Return whether the prompts that are there wait for ranks that have none."""
+        together = all(self._ready(rank, queue) for rank, queue in enumerate(self._queues))
+        if together or not all(self._decoding) or self._waited + 1 >= self.how.wait_steps:
+            self._waited = 0
+            return False
+        return any(self._queues)
+
+    def _ready(self, rank: int, queue: deque[int]) -> bool:
+        return bool(queue) and (queue[0] in self._left or self._fits(rank, queue[0]))
 
     def _fullest(self) -> float:
         """Return the decode sequences of the fullest rank in one step."""
@@ -366,6 +385,10 @@ class _Run:
         count = self._ends[0][0] - self._step
         if self._coming:
             count = max(1, min(count, self._coming[0][0] - self._step))
+        if self.how.wait_steps:
+            if any(self._queues):
+                count = max(1, min(count, self.how.wait_steps - 1 - self._waited))
+            self._waited = (self._waited + count) % self.how.wait_steps
         self.segments.append((count, self._fullest(), 0, 0))
         self._step += count
         return self._retire()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 import numpy as np
@@ -110,6 +110,8 @@ class FixedSimulator:
             found = None
             if replica is not None:
                 found = built_model(evaluator.builder, replica.shape, replica.layers_per_stage, longest)
+            if found is not None:
+                found = replace(found, prompt_wait_steps=half.prompt_wait_steps)
             if len(self._models) == _MAX_MODELS:
                 del self._models[next(iter(self._models))]
             self._models[key] = found

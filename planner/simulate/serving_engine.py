@@ -123,6 +123,8 @@ class Engine:
     _in_flight: deque[_Step] = field(default_factory=deque[_Step])
     _unsettled: int = 0
     _is_plain: bool = False
+    _wait_steps: int = 0
+    _waited: int = 0
     _lane: int = 0
     _serial: int = 0
 
@@ -135,6 +137,8 @@ class Engine:
         ]
         self._cycles = [0] * stages
         self._convoy = Convoy(num_stages=stages)
+        if len(self.ranks) > 1 and self.prefills and self.decodes:
+            self._wait_steps = self.model.prompt_wait_steps
         self._is_plain = stages == len(self.ranks) == 1 and self.model.times.is_plain
 
     def is_up(self, at_s: float) -> bool:
@@ -144,7 +148,7 @@ class Engine:
     def advance(self, until_s: float) -> None:
         """Run until `until_s` at least, or until there is nothing to do."""
         while self.now_s < until_s:
-            if any(self._can_start(rank) for rank in self.ranks):
+            if self._starts():
                 self._slot()
             elif any(rank.running for rank in self.ranks):
                 self._decode(until_s)
@@ -179,6 +183,16 @@ class Engine:
                 rank.prefixes.drop()
         self.now_s = self.down_until_s = max(until_s, self.now_s)
         return lost
+
+    def _starts(self) -> bool:
+        """Return whether prompts go into the next step, where ranks may wait for those that have none."""
+        if not self._wait_steps:
+            return any(self._can_start(rank) for rank in self.ranks)
+        able = [self._can_start(rank) for rank in self.ranks]
+        if all(able) or not any(able):
+            return any(able)
+        waited_enough = self._waited + 1 >= self._wait_steps
+        return waited_enough or not all(rank.decoding for rank in self.ranks)
 
     def _can_start(self, rank: Rank) -> bool:
         if rank.current is not None:
@@ -225,8 +239,11 @@ class Engine:
         lane, begin = self._lane, self.now_s
         batches: list[Batch] = []
         prompts: list[tuple[Rank, Request]] = []
+        starts = not self._wait_steps or self._starts()
+        self._waited = 0 if starts else self._waited + 1
         for rank in self.ranks:
-            pieces, ended = self._take(rank, self.model.token_budget - len(rank.lanes[lane]))
+            room = self.model.token_budget - len(rank.lanes[lane]) if starts else 0
+            pieces, ended = self._take(rank, room)
             if self.prefills:
                 prompts += [(rank, request) for request in ended]
             else:
@@ -390,11 +407,13 @@ class Engine:
         for rank in self.ranks:
             if rank.decoding > 1:
                 left = min(left, int((self.model.cache_tokens - rank.held_tokens) // rank.decoding) + 1)
+        if self._wait_steps and any(len(rank.queue) for rank in self.ranks):
+            left = min(left, (self._wait_steps - 1 - self._waited) // len(self._cycles))
         return max(0, left - 1) if last else max(1, left)
 
     def next_end_s(self) -> float:
         """Return a time before which nothing ends here unless something arrives; inf if nothing runs."""
-        if any(self._can_start(rank) for rank in self.ranks):
+        if self._starts():
             return self.now_s
         if not any(rank.running for rank in self.ranks):
             return inf
@@ -403,7 +422,7 @@ class Engine:
 
     def step(self) -> None:
         """Run to the next moment at which something may end."""
-        if any(self._can_start(rank) for rank in self.ranks):
+        if self._starts():
             self._slot()
         elif any(rank.running for rank in self.ranks):
             self._decode(inf)
@@ -417,6 +436,8 @@ class Engine:
         if not count:
             self._slot()
             return
+        if self._wait_steps:
+            self._waited = (self._waited + count * len(self._cycles)) % self._wait_steps
         time_s = count * self._cycle_s(0.5 * (count - 1))
         self._pass(time_s, count * len(self._cycles), with_prompts=False)
         self._convoy.delay(time_s)

@@ -119,7 +119,8 @@ class ReplicaModel:
     """A replica as the simulation sees it; limits count per attention rank, the cache in tokens.
 
     `reserved_share` is the share of a request's output whose cache must be free before it starts. With
-    `random_prefill_ranks` the rank that computes a prompt for a decode worker is drawn.
+    `random_prefill_ranks` the rank that computes a prompt for a decode worker is drawn. Prompts wait up to
+    `prompt_wait_steps` until every rank has one (see `cost_models.serving.closed_loop.Discipline`).
     """
 
     times: StepTimes
@@ -129,6 +130,7 @@ class ReplicaModel:
     cache_tokens: float
     reserved_share: float = 0.0
     random_prefill_ranks: bool = False
+    prompt_wait_steps: int = 0
     block_tokens: int = 0
     tiers: tuple[Tier, ...] = ()
 

@@ -56,7 +56,10 @@ PERCENTILES = np.array([50.0, 90.0, 99.0])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedReplica:
-    """A configuration to evaluate. `layers_per_stage` is balanced where it is None."""
+    """A configuration to evaluate. `layers_per_stage` is balanced where it is None.
+
+    `prompt_wait_steps` is for how many steps prompts wait until every attention rank has one.
+    """
 
     strategy: ServingStrategy
     role: Role = "aggregated"
@@ -66,6 +69,7 @@ class FixedReplica:
     max_num_seqs: int = 1024
     replicas: int = 1
     layers_per_stage: tuple[int, ...] | None = None
+    prompt_wait_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,9 +193,7 @@ class Evaluator:
             saturated=concurrency / fixed.replicas > replica.curve.num_ranks * _capacity(replica),
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
-            first_token_sigma=streaming_sigma(
-                replica.tables.first_token_sigma, tokens_per_s / fixed.replicas
-            ),
+            first_token_sigma=_streaming_sigma(replica, fixed, tokens_per_s),
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
@@ -234,6 +236,7 @@ class Evaluator:
         how = Discipline(
             token_budget=fixed.token_budget,
             reserved_share=share.value if share is not None else 1.0,
+            wait_steps=fixed.prompt_wait_steps if replica.curve.num_ranks > 1 else 0,
         )
         return loop, how
 
@@ -323,12 +326,14 @@ class Evaluator:
             saturated=saturated,
             num_devices=replica.num_devices * fixed.replicas,
             sigma=replica.tables.sigma,
-            first_token_sigma=streaming_sigma(
-                replica.tables.first_token_sigma, tokens_per_s / fixed.replicas
-            ),
+            first_token_sigma=_streaming_sigma(replica, fixed, tokens_per_s),
             provenance=replica.tables.provenance,
             memory=replica.memory_report(),
         )
+
+
+def _streaming_sigma(replica: Replica, fixed: FixedReplica, tokens_per_s: float) -> float:
+    return streaming_sigma(replica.tables.first_token_sigma, tokens_per_s / fixed.replicas)
 
 
 def _capacity(replica: Replica) -> float:
@@ -337,11 +342,6 @@ def _capacity(replica: Replica) -> float:
 
 def _paired(values: FloatArray) -> tuple[tuple[float, float], ...]:
     return tuple((float(p), float(value)) for p, value in zip(PERCENTILES, values, strict=True))
-
-
-def evaluate_replica(evaluator: Evaluator, fixed: FixedReplica) -> Prediction | None:
-    """Return what one fixed configuration does under the evaluator's workload; None if it does not fit."""
-    return evaluator.evaluate(fixed)
 
 
 def evaluate_pair(

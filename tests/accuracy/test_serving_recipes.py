@@ -38,6 +38,24 @@ def test_requests_are_those_of_the_recipe_unless_stated(tmp_path: Path, line: st
     assert found.halves[0].max_num_seqs == BENCHMARK_SEQUENCES
 
 
+def test_recipes_of_a_source_say_what_ranks_wait_for_and_which_runs_draft(tmp_path: Path) -> None:
+    header = "gpu,framework,version,model,quantization,mode,tp,attn_dp,ep,n_gpus,concurrency,isl,osl,ttft_ms"
+    lines = [
+        f"b200_sxm,{engine},{version},deepseek-ai/DeepSeek-V3,fp4,agg,1,8,8,8,128,1024,1024,9,{source}"
+        for engine, version, source in (
+            ("trtllm", "1.2.0rc6.post2", "inferencex-a"),
+            ("sglang", "0.5.8", "inferencex-a"),
+            ("trtllm", "1.2.0rc6.post2", "another"),
+            ("trtllm", "1.2.0rc6.post3", "inferencex-a"),
+        )
+    ]
+    (tmp_path / "runs.csv").write_text("\n".join((f"{header},source", *lines)) + "\n", encoding="utf-8")
+    runs = score_serving(tmp_path / "runs.csv", find_model, find_group)
+    setups = [run.setup for run in runs]
+    assert [s.halves[0].prompt_wait_steps for s in setups if s is not None] == [60, 0, 0]
+    assert "drafts tokens" in runs[3].refusal
+
+
 def test_stages_are_even_and_the_first_hold_what_remains() -> None:
     assert even_stages(126, 8) == (16, 16, 16, 16, 16, 16, 15, 15)
     assert even_stages(80, 1) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -178,3 +180,32 @@ def test_a_pipeline_with_few_requests_is_slower_per_device() -> None:
 def test_equal_questions_have_equal_answers() -> None:
     how = Discipline(token_budget=1000)
     assert pattern(5, how) is pattern(5, how)
+
+
+def mixed_steps(wait_steps: int) -> tuple[int, float]:
+    """Return the steps with prompts, and the mean time to a first token, of eight clients on four ranks."""
+    two = np.ones(2)
+    spread = Requests(
+        input_tokens=100 * two, new_tokens=100 * two, output_tokens=np.array([41.0, 97.0]), weights=0.5 * two
+    )
+    loop = Loop(num_clients=8, num_ranks=4, max_sequences=1000.0, cache_tokens=1e9)
+    made = closed_loop_pattern(spread, loop, Discipline(token_budget=1000, wait_steps=wait_steps))
+    priced = replace(tables(ranks=4), prompt_attention_s=np.zeros((1, 2)))
+    found = loop_times(made, priced, spread)
+    return int((made.prompt_tokens > 0).sum()), float(found.ttft_s.mean())
+
+
+def test_prompts_that_wait_for_all_ranks_share_their_steps_and_come_later() -> None:
+    (alone, at_once), (together, waited) = mixed_steps(0), mixed_steps(20)
+    assert together < 0.7 * alone
+    assert at_once < waited < at_once + 20 * (STEP_S + 3 * TOKEN_S)
+
+
+def test_nobody_waits_longer_than_said_nor_for_ranks_that_decode_nothing() -> None:
+    for wait_steps in (2, 7, 30):
+        how = Discipline(token_budget=1000, wait_steps=wait_steps)
+        lone = loop_times(pattern(1, how, ranks=2), tables(ranks=2), requests())
+        assert lone.ttft_s == pytest.approx(STEP_S + 100 * TOKEN_S)
+        # two clients on two ranks, equal lengths: while one decodes the other does too, or has a prompt
+        longest = loop_times(pattern(2, how, ranks=2), tables(ranks=2), requests()).ttft_s.max()
+        assert longest <= (wait_steps + 2) * (STEP_S + 100 * TOKEN_S)

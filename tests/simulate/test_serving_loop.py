@@ -101,6 +101,29 @@ def test_two_ways_of_following_clients_agree(concurrency: int, replicas: int, tp
     assert seen.ttft_s.mean() == pytest.approx(claimed.ttft_s, rel=0.10)
 
 
+@pytest.mark.parametrize("wait_steps", [0, 60])
+def test_two_ways_of_following_ranks_that_wait_for_each_other_agree(wait_steps: int) -> None:
+    spread = Lengths(samples=tuple((900 + 10 * k, 150 + 5 * (7 * k % 20), 0.05) for k in range(20)))
+    group = find_group("h100", 8)
+    asked = Evaluator(
+        model=find_model("qwen3-30b-a3b"),
+        group=group,
+        costs=installed_costs(group, "trtllm"),
+        workload=ServingWorkload(lengths=spread, slo=Slo(), concurrency=64),
+    )
+    fixed = FixedReplica(
+        strategy=ServingStrategy(tp=1, pp=1, attention_dp=4, ep=4, moe_tp=1),
+        weight_fmt="bf16",
+        prompt_wait_steps=wait_steps,
+    )
+    claimed = asked.evaluate(fixed)
+    seen = FixedSimulator().run(asked, [fixed], FixedLoad(num_clients=64))
+    assert claimed is not None
+    assert seen is not None
+    assert seen.e2e_s.mean() == pytest.approx(claimed.e2e_s, rel=0.03)
+    assert seen.ttft_s.mean() == pytest.approx(claimed.ttft_s, rel=0.10)
+
+
 def run_at(tokens: int, load: FixedLoad) -> SimulatedRun:
     asked = evaluator(Lengths(samples=((tokens, 200, 1.0),)), 1)
     fixed = FixedReplica(strategy=ServingStrategy(tp=8, pp=1), weight_fmt="fp8")

@@ -13,6 +13,7 @@ BENCHMARK_SEQUENCES = 4096
 """Sequences of a rank over all its micro-batches that trtllm-bench allows (its bench/build/tuning.py)."""
 _OVERVIEW = "perf-overview"
 _INFERENCEX = "inferencex"
+_BALANCED_STEPS = 60
 _LONG = ((128, 4096), (1000, 2000), (1024, 2048), (2048, 2048), (5000, 500), (8192, 1024), (1024, 8192))
 _LONGEST = ((20000, 2000), (32768, 1024), (1024, 32768))
 _SHORTEST = ((128, 128),)
@@ -61,3 +62,23 @@ def has_recipe_per_load(row: ServingRow) -> bool:
     many sequences as it needs (`ctx1_gen3_tep8_batch4_eplb0_mtp0_18`), those of NVFP4 serve all loads.
     """
     return _INFERENCEX in row.text("source") and row.text("quantization").lower() == "fp8"
+
+
+def prompt_wait_steps(row: ServingRow) -> int:
+    """Return for how many steps prompts waited until every attention rank had one, 0 where they did not.
+
+    Source: scripts of InferenceX for TensorRT-LLM with attention split by data (benchmarks/single_node/
+    dsr1_fp4_b200_trt.sh and its siblings), and TensorRT-LLM's own options for DeepSeek-R1:
+    `attention_dp_config: {enable_balance: true, timeout_iters: 60}`.
+    """
+    return _BALANCED_STEPS if _INFERENCEX in row.text("source") and row.mode == "agg" else 0
+
+
+def drafts_tokens(row: ServingRow) -> bool:
+    """Return whether a run drafted tokens, which its table does not say, nor how many were accepted.
+
+    Source: .github/configs/nvidia-master.yaml of InferenceX: the image 1.2.0rc6.post3 of TensorRT-LLM is that
+    of `dsr1-fp4-b200-trt-mtp` alone (plain runs have post2).
+    """
+    drafting = row.text("version") == "1.2.0rc6.post3" and row.text("framework").lower().startswith("trt")
+    return drafting and _INFERENCEX in row.text("source") and "deepseek" in row.text("model").lower()

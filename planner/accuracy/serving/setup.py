@@ -17,6 +17,8 @@ from planner.accuracy.kernel_work import CannotPriceError
 from planner.accuracy.serving.names import engine_name, model_spellings
 from planner.accuracy.serving.recipes import (
     BENCHMARK_SEQUENCES,
+    drafts_tokens,
+    prompt_wait_steps,
     published_requests,
     splits_attention_by_data,
 )
@@ -249,6 +251,8 @@ def lengths_of(isl: float, osl: float, spread: tuple[float, float]) -> Lengths:
 def _refuse_unusable(row: ServingRow) -> None:
     if _UNCLEAR in row.text("note"):
         raise CannotPriceError("the note says that the layout of devices is unclear")
+    if drafts_tokens(row):
+        raise CannotPriceError("its recipe drafts tokens, and nobody says how many are accepted")
     if row.text("suspect"):
         raise CannotPriceError(f"marked as suspect: {row.text('suspect'):.60}")
     if row.log is None and not any(
@@ -283,6 +287,7 @@ def _limited(half: FixedReplica, engine: str, row: ServingRow) -> FixedReplica:
         half,
         max_num_seqs=_degree(row, "max_num_seqs", max(most, per_rank)),
         token_budget=_degree(row, "token_budget", half.token_budget),
+        prompt_wait_steps=prompt_wait_steps(row) if engine == "trtllm" else 0,
     )
 
 
