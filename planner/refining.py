@@ -2,8 +2,9 @@
 
 The cost model is a closed form of means and queues. Where a simulation of the plan breaks a limit that the
 plan claims to keep, the limit is tightened by as much as the simulation exceeds it, and the search runs
-again. Every plan so found also keeps the stated limits by the cost model, so the bound of the first search
-holds for it.
+again. That doubts all shapes of replicas alike; so the shapes of the plan that broke the limit are rejected,
+too, and the next best others are sought under the stated limits. Every plan so found also keeps the stated
+limits by the cost model, so the bound of the first search holds for it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from planner.errors import UnsupportedError
 from planner.ir.candidates import SearchResult
 from planner.ir.fleet import FleetProblem
 from planner.ir.problem import Problem
-from planner.ir.serving import ServingProblem
+from planner.ir.serving import RejectedShape, Role, ServingProblem
+from planner.ir.strategy import ServingStrategy
+from planner.ir.weight_offload import WeightOffload
 from planner.ir.workload import Slo
 from planner.plan.parts import ModelPart, model_parts
-from planner.plan.schema import DiagnosticModel, Plan
+from planner.plan.schema import DiagnosticModel, Plan, Pool
 from planner.simulate.serving import run_simulation
 from planner.simulate.serving_options import SimulationOptions
 from planner.simulate.serving_report import SimulationReport
@@ -31,10 +34,17 @@ SearchAgain = Callable[[AnyProblem], Plan | None]
 
 _MAX_ROUNDS = 6
 _MAX_EASINGS = 3
+_MAX_REJECTIONS = 4
 _LEAST_STEP = 0.97
 _LARGEST_STEP = 0.5
 """A limit becomes at most half and at least 3 % smaller from round to round."""
 _OPTIMAL_GAP = 1e-9
+_ROLES_OF = {
+    "ttft": ("aggregated", "prefill"),
+    "tpot": ("aggregated", "decode"),
+    "e2e": ("aggregated", "prefill", "decode"),
+}
+"""Pools that may be to blame for a kind of time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +97,29 @@ class Refinement:
             trial = self._search(_tightened(trial, stated))
             if trial is not None and trial.holds:
                 self._ease(loose, trial)
+        self._reject(stated)
         return self._told(plan)
+
+    def _reject(self, stated: Mapping[str, Slo]) -> None:
+        """Look for a better plan that holds without the shapes whose simulations broke limits."""
+        trial: Trial | None = self.trials[0] if self.trials else None
+        rejected: dict[str, tuple[RejectedShape, ...]] = {}
+        for _ in range(_MAX_REJECTIONS):
+            if trial is None or trial.holds:
+                return
+            for model, shapes in at_fault(trial).items():
+                rejected[model] = (*rejected.get(model, ()), *shapes)
+            self.diagnostics.progress("searching without shapes that break limits")
+            plan = self.search(without_shapes(self.problem, rejected))
+            if plan is None or not self._better(plan):
+                return
+            trial = self._try(plan, stated)
+
+    def _better(self, plan: Plan) -> bool:
+        """Return whether a plan promises more than every one that holds."""
+        sign = 1.0 if plan.objective.sense == "min" else -1.0
+        best = min((sign * trial.value for trial in self.trials if trial.holds), default=inf)
+        return plan.objective.value is not None and sign * plan.objective.value < best * (1.0 - sign * 1e-9)
 
     def _ease(self, loose: Trial, tight: Trial) -> None:
         """Look between limits that were too loose and limits that hold for a better plan that holds."""
@@ -167,6 +199,59 @@ def with_limits(problem: AnyProblem, limits: Mapping[str, Slo]) -> AnyProblem:
         for m in payload.models
     )
     return replace(problem, payload=replace(payload, models=models))
+
+
+def without_shapes(problem: AnyProblem, rejected: Mapping[str, tuple[RejectedShape, ...]]) -> AnyProblem:
+    """Return a problem whose models do without some shapes of replicas."""
+    if problem.kind == "serving":
+        return replace(
+            problem, payload=_without(cast("ServingProblem", problem.payload), rejected.get("", ()))
+        )
+    payload = cast("FleetProblem", problem.payload)
+    models = tuple(
+        replace(m, serving=_without(m.serving, rejected.get(m.name, ()))) if m.serving is not None else m
+        for m in payload.models
+    )
+    return replace(problem, payload=replace(payload, models=models))
+
+
+def _without(payload: ServingProblem, rejected: tuple[RejectedShape, ...]) -> ServingProblem:
+    return replace(payload, choices=replace(payload.choices, rejected=rejected))
+
+
+def at_fault(trial: Trial) -> dict[str, list[RejectedShape]]:
+    """Return the shapes behind broken limits, by model: of who prefills or of who decodes."""
+    found: dict[str, list[RejectedShape]] = {}
+    for model, report in trial.reports.items():
+        roles = {role for broken in report.verdict.broken for role in _ROLES_OF[broken.name]}
+        pools = [p for p in trial.plan.pools if p.role in roles and (not model or p.model == model)]
+        if pools:
+            found[model] = [_shape_of(pool) for pool in pools]
+    return found
+
+
+def _shape_of(pool: Pool) -> RejectedShape:
+    s, limits = pool.strategy, pool.limits
+    return RejectedShape(
+        role=cast("Role", pool.role),
+        group=pool.node_group,
+        engine=pool.engine,
+        weight_fmt=pool.weight_dtype,
+        kv_fmt=pool.kv_dtype,
+        strategy=ServingStrategy(
+            tp=s.tp,
+            pp=s.pp,
+            attention_dp=s.attention_dp,
+            ep=s.ep,
+            moe_tp=s.moe_tp,
+            prefill_cp=s.cp,
+            decode_cp=s.decode_cp,
+            redundant_experts=int(limits.get("redundant_experts", 0)),
+        ),
+        token_budget=int(limits["token_budget"]),
+        max_num_seqs=int(limits["max_num_seqs"]),
+        offload=WeightOffload.of_limits(limits).text,
+    )
 
 
 def _limited(payload: ServingProblem, slo: Slo) -> ServingProblem:
@@ -254,7 +339,8 @@ def _remark(trials: Sequence[Trial], best: Trial) -> DiagnosticModel:
             severity="note",
             code="refined",
             message=f"the best plan by the cost model breaks limits in a simulation ({first}), so limits "
-            f"were tightened; of {len(trials)} plans this is the best whose simulation keeps them all",
+            f"were tightened and shapes rejected; of {len(trials)} plans this is the best whose simulation "
+            "keeps them all",
         )
     return DiagnosticModel(
         severity="warning",

@@ -15,10 +15,11 @@ from planner.diagnostics import Diagnostics
 from planner.errors import UnsupportedError
 from planner.frontend.spec_tree import spec_from_mapping
 from planner.frontend.specs import read_problem
+from planner.ir.problem import Problem
 from planner.pipeline import Run, solve
 from planner.plan.schema import Plan
 from planner.plan.serialize import plan_text, read_plan
-from planner.refining import Refinement, check_refinable, simulated
+from planner.refining import Refinement, Trial, at_fault, check_refinable, simulated, without_shapes
 from planner.verify import problem_of, verify_plan
 from tests.fleet_cases import CHAT, spec, stage
 
@@ -143,3 +144,36 @@ def test_an_infeasible_problem_stays_infeasible(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps({**FULL, "slo": {"ttft": "1ms"}}), encoding="utf-8")
     out = str(tmp_path / "plan.json")
     assert main(["plan", str(tmp_path / "spec.json"), "-o", out, "-q", "--refine"]) == 3
+
+
+def test_shapes_that_break_a_limit_are_rejected_and_the_next_best_taken() -> None:
+    first = full(refine=False)
+    case = problem_of(first)
+    (prefill,) = [pool for pool in first.pools if pool.role == "prefill"]
+    trial = Trial(plan=first, limits={"": case.payload.workload.slo}, reports=simulated(first, case))
+    rejected = {model: tuple(shapes) for model, shapes in at_fault(trial).items()}
+    # Late first tokens are the fault of who prefills, so decode pools stay as they may be.
+    assert {shape.role for shape in rejected[""]} == {"prefill"}
+    again = solve(without_shapes(case, rejected), Run(diagnostics=Diagnostics()))
+    (other,) = [pool for pool in again.pools if pool.role == "prefill"]
+    assert (other.strategy, other.limits["token_budget"]) != (
+        prefill.strategy,
+        prefill.limits["token_budget"],
+    )
+    assert again.objective.value is not None
+    assert first.objective.value is not None
+    assert again.objective.value <= first.objective.value
+
+
+def test_what_is_found_without_a_shape_counts_if_it_is_better_than_what_tighter_limits_gave() -> None:
+    first = full(refine=False)
+    case = problem_of(first)
+
+    def found(problem: Problem[Any]) -> Plan | None:
+        if not problem.payload.choices.rejected:
+            return None  # tightened limits find nothing here
+        return solve(problem, Run(diagnostics=Diagnostics()))
+
+    told = Refinement(problem=case, search=found, diagnostics=Diagnostics()).refined(first)
+    assert len(trials(told)) > 1
+    assert told.pools != first.pools

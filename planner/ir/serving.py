@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from planner.ir.model_graph import Linear, ModelGraph
+from planner.ir.strategy import ServingStrategy
 from planner.ir.workload import ServingWorkload
 
 BALANCING_ENGINES = frozenset({"vllm", "sglang"})
@@ -18,13 +19,32 @@ Role = Literal["aggregated", "prefill", "decode"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RejectedShape:
+    """A shape of replicas that a plan had and that is not to be used again.
+
+    `token_budget` and `max_num_seqs` are those that the engine was told, of which the first is at least the
+    second.
+    """
+
+    role: Role
+    group: str
+    engine: str
+    weight_fmt: str
+    kv_fmt: str
+    strategy: ServingStrategy
+    token_budget: int
+    max_num_seqs: int
+    offload: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServingChoices:
     """What the search may choose; an empty tuple means every value that is valid.
 
     `weight_fmts` and `kv_fmts` list the formats the user allows (quality is the user's call).
     `fixed` pins single degrees, e.g. (("tp", 8),). `costs` names who says how long operations take. With
     `weight_offload` weights may stay in host memory; `redundant_experts` are numbers of copies of hot
-    experts to choose from.
+    experts to choose from. `rejected` shapes are left out, whatever they promise.
     """
 
     weight_fmts: tuple[str, ...]
@@ -37,6 +57,7 @@ class ServingChoices:
     costs: str = "newel"
     weight_offload: bool = False
     redundant_experts: tuple[int, ...] = (0,)
+    rejected: tuple[RejectedShape, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

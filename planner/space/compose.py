@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import cast
 
-from planner.ir.serving import Role
+from planner.ir.serving import RejectedShape, Role
 from planner.ir.strategy import ServingStrategy
 from planner.space.dimension import DIMENSIONS, Dimension, SpaceFacts, Value
 
@@ -33,6 +33,19 @@ class ReplicaShape:
     offload: str = ""
 
 
+def is_rejected(shape: ReplicaShape, rejected: RejectedShape) -> bool:
+    """Return whether a shape was rejected; engines are told budgets of at least their sequences."""
+    told = max(shape.token_budget, rejected.max_num_seqs)
+    return (told, shape.role, shape.group, shape.engine, shape.weight_fmt, shape.kv_fmt) == (
+        rejected.token_budget,
+        rejected.role,
+        rejected.group,
+        rejected.engine,
+        rejected.weight_fmt,
+        rejected.kv_fmt,
+    ) and (shape.strategy, shape.offload) == (rejected.strategy, rejected.offload)
+
+
 def shapes(facts: SpaceFacts) -> Iterator[ReplicaShape]:
     """Yield every valid replica shape of one role on one group under one engine, in a fixed order."""
     fixed = {_ALIASES.get(name, name): value for name, value in facts.choices.fixed}
@@ -40,6 +53,12 @@ def shapes(facts: SpaceFacts) -> Iterator[ReplicaShape]:
         fixed.pop("prefill_cp", None)
     if facts.role == "prefill":
         fixed.pop("decode_cp", None)
+    for shape in _valid(facts, fixed):
+        if not any(is_rejected(shape, rejected) for rejected in facts.choices.rejected):
+            yield shape
+
+
+def _valid(facts: SpaceFacts, fixed: dict[str, int]) -> Iterator[ReplicaShape]:
     for chosen in _expand(facts, _ordered(), {}, fixed):
         degrees = {name: cast("int", chosen[name]) for name in (*_DEGREES, "redundant_experts")}
         yield ReplicaShape(
