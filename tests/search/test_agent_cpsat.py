@@ -127,7 +127,7 @@ def test_empty_problem_is_done_at_time_zero() -> None:
 
 
 def test_same_seed_gives_the_same_schedule() -> None:
-    options = ScheduleOptions(time_limit_s=30, deterministic_limit=0.5)
+    options = ScheduleOptions(time_limit_s=600, deterministic_limit=0.5)  # a busy machine may be slow
     first, second = (solve_schedule(_hard(), options) for _ in range(2))
     assert first.schedule == second.schedule
     assert (first.value, first.bound) == (second.value, second.bound)
