@@ -251,7 +251,16 @@ class Program:
                 _at_most(model, self._over_sizes(taken, inside), float(context.max_devices))
 
     def _mix(self, chosen: tuple[tuple[Use, int], ...], aim: Aim, bound: float | None) -> Mix:
-        """Add the choice up again in floats; without a dual bound its own value is proved."""
+        """Add the choice up again in floats; without a dual bound its own value is proved.
+
+        A side that has no other carries nothing: where devices cost nothing the solver may leave it in.
+        """
+        sides = {(use.context, use.role) for use, _ in chosen}
+        chosen = tuple(
+            (use, size)
+            for use, size in chosen
+            if use.context is None or {(use.context, "prefill"), (use.context, "decode")} <= sides
+        )
         sums: dict[tuple[Context | None, Role], float] = {}
         devices = [0] * len(self.question.resources.num_devices)
         for use, size in chosen:

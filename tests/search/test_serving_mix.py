@@ -9,7 +9,7 @@ from planner.diagnostics import Diagnostics
 from planner.frontend.models import load_model
 from planner.search.kinds.serving import search
 from planner.search.serving_catalogue import build_catalogue
-from planner.search.serving_mix import solve_mix, uses_of
+from planner.search.serving_mix import Aim, Program, solve_mix, uses_of
 from planner.search.serving_pools import PoolTables
 from planner.search.serving_question import question_of
 from tests.serving_cases import cluster, costs, device, group, problem
@@ -62,3 +62,22 @@ def test_a_time_limit_gives_the_best_so_far_with_an_honest_gap():
     if found.status == "feasible":
         assert found.objective.gap is not None
         assert found.objective.gap > 0.0
+
+
+def test_a_side_without_its_other_is_left_out():
+    asked = case()
+    tables, question = tables_of(asked), question_of(asked)
+    uses = uses_of(tables, question)
+    program = Program(uses=uses, question=question, remaining_s=lambda: 1.0)
+    whole = next(use for use in uses if use.context is None)
+    prefill = next(use for use in uses if use.role == "prefill")
+    decode = next(use for use in uses if use.role == "decode" and use.context == prefill.context)
+    aim = Aim(prices=(1.0, 1.0), maximise_total=True)
+
+    def mixed(*chosen):
+        return program._mix(tuple((use, use.sizes[0]) for use in chosen), aim, None)
+
+    alone = mixed(whole)
+    assert mixed(whole, decode) == alone
+    assert mixed(whole, prefill) == alone
+    assert len(mixed(whole, prefill, decode).chosen) == 3
