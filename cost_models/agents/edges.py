@@ -138,12 +138,18 @@ class Rounds:
 
 
 def staircase_rounds(rounds: Rounds, speed: CallSpeed) -> tuple[float, float, float]:
-    """Return (first token, last token, tokens prefilled) of a consumer; times in seconds."""
+    """Return (first token, last token, tokens prefilled) of a consumer; times in seconds.
+
+    Its last token is written on the whole input: what is done before waits for the last chunks, and is asked
+    once more.
+    """
     now, written, prefilled, known, k = 0.0, 0, 0.0, 0.0, 0
     first_s: float | None = None
     last = len(rounds.arrivals_s) - 1
     total = max(math.ceil(rounds.output_tokens), 1)
     while True:
+        if written >= total - 1:
+            k = last
         now = max(now, rounds.arrivals_s[k])
         while k < last and rounds.arrivals_s[k + 1] <= now:
             k += 1
@@ -157,10 +163,8 @@ def staircase_rounds(rounds: Rounds, speed: CallSpeed) -> tuple[float, float, fl
         # whole tokens by the time the next chunks arrive, one at least
         step_s = speed.decode_s_per_token
         fits = math.floor((rounds.arrivals_s[k + 1] - ready) / step_s + 1e-9) if step_s > 0 else total
-        tokens = min(max(fits, 1), total - written)
+        tokens = min(max(fits, 1), total - 1 - written)
         now = ready + tokens * step_s
-        if tokens == total - written:
-            return first_s, now, prefilled
         written += tokens
         known = prompt + tokens
         k += 1

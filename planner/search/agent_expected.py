@@ -40,8 +40,9 @@ def expected_bound(payload: AgentProblem, flow: Flow) -> float:
 def _bound(payload: AgentProblem, graph: FlatGraph) -> float:
     """Return what no plan goes below in one outcome."""
     flow = flow_of(graph)
-    eases = eases_of(payload, flow, [call.name for call in graph.calls])
-    return _least(lower(payload.graph, flow, {}, {}, Choice(eases=eases)).problem)
+    eases = eases_of(payload, flow)
+    least = _least(lower(payload.graph, flow, {}, {}, Choice(eases=eases.by_call)).problem)
+    return least if payload.graph.goal == "min_cost" else max(least - eases.hidden_s, 0.0)
 
 
 def _least(problem: SchedulingProblem) -> float:

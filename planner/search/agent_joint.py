@@ -2,8 +2,10 @@
 
 A consumer that may stream has a mode for each choice of its own and its producers' models, which may be
 used only where they run on those (see `planner.space.agent_variants`): one problem over all that is
-decided, and its proof is the plan's. Where a consumer has too many such choices, only those of some
-proposals are listed, and a relaxation in which it has the best of any stream bounds the rest (see
+decided. Its streams are priced one by one, as if their producers began together; what they come to in a
+run, where one streams on to the next, is found by replaying the decisions and improving them there (see
+`planner.search.agent_polish`). A relaxation in which every consumer has the least that any stream takes
+bounds what is too large, or streams too deep, for the first problem's proof (see
 `planner.space.agent_eases`). All of these are problems over every outcome of the branches (see
 `planner.space.agent_outcomes`).
 """
@@ -17,30 +19,42 @@ from planner.diagnostics import Diagnostics
 from planner.ir.agent_graph import AgentProblem, LlmCall
 from planner.ir.problem import Problem
 from planner.ir.scheduling_problem import Mode, Run, Schedule
-from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
+from planner.search.agent_cpsat import (
+    Floor,
+    ScheduleAnswer,
+    ScheduleOptions,
+    relaxed_floor,
+    solve_schedule,
+)
 from planner.search.agent_expected import expected_bound
+from planner.search.agent_polish import Polish, Polished
+from planner.space.agent_courses import Decisions, expected_usd
 from planner.space.agent_eases import eases_of
 from planner.space.agent_flat import Flow
+from planner.space.agent_gains import may_stream
 from planner.space.agent_lower import Choice, usable_models
 from planner.space.agent_outcomes import Combined, Worlds, lower_worlds, worlds_of
 from planner.space.agent_streams import Stream
-from planner.space.agent_variants import Variants, variants_of, variants_under
+from planner.space.agent_variants import Variants, variants_of
 
-_WAITING_SHARE, _RELAXED_SHARE, _FIXED_SHARE, _JOINT_SHARE = 0.12, 0.2, 0.1, 0.3
+_WAITING_SHARE, _LISTED_SHARE = 0.12, 0.3
 _LEAST_S = 0.1
 _MAX_AT_ONCE = 40
 _MAX_LISTED = 200
-"""Consumers whose streams are listed for the proposed models only; with more, all at once gained nothing."""
+_MANY_S = 2.0
+"""Seconds for the schedule of more calls than that; what comes later rarely beats replays."""
 _NEVER = float("inf")
+_SAME = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A solved problem and the ways of streaming that it had."""
+    """A solved problem and the ways of streaming that it had; replayed ones have `settled` streams."""
 
     combined: Combined
     answer: ScheduleAnswer
     variants: Variants = field(default_factory=dict)
+    settled: dict[str, Stream] | None = None
 
     @property
     def value(self) -> float:
@@ -57,12 +71,24 @@ class Stage:
 
     def streams(self) -> dict[str, Stream]:
         """Return the stream of every consumer that streams."""
+        if self.settled is not None:
+            return self.settled
         found: dict[str, Stream] = {}
         for name, (t, mode, _) in self._modes().items():
             variants = self.variants.get(name, ())
             first = len(self.combined.problem.tasks[t].modes) - len(variants)
             if variants and mode >= first:
                 found[name] = variants[mode - first].stream
+        return found
+
+    def places(self) -> dict[str, float]:
+        """Return when each call starts at the soonest, seconds."""
+        found: dict[str, float] = {}
+        for part in self.combined.parts if self.answer.schedule is not None else ():
+            for t, call in enumerate(part.world.flow.flat.calls, start=part.first):
+                assert self.answer.schedule is not None
+                start_s = self.answer.schedule.runs[t].start_s
+                found[call.name] = min(found.get(call.name, start_s), start_s)
         return found
 
     def _modes(self) -> dict[str, tuple[int, int, bool]]:
@@ -107,57 +133,121 @@ class _Search:
         self.began = time.monotonic()
         self.worlds = worlds_of(flow, repeats=problem.payload.graph.period_s is not None)
         self.flow = self.worlds.flow
+        self.floor: tuple[float, dict[str, str]] = (0.0, {})
 
     def run(self) -> Joint:
-        """Solve all at once if that is small or nobody may stream, else in steps."""
+        """Solve all at once if that is small or nobody may stream, else in steps; then replay."""
         variants, left = variants_of(self.payload, self.flow)
         num_tasks = sum(len(w.flow.flat.calls) for w in self.worlds.worlds)
-        if left or (variants and num_tasks > _MAX_AT_ONCE):
-            return self._in_steps(variants, left)
-        stage = self._solve(Choice(variants=variants), 1.0)
-        proved = stage.answer.status in ("optimal", "infeasible")
-        return Joint(best=stage, bound=stage.answer.bound, is_proved=proved, worlds=self.worlds)
-
-    def _in_steps(self, variants: Variants, left: list[str]) -> Joint:
-        """Propose models by letting all wait and by a relaxation, settle streams under each, then all."""
-        waiting = self._solve(Choice(), _WAITING_SHARE)
-        eases = eases_of(self.payload, self.flow, left) if left else None
-        relaxed = self._solve(Choice(variants=variants, eases=eases), _RELAXED_SHARE)
-        if relaxed.answer.status == "infeasible":
-            return Joint(best=waiting, bound=_NEVER, is_proved=True, worlds=self.worlds)
-        names = [*variants, *left]
-        stages = [waiting] if left else [waiting, relaxed]
-        proposals = self._proposals([waiting, relaxed])
-        for models in proposals:
-            if self._left_s() <= 0.0:
-                break
-            under = Choice(variants=variants_under(self.payload, self.flow, names, [models], own=False))
-            stages.append(self._solve(under, _FIXED_SHARE, fixed=models))
-        bound = relaxed.answer.bound
-        if len(left) <= _MAX_LISTED and self._left_s() > 0.0:
-            listed = variants | variants_under(self.payload, self.flow, left, proposals)
-            hint = min(stages, key=lambda stage: stage.value)
-            joint = self._solve(Choice(variants=listed), _JOINT_SHARE, hint=hint)
-            stages.append(joint)
-            bound = bound if left else max(bound, joint.answer.bound)
+        if not variants and not left:
+            stages = [self._solve(Choice(), 1.0 if num_tasks <= _MAX_LISTED else _WAITING_SHARE)]
+        elif not left and num_tasks <= _MAX_AT_ONCE:
+            stages = [self._solve(Choice(variants=variants), 1.0)]
+        else:
+            stages = [self._solve(Choice(), _WAITING_SHARE)]
+            if num_tasks <= _MAX_LISTED:
+                listed = Choice(variants=variants)
+                stages.append(self._solve(listed, _LISTED_SHARE, hint=stages[0]))
         best = min(stages, key=lambda stage: stage.value)
-        error = max(s.answer.error for s in (relaxed, *stages))
-        proved = best.answer.value is not None and best.value <= bound + 2.0 * error + 1e-9 * abs(best.value)
+        proved = best.answer.status in ("optimal", "infeasible")
+        exact = not left and (num_tasks <= _MAX_AT_ONCE or not variants)
+        if self.payload.graph.period_s is not None:
+            bound = best.answer.bound if exact else 0.0
+            return Joint(best=best, bound=bound, is_proved=proved and exact, worlds=self.worlds)
+        self.floor = self._floor() if not (exact and proved and not variants) else (0.0, {})
+        replayed = self._replayed(stages)
+        if replayed is not None and (best.streams() or replayed.value < best.value):
+            best = replayed
+        return self._judged(best, stages[-1], exact=exact, deep=bool(variants or left) and self._is_deep())
+
+    def _judged(self, best: Stage, listed: Stage, *, exact: bool, deep: bool) -> Joint:
+        """Return the best stage with its bound: that of the listed streams where it holds for replays too."""
+        holds = exact and not deep and best.value >= listed.value * (1.0 - _SAME)
+        if exact and not deep and listed.answer.status == "infeasible" and best.answer.schedule is None:
+            return Joint(best=best, bound=_NEVER, is_proved=True, worlds=self.worlds)
+        bound = listed.answer.bound if holds else 0.0
+        if not (holds and listed.answer.status == "optimal"):
+            bound = max(bound, self.floor[0])
+        if bound == _NEVER and best.answer.schedule is None:
+            return Joint(best=best, bound=_NEVER, is_proved=True, worlds=self.worlds)
+        error = max(listed.answer.error, best.answer.error)
+        proved = best.answer.schedule is not None and best.value <= bound + 2.0 * error + 1e-9 * abs(
+            best.value
+        )
         return Joint(best=best, bound=min(bound, best.value), is_proved=proved, worlds=self.worlds)
+
+    def _is_deep(self) -> bool:
+        """Whether something that may stream comes of something that may stream."""
+        streaming = {c.name for c in self.flow.flat.calls if may_stream(self.flow, c)}
+        return any(e.source in streaming and e.target in streaming for e in self.flow.flat.edges)
+
+    def _floor(self) -> tuple[float, dict[str, str]]:
+        """Return what no run goes below, by the least that calls take, and models in the shares used there.
+
+        Infinite if there can be no run.
+        """
+        eases = eases_of(self.payload, self.flow)
+        combined = lower_worlds(self.payload.graph, self.worlds, {}, {}, Choice(eases=eases.by_call))
+        floor = relaxed_floor(combined.problem)
+        if self.payload.graph.goal == "min_cost":
+            return floor.bound, _diffused(combined, floor)
+        return max(floor.bound - eases.hidden_s, 0.0), _diffused(combined, floor)
+
+    def _replayed(self, stages: list[Stage]) -> Stage | None:
+        """Return the best that replays find, from the stages' decisions on."""
+        first = {
+            c.name: usable_models(self.payload.graph, c.work)[0].name
+            for c in self.flow.flat.calls
+            if isinstance(c.work, LlmCall)
+        }
+        starts = [
+            Decisions(models=first | stage.models(), streams=stage.streams(), places=stage.places())
+            for stage in stages
+            if stage.answer.schedule is not None
+        ]
+        if self.floor[1]:
+            starts.append(Decisions(models=first | self.floor[1], streams={}, places={}))
+        polish = Polish(
+            payload=self.payload,
+            worlds=self.worlds,
+            seed=self.problem.options.seed,
+            left_s=max(self._left_s(), _LEAST_S),
+        )
+        found = polish.run(starts)
+        return None if found is None else self._stage(polish, found)
+
+    def _stage(self, polish: Polish, found: Polished) -> Stage | None:
+        """Return replayed decisions as a stage, None if they break a limit."""
+        combined, schedule = polish.courses.combined(found.decisions, found.found)
+        if not polish.courses.keeps_limits(combined, schedule):
+            return None
+        value = expected_usd(combined) if self.payload.graph.goal == "min_cost" else found.value
+        answer = ScheduleAnswer(
+            status="feasible",
+            schedule=schedule,
+            value=value,
+            bound=0.0,
+            gap=None,
+            error=0.0,
+            heft_value=None,
+            wall_time_s=0.0,
+            work={"replayed_calls": polish.effort.spent},
+        )
+        return Stage(combined=combined, answer=answer, settled=found.decisions.streams)
 
     def _left_s(self) -> float:
         """Return the seconds that are left of the time limit."""
         return self.problem.options.time_limit_s - (time.monotonic() - self.began)
 
-    def _solve(
-        self, choice: Choice, share: float, *, fixed: dict[str, str] | None = None, hint: Stage | None = None
-    ) -> Stage:
+    def _solve(self, choice: Choice, share: float, *, hint: Stage | None = None) -> Stage:
         """Solve within a share of the time; `hint` may have solved another choice of the same calls."""
-        combined = lower_worlds(self.payload.graph, self.worlds, {}, fixed or {}, choice)
+        combined = lower_worlds(self.payload.graph, self.worlds, {}, {}, choice)
         start = None if hint is None else _carried(hint, combined)
-        limit_s = self.problem.options.time_limit_s
+        limit_s = self.problem.options.time_limit_s * share
+        if len(self.flow.flat.calls) > _MAX_AT_ONCE:
+            limit_s = min(limit_s, _MANY_S)
         options = ScheduleOptions(
-            time_limit_s=max(min(limit_s * share, self._left_s()), _LEAST_S),
+            time_limit_s=max(min(limit_s, self._left_s()), _LEAST_S),
             seed=self.problem.options.seed,
             num_workers=self.problem.options.num_workers,
         )
@@ -165,19 +255,22 @@ class _Search:
         answer = solve_schedule(combined.problem, options, hint=start, on_progress=progress)
         return Stage(combined=combined, answer=answer, variants=choice.variants)
 
-    def _proposals(self, stages: list[Stage]) -> list[dict[str, str]]:
-        """Return the different choices of models that the stages made, for every model call."""
-        first = {
-            c.name: usable_models(self.payload.graph, c.work)[0].name
-            for c in self.flow.flat.calls
-            if isinstance(c.work, LlmCall)
-        }
-        found: list[dict[str, str]] = []
-        for stage in stages:
-            models = first | stage.models()
-            if models not in found:
-                found.append(models)
-        return found
+
+def _diffused(combined: Combined, floor: Floor) -> dict[str, str]:
+    """Return a model for every call such that from call to call each model gets its share."""
+    found: dict[str, str] = {}
+    owed: dict[str, float] = {}
+    for part in combined.parts if floor.shares else ():
+        for t, call in enumerate(part.world.flow.flat.calls, start=part.first):
+            if not isinstance(call.work, LlmCall) or call.name in found:
+                continue
+            modes = combined.problem.tasks[t].modes
+            for mode, share in zip(modes, floor.shares[t], strict=True):
+                owed[mode.name] = owed.get(mode.name, 0.0) + share
+            name = max(modes, key=lambda m: owed[m.name]).name
+            owed[name] -= 1.0
+            found[call.name] = name
+    return found
 
 
 def _carried(stage: Stage, combined: Combined) -> Schedule | None:

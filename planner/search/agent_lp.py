@@ -17,7 +17,7 @@ from planner.search.agent_model import Weights
 from planner.search.mip import Expression, at_least, at_most, exactly, total
 
 _MAX_WINDOWS = 200
-_MAX_FINALS = 16
+_MAX_FINALS = 64
 _SAFETY = 1e-6
 
 
@@ -31,7 +31,10 @@ class Relaxation:
 
 
 def relaxed(problem: SchedulingProblem, limits: Bounds, weights: Weights) -> Relaxation | None:
-    """Return the linear relaxation of a problem in ticks; None if it is not solved to its optimum."""
+    """Return the linear relaxation of a problem in ticks; None if it is not solved to its optimum.
+
+    Without any solution the bound is infinite and there are no shares.
+    """
     return _Model(problem, limits, weights).solved()
 
 
@@ -49,6 +52,11 @@ class _Model:
             row = [self.model.add_variable(lb=0.0, ub=1.0) for _ in task.modes]
             exactly(self.model, list(row), 1.0)
             self.shares.append(row)
+        self.demands = [
+            (t, m, d)
+            for t, m, d in problem.demands()
+            if problem.resources[d.resource].renewable and problem.resources[d.resource].capacity
+        ]
         self.makespan = self.model.add_variable(lb=float(limits.makespan))
         self.lengths = [self._length(t) for t in range(len(problem.tasks))]
         self._times()
@@ -60,6 +68,8 @@ class _Model:
     def solved(self) -> Relaxation | None:
         """Solve it."""
         result = mathopt.solve(self.model, mathopt.SolverType.GLOP)
+        if result.termination.reason == mathopt.TerminationReason.INFEASIBLE:
+            return Relaxation(bound=math.inf, shares=(), starts=())
         if result.termination.reason != mathopt.TerminationReason.OPTIMAL:
             return None
         values = result.variable_values()
@@ -136,26 +146,44 @@ class _Model:
         at_least(self.model, [until, *energy], float(window.head + window.tail))
 
     def _finals(self) -> None:
+        """Add that before a weighted task what it waits for is done and what it streams from has begun.
+
+        Of the latter no more is left at its start than all capacity does in the longest hold.
+        """
         weighted = [t for t, task in enumerate(self.problem.tasks) if task.weight > 0]
         if not 0 < len(weighted) <= _MAX_FINALS:
             return
-        before: list[list[int]] = [[] for _ in self.problem.tasks]
+        ended: list[list[int]] = [[] for _ in self.problem.tasks]
+        begun: list[list[int]] = [[] for _ in self.problem.tasks]
         for lag in self.problem.lags:
-            if lag.kind == "end_start" and lag.lag_s >= 0:
-                before[lag.after].append(lag.before)
-        for final in weighted:
-            above = _ancestors(before, final)
-            energy: dict[int, list[Expression]] = {}
-            for t, m, demand in self.problem.demands():
-                resource = self.problem.resources[demand.resource]
-                if t not in above or not resource.renewable or not resource.capacity:
-                    continue
-                mode = self.problem.tasks[t].modes[m]
-                held = min(mode.hold_s(demand), mode.duration_s)
-                work = demand.amount * held / resource.capacity
-                energy.setdefault(demand.resource, []).append(-work * self.shares[t][m])
-            for group in energy.values():
-                at_least(self.model, [self.starts[final], *group])
+            if lag.lag_s >= 0 and lag.kind in ("end_start", "start_start"):
+                begun[lag.after].append(lag.before)
+                if lag.kind == "end_start":
+                    ended[lag.after].append(lag.before)
+        for before, left in ((ended, False), (begun, True)):
+            groups: dict[frozenset[int], list[int]] = {}
+            for final in weighted:
+                groups.setdefault(frozenset(_ancestors(before, final)), []).append(final)
+            for above, finals in groups.items():
+                self._done_before(finals, above, left=left)
+
+    def _done_before(self, finals: list[int], above: frozenset[int], *, left: bool) -> None:
+        """Add capacity (start + longest hold if some may be left) >= work of the tasks above."""
+        first = self.model.add_variable(lb=0.0)
+        for final in finals:
+            at_least(self.model, [self.starts[final] - first])
+        energy: dict[int, list[Expression]] = {}
+        longest: dict[int, float] = {}
+        for t, m, demand in self.demands:
+            if t not in above:
+                continue
+            mode = self.problem.tasks[t].modes[m]
+            held = mode.hold_s(demand) if left else min(mode.hold_s(demand), mode.duration_s)
+            work = demand.amount * held / self.problem.resources[demand.resource].capacity
+            energy.setdefault(demand.resource, []).append(-work * self.shares[t][m])
+            longest[demand.resource] = max(longest.get(demand.resource, 0.0), held)
+        for resource, group in energy.items():
+            at_least(self.model, [first, *group], -longest[resource] if left else 0.0)
 
     def _objective(self, weights: Weights) -> None:
         terms: list[Expression] = [float(weights.makespan) * self.makespan]

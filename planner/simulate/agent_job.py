@@ -151,7 +151,10 @@ def simulate_agent_job(
 
 
 class _Simulation:
-    """The event loop. Events are (time, number, action, call, version, value)."""
+    """The event loop. Events are (time, place, number, action, call, version, value).
+
+    What begins at the same time does so in the order of places, after all that ends then.
+    """
 
     def __init__(
         self, calls: Sequence[SimCall], edges: Sequence[SimEdge], slots: dict[str, int], order: Order
@@ -163,7 +166,7 @@ class _Simulation:
         self.delivered = [0] * len(self.edges)
         self.pools = Pools(slots)
         self.timed: list[Hold] = []
-        self.events: list[tuple[float, int, str, str, int, int]] = []
+        self.events: list[tuple[float, float, int, str, str, int, int]] = []
         self.count = 0
         for i, edge in enumerate(self.edges):
             if edge.source not in self.states or edge.target not in self.states:
@@ -176,7 +179,7 @@ class _Simulation:
         for name in self.states:
             self._consider(name, 0.0)
         while self.events:
-            now, _, action, name, version, value = heapq.heappop(self.events)
+            now, _, _, action, name, version, value = heapq.heappop(self.events)
             if action == "give":
                 self._give(self.timed[value], now)
                 continue
@@ -185,6 +188,9 @@ class _Simulation:
                 continue
             if action == "tokens":
                 self._tokens(state, value, now)
+            elif action == "begin":
+                state.queued = False
+                self._begin(state, now)
             elif action == "idle":
                 state.busy = False
                 self._consider(name, now)
@@ -194,7 +200,8 @@ class _Simulation:
 
     def _push(self, time: float, action: str, state: _State, value: int = 0) -> None:
         self.count += 1
-        heapq.heappush(self.events, (time, self.count, action, state.call.name, state.version, value))
+        place = self._place(state.call) if action == "begin" else -math.inf
+        heapq.heappush(self.events, (time, place, self.count, action, state.call.name, state.version, value))
 
     # -- readiness -------------------------------------------------------------------------------
 
@@ -233,14 +240,27 @@ class _Simulation:
         state = self.states[name]
         if state.done or state.queued or state.busy:
             return
-        newest = self._ready_round(state)
-        if state.call.discipline == "quota":
-            newest = min(newest, state.round + 1)
-        if newest > state.round:
-            if self._slot(state, now):
-                self._start_round(state, newest, now)
+        if self._next_round(state) > state.round:
+            if state.round:
+                self._begin(state, now)
+            else:
+                state.queued = True
+                self._push(now, "begin", state)
         elif not state.round:
             self._warm(state, now)
+
+    def _begin(self, state: _State, now: float) -> None:
+        if self._slot(state, now):
+            self._start_round(state, self._next_round(state), now)
+
+    def _next_round(self, state: _State) -> int:
+        """Return the round that a call may go on with; that of now if it has to wait."""
+        newest = self._ready_round(state)
+        if state.call.discipline == "quota":
+            return min(newest, state.round + 1)
+        # the last token is written on the whole input
+        is_done = state.written >= state.call.output_tokens - 1
+        return state.round if is_done and newest < self._last_round(state) else newest
 
     def _slot(self, state: _State, now: float) -> bool:
         if state.holds_slot:
@@ -278,7 +298,8 @@ class _Simulation:
                 limit = (
                     state.round if state.call.discipline == "quota" and edge.kind == "staircase" else count
                 )
-                total += edge.boundaries[min(count, limit, len(edge.boundaries)) - 1]
+                written = edge.boundaries[min(count, limit, len(edge.boundaries)) - 1]
+                total += min(written, self.states[edge.source].call.output_tokens)
             else:
                 total += self.states[edge.source].call.output_tokens
         return total
@@ -295,12 +316,12 @@ class _Simulation:
         return prompt - kept
 
     def _warm(self, state: _State, now: float) -> None:
-        """Prefill what has arrived over overlapping edges."""
+        """Prefill what has arrived over overlapping edges; such requests are short and hold no slot here."""
         streams = [i for i in state.inputs if self.edges[i].kind == "overlap"]
         if len(streams) < len(state.inputs) or all(self._complete(i) for i in streams):
             return
         reached = min((self.delivered[i] for i in streams), default=0)
-        if reached > state.warmed and self._slot(state, now):
+        if reached > state.warmed:
             state.warmed = reached
             state.version += 1
             state.busy = True
@@ -335,8 +356,10 @@ class _Simulation:
     def _target(self, state: _State) -> int:
         """How much of the answer this round may write."""
         total = state.call.output_tokens
-        if state.final or state.call.discipline == "interrupt":
+        if state.final:
             return total
+        if state.call.discipline == "interrupt":
+            return total - 1
         return min(total, math.ceil(total * state.round / self._last_round(state) - 1e-9))
 
     def _tokens(self, state: _State, mark: int, now: float) -> None:
@@ -414,8 +437,13 @@ class _Simulation:
     def _give(self, hold: Hold, now: float) -> None:
         self.pools.give(hold)
         while (name := self.pools.next_in(hold.pool)) is not None:
-            self.states[name].queued = False
-            self._consider(name, now)
+            state = self.states[name]
+            state.queued = False
+            # who waited goes before what gets ready just now
+            if self._next_round(state) > state.round:
+                self._begin(state, now)
+            else:
+                self._consider(name, now)
 
 
 def _holds(call: SimCall) -> tuple[Hold, ...]:

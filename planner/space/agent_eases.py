@@ -1,140 +1,166 @@
-"""What streaming could give a consumer at the very best, over every choice of models: for lower bounds.
+"""The least that any way of streaming takes, over every choice of models: for lower bounds.
 
-Each number is the least over the choices on its own, so no plan does better; a schedule that rests on
-them all at once need not exist.
+Each number is the least on its own, so no run does better; one that reaches them all at once need not exist.
+A consumer that may start on partial inputs begins on first chunks and reads its whole prompt while it runs.
+One whose prompt is only computed ahead waits for its producers and has their last chunk to prefill, but
+reads nothing before their first chunks either. Where a call may do both it is counted as the former from as
+long before its start as it saves (`Eases.hidden_s` at most), and its slot for the shorter time.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field, replace
+from math import ceil
 
-from planner.ir.agent_graph import AgentGraph, AgentModel, AgentProblem, LlmCall
+from cost_models.agents.calls import CallSpeed
+from planner.ir.agent_graph import AgentGraph, AgentModel, AgentProblem, LlmCall, ToolCall
+from planner.space.agent_eased import Ease, Spell
 from planner.space.agent_flat import FlatCall, FlatEdge, Flow
-from planner.space.agent_gains import gaining_stream, may_stream
+from planner.space.agent_gains import kinds_allowed, may_stream
 from planner.space.agent_lower import (
-    Ease,
-    Spell,
     output_tokens,
-    own_tokens,
     prompt_tokens,
     speed_of,
     usable_models,
 )
-from planner.space.agent_streams import OVERLAP_CHUNK_TOKENS, Stream
-
-_MAX_CHOICES = 64
+from planner.space.agent_streams import OVERLAP_CHUNK_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """A consumer, its edges that may stream and the models that each end may use."""
+class Eases:
+    """The least per consumer, and by how much a call may be counted too early, seconds."""
 
-    call: FlatCall
-    edges: list[FlatEdge]
-    models: dict[str, list[str]]
+    by_call: dict[str, Ease]
+    hidden_s: float
 
 
-def eases_of(payload: AgentProblem, flow: Flow, names: Iterable[str]) -> dict[str, Ease]:
-    """Return the best that streaming could do for each of some consumers that could gain by it."""
+@dataclass(slots=True, kw_only=True)
+class _Least:
+    """State while the calls are passed in order: per call its speeds and least prompts."""
+
+    payload: AgentProblem
+    flow: Flow
+    times: dict[str, list[tuple[CallSpeed, float]]] = field(
+        default_factory=dict[str, list[tuple[CallSpeed, float]]]
+    )
+    hidden_s: float = 0.0
+
+    @property
+    def graph(self) -> AgentGraph:
+        """The graph."""
+        return self.payload.graph
+
+    def ease(self, call: FlatCall) -> Ease | None:
+        """Return the least of one call, None if it can only wait; later calls may ask for its times."""
+        work = call.work
+        if not isinstance(work, LlmCall):
+            return self._tool(call)
+        edges, kinds = may_stream(self.flow, call), kinds_allowed(self.flow, call)
+        items = _items(self.flow, call)
+        models = usable_models(self.graph, work)
+        whole = prompt_tokens(self.graph, self.flow, call)
+        if items is not None or not kinds:
+            self.times[call.name] = [(speed_of(m), whole) for m in models]
+            spells = {m.name: _spell(m, call, whole, whole) for m in models}
+            return None if items is None else self._part(spells, items)
+        lasts = {m.name: self._last(call, edges, m, whole) for m in models}
+        if "staircase" in kinds:
+            return self._partial(call, edges, (models, whole), lasts)
+        self.times[call.name] = [(speed_of(m), lasts[m.name]) for m in models]
+        return Ease(
+            spells={m.name: _spell(m, call, lasts[m.name], whole) for m in models},
+            starts_s={},
+            tail_s=None,
+            ahead_s={e.source: self._chunk_s(e.source, OVERLAP_CHUNK_TOKENS) for e in edges},
+            reads_s={m.name: (whole - lasts[m.name]) / m.prefill_tokens_per_s for m in models},
+        )
+
+    def _partial(
+        self,
+        call: FlatCall,
+        edges: list[FlatEdge],
+        what: tuple[tuple[AgentModel, ...], float],
+        lasts: dict[str, float],
+    ) -> Ease:
+        """Return the least of a call that may start on first chunks: it reads its prompt while it runs."""
+        models, whole = what
+        sizes = {e.source: output_tokens(self.flow.calls[e.source]) for e in edges}
+        first = float(self.payload.min_first_chunk_tokens)
+        brought = sum(sizes.values())
+        partial = max(whole - brought, 0.0) + sum(min(first, size) for size in sizes.values())
+        partial = min(partial, whole)
+        self.times[call.name] = [(speed_of(m), partial) for m in models]
+        spells = {
+            m.name: replace(
+                _spell(m, call, whole, whole),
+                first_token_s=_spell(m, call, partial, whole).first_token_s,
+            )
+            for m in models
+        }
+        held = {m.name: _spell(m, call, lasts[m.name], whole).duration_s for m in models}
+        hidden = ((whole - lasts[m.name]) / m.prefill_tokens_per_s for m in models)
+        self.hidden_s = max(self.hidden_s, *hidden)
+        return Ease(
+            spells=spells,
+            starts_s={source: self._chunk_s(source, first) for source in sizes},
+            tail_s=min(m.overhead_s + m.decode_s_per_token for m in models),
+            held_s=held,
+        )
+
+    def _part(self, spells: dict[str, Spell], edge: FlatEdge) -> Ease:
+        return Ease(spells=spells, starts_s={edge.source: self._part_s(edge)}, tail_s=None)
+
+    def _tool(self, call: FlatCall) -> Ease | None:
+        items = _items(self.flow, call) if isinstance(call.work, ToolCall) else None
+        return None if items is None else self._part({}, items)
+
+    def _last(self, call: FlatCall, edges: list[FlatEdge], model: AgentModel, whole: float) -> float:
+        """Return the tokens that are prefilled after the end of the producers at the least."""
+        sizes = [output_tokens(self.flow.calls[e.source]) for e in edges]
+        ahead = "overlap" in kinds_allowed(self.flow, call) and model.cache_block_tokens > 0
+        if not ahead or max(sizes) <= OVERLAP_CHUNK_TOKENS:
+            return whole
+        return min([whole, *(_last_chunk(size) for size in sizes)])
+
+    def _chunk_s(self, source: str, tokens: float) -> float:
+        """Return the least time from a call's start to its first tokens."""
+        count = min(tokens, output_tokens(self.flow.calls[source]))
+        return min((s.whole_s(prompt, count) for s, prompt in self.times[source]), default=0.0)
+
+    def _part_s(self, edge: FlatEdge) -> float:
+        """Return the least time from a producer's start to the end of the item that one edge carries."""
+        part = output_tokens(self.flow.calls[edge.source]) * edge.share
+        return min((speed.whole_s(prompt, part) for speed, prompt in self.times[edge.source]), default=0.0)
+
+
+def eases_of(payload: AgentProblem, flow: Flow) -> Eases:
+    """Return the least that every call takes which could stream."""
+    state = _Least(payload=payload, flow=flow)
     found: dict[str, Ease] = {}
-    for name in names:
-        call = flow.calls[name]
-        edges = may_stream(flow, call)
-        if not edges:
-            continue
-        ends = [call, *(flow.calls[e.source] for e in edges)]
-        models = {c.name: _models(payload.graph, c) for c in ends if isinstance(c.work, LlmCall)}
-        case = _Case(call=call, edges=edges, models=models)
-        few = math.prod(len(m) for m in models.values()) <= _MAX_CHOICES
-        ease = _least(payload, flow, case) if few else _floor(payload, flow, case)
+    for call in flow.flat.calls:
+        ease = state.ease(call)
         if ease is not None:
             found[call.name] = ease
-    return found
+    return Eases(by_call=found, hidden_s=state.hidden_s)
 
 
-def _models(graph: AgentGraph, call: FlatCall) -> list[str]:
-    return [m.name for m in usable_models(graph, call.work)] if isinstance(call.work, LlmCall) else []
+def _items(flow: Flow, call: FlatCall) -> FlatEdge | None:
+    edges = may_stream(flow, call)
+    return edges[0] if len(edges) == 1 and "items" in edges[0].kinds and edges[0].part < 1.0 else None
 
 
-def _least(payload: AgentProblem, flow: Flow, case: _Case) -> Ease | None:
-    """Return the least over every choice of models, None if none streams."""
-    names = list(case.models)
-    own: dict[str, list[Stream]] = {}
-    for chosen in product(*case.models.values()):
-        fixed = dict(zip(names, chosen, strict=True))
-        stream = gaining_stream(payload, flow, case.call, fixed)
-        if stream is not None:
-            own.setdefault(fixed.get(case.call.name, ""), []).append(stream)
-    streams = [s for group in own.values() for s in group]
-    if not streams:
-        return None
-    spells = {
-        model: Spell(
-            first_token_s=min(s.first_token_s for s in group),
-            duration_s=min(s.duration_s for s in group),
-            prefilled_tokens=min(s.prefilled_tokens for s in group),
-            prompt_tokens=0.0,
-        )
-        for model, group in own.items()
-    }
-    starts: dict[str, float] = {}
-    for stream in streams:
-        for source, start_s in stream.starts_s.items():
-            starts[source] = min(starts.get(source, start_s), start_s)
-    # a call that is shorter here than in its stream may not be held back longer for that
-    tails = [
-        None if s.tail_s is None else spells[model].duration_s + s.tail_s - s.duration_s
-        for model, group in own.items()
-        for s in group
-    ]
-    known = [t for t in tails if t is not None]
-    return Ease(spells=spells, starts_s=starts, tail_s=min(known) if len(known) == len(tails) else None)
+def _last_chunk(size: float) -> float:
+    """Return what is left of an output after its last whole chunk but one."""
+    return size - OVERLAP_CHUNK_TOKENS * (ceil(size / OVERLAP_CHUNK_TOKENS) - 1)
 
 
-def _floor(payload: AgentProblem, flow: Flow, case: _Case) -> Ease:
-    """Return what holds for any stream: a call starts on the least first chunks and decodes all it writes.
-
-    A stream that may be an overlap prefills nothing but its last chunk after its start.
-    """
-    graph, call = payload.graph, case.call
-    first_chunk = float(payload.min_first_chunk_tokens)
-    items = any("items" in e.kinds and e.part < 1.0 for e in case.edges)
-    chunks = [min(first_chunk, output_tokens(flow.calls[e.source])) for e in case.edges]
-    spells: dict[str, Spell] = {}
-    for name in case.models.get(call.name, []):
-        model = graph.model(name)
-        ahead = items or _may_overlap(graph, flow, case, model)
-        prompt = 0.0 if ahead else own_tokens(graph, call) + sum(chunks)
-        speed = speed_of(model)
-        spells[name] = Spell(
-            first_token_s=speed.first_token_s(prompt),
-            duration_s=speed.whole_s(prompt, output_tokens(call)),
-            prefilled_tokens=0.0,
-            prompt_tokens=0.0,
-        )
-    starts: dict[str, float] = {}
-    for edge in case.edges:
-        source = flow.calls[edge.source]
-        tokens = min(first_chunk, output_tokens(source) * edge.share)
-        read = prompt_tokens(graph, flow, source)
-        speeds = [speed_of(graph.model(m)) for m in case.models[edge.source]]
-        starts[edge.source] = min((s.whole_s(read, tokens) for s in speeds), default=0.0)
-    # what is asked again as its producers write does not end before they do
-    return Ease(spells=spells, starts_s=starts, tail_s=None if items else 0.0)
-
-
-def _may_overlap(graph: AgentGraph, flow: Flow, case: _Case, model: AgentModel) -> bool:
-    """Whether some stream on `model` could be an overlap: its prefill keeps up with the slowest choices."""
-    sources = [flow.calls[e.source] for e in case.edges]
-    slowest = [max(graph.model(m).decode_s_per_token for m in case.models[s.name]) for s in sources]
-    return (
-        len(case.edges) == len(flow.producers(case.call))
-        and all("overlap" in e.kinds for e in case.edges)
-        and model.cache_block_tokens > 0
-        and max(output_tokens(s) for s in sources) > OVERLAP_CHUNK_TOKENS
-        and speed_of(model).prefill_s(len(sources) * OVERLAP_CHUNK_TOKENS)
-        <= OVERLAP_CHUNK_TOKENS * min(slowest)
+def _spell(model: AgentModel, call: FlatCall, prompt: float, whole: float) -> Spell:
+    speed, output = speed_of(model), output_tokens(call)
+    whole_s = speed.whole_s(prompt, output)
+    return Spell(
+        first_token_s=min(speed.first_token_s(prompt), whole_s),
+        duration_s=whole_s,
+        # whatever the way, all of the prompt is prefilled once
+        prefilled_tokens=whole,
+        prompt_tokens=whole,
     )

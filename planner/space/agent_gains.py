@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from planner.ir.agent_graph import AgentGraph, AgentProblem, EdgeKind, LlmCall, ToolCall
 from planner.space.agent_flat import FlatCall, FlatEdge, Flow
 from planner.space.agent_lower import output_tokens, own_tokens, producer_tokens, prompt_tokens, speed_of
-from planner.space.agent_streams import Consumer, Producer, Stream, best_stream
+from planner.space.agent_streams import (
+    OVERLAP_CHUNK_TOKENS,
+    Consumer,
+    Producer,
+    Stream,
+    best_stream,
+    chunk_schedules,
+    chunks,
+    overlap_chunks,
+)
 
 _WHOLE_KINDS: tuple[EdgeKind, ...] = ("overlap", "staircase")
 
@@ -40,6 +49,18 @@ def may_stream(flow: Flow, call: FlatCall) -> list[FlatEdge]:
     return [e for e in edges if _can_stream(flow, call, e)]
 
 
+def kinds_allowed(flow: Flow, call: FlatCall) -> frozenset[EdgeKind]:
+    """Return the ways in which a call may take whole outputs as they are written."""
+    edges = flow.producers(call)
+    streaming = [e for e in edges if _can_stream(flow, call, e)]
+    if not isinstance(call.work, LlmCall) or call.join is not None or not streaming:
+        return frozenset()
+    allowed = set[EdgeKind](kind for kind in _WHOLE_KINDS if all(kind in e.kinds for e in streaming))
+    if len(streaming) < len(edges):
+        allowed.discard("overlap")
+    return frozenset(allowed)
+
+
 def _producers(
     graph: AgentGraph, flow: Flow, edges: Sequence[FlatEdge], fixed: dict[str, str]
 ) -> list[Producer]:
@@ -59,15 +80,11 @@ def _producers(
 def _whole_stream(payload: AgentProblem, flow: Flow, call: FlatCall, fixed: dict[str, str]) -> Stream | None:
     """Return the best staircase or overlap of a call, if its certain producers allow one."""
     graph, edges = payload.graph, flow.producers(call)
-    if not isinstance(call.work, LlmCall) or call.join is not None or not edges:
+    allowed = kinds_allowed(flow, call)
+    if not allowed:
         return None
     streaming = [e for e in edges if _can_stream(flow, call, e)]
-    allowed = set[EdgeKind](kind for kind in _WHOLE_KINDS if all(kind in e.kinds for e in streaming))
-    if len(streaming) < len(edges):
-        allowed.discard("overlap")
     producers = _producers(graph, flow, streaming, fixed)
-    if not allowed or not producers:
-        return None
     model = graph.model(fixed[call.name])
     rest = [e for e in edges if e not in streaming]
     consumer = Consumer(
@@ -77,7 +94,7 @@ def _whole_stream(payload: AgentProblem, flow: Flow, call: FlatCall, fixed: dict
         cached=model.cache_block_tokens > 0,
     )
     limits = (payload.min_first_chunk_tokens, payload.e2e_slack)
-    return best_stream(consumer, producers, frozenset(allowed), graph.goal, limits)
+    return best_stream(consumer, producers, allowed, graph.goal, limits)
 
 
 def _can_stream(flow: Flow, call: FlatCall, edge: FlatEdge) -> bool:
@@ -120,4 +137,45 @@ def _item_stream(source: str, boundary: float, start_s: float, times: tuple[floa
         prefilled_tokens=prefilled,
         ttft_s=start_s + first_s,
         e2e_s=start_s + whole_s,
+    )
+
+
+def ways_of(payload: AgentProblem, flow: Flow, call: FlatCall) -> list[Stream]:
+    """Return the ways in which a call may stream, whatever the models, without times; maybe none."""
+    edges = may_stream(flow, call)
+    if not edges:
+        return []
+    names = [e.source for e in edges]
+    if len(edges) == 1 and "items" in edges[0].kinds and edges[0].part < 1.0:
+        written = output_tokens(flow.calls[names[0]])
+        return [_untimed("items", names, (written * edges[0].share,))]
+    kinds, found = kinds_allowed(flow, call), list[Stream]()
+    longest = max(output_tokens(flow.calls[name]) for name in names)
+    if "overlap" in kinds and longest > OVERLAP_CHUNK_TOKENS:
+        found.append(_untimed("overlap", names, overlap_chunks(longest)))
+    if "staircase" in kinds and payload.graph.goal != "min_cost":
+        found += [
+            _untimed("staircase", names, b) for b in chunk_schedules(longest, payload.min_first_chunk_tokens)
+        ]
+    return found
+
+
+def stairs_of(flow: Flow, call: FlatCall, first: int, growth: int) -> Stream:
+    """Return the staircase of a call in chunks from `first` tokens on, without times."""
+    names = [e.source for e in may_stream(flow, call)]
+    longest = max(output_tokens(flow.calls[name]) for name in names)
+    return _untimed("staircase", names, chunks(longest, float(first), growth))
+
+
+def _untimed(kind: EdgeKind, sources: list[str], boundaries: tuple[float, ...]) -> Stream:
+    return Stream(
+        kind=kind,
+        boundaries=boundaries,
+        starts_s=dict.fromkeys(sources, 0.0),
+        tail_s=None,
+        first_token_s=0.0,
+        duration_s=0.0,
+        prefilled_tokens=0.0,
+        ttft_s=0.0,
+        e2e_s=0.0,
     )

@@ -17,7 +17,9 @@ from cost_models.agents.calls import CallSpeed
 from cost_models.agents.lengths import mean_below
 from planner.ir.agent_graph import AgentGraph, AgentModel, Human, LlmCall, Tokens, ToolCall
 from planner.ir.scheduling_problem import Demand, Lag, Mode, Resource, SchedulingProblem, Task
+from planner.space.agent_eased import Ease, Spell, eased
 from planner.space.agent_flat import FlatCall, FlatEdge, FlatGraph, Flow
+from planner.space.agent_gates import gated
 from planner.space.agent_streams import Stream
 
 RATE_WINDOW_S = 60.0
@@ -30,7 +32,8 @@ _ROUND = re.compile(r"@+\d+")
 class Lowered:
     """A scheduling problem, with what its tasks stand for.
 
-    Task t is call t. `first_token_s` is per task and mode the time from start to first token.
+    Task t is call t; behind the calls there may be gates (see `planner.space.agent_gates`). `first_token_s`
+    is per task and mode the time from start to first token.
     """
 
     problem: SchedulingProblem
@@ -38,28 +41,6 @@ class Lowered:
     usd: tuple[tuple[float, ...], ...]
     prompt_tokens: tuple[float, ...]
     output_tokens: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spell:
-    """Seconds from a call's start to its first token and to its end, tokens prefilled and of its prompt."""
-
-    first_token_s: float
-    duration_s: float
-    prefilled_tokens: float
-    prompt_tokens: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ease:
-    """The best that streaming could do for a consumer: per model, from each producer's start, after its end.
-
-    `tail_s` is None where the end of the producers does not bind.
-    """
-
-    spells: dict[str, Spell]
-    starts_s: dict[str, float]
-    tail_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +57,8 @@ class Choice:
     """What is left open of streams.
 
     `variants` are the ways in which consumers may stream instead of waiting. With `eases` the problem is a
-    relaxation: its optimum is below that of any models and streams; each consumer named there may stream at
-    its best, and a join of some producers waits for none.
+    relaxation: its optimum is below that of any models and streams; each consumer named there takes the least
+    that any way would, and a join of some producers waits for none.
     """
 
     variants: dict[str, tuple[Variant, ...]] = field(default_factory=dict[str, tuple[Variant, ...]])
@@ -229,12 +210,17 @@ def lower(
         prices.append(tuple(usd for _, _, usd in rows))
         tasks.append(_task(low, call, rows))
     tasks = [_with_needs(low, task) for task in tasks]
-    lags = tuple(_lags(low, tasks) if eases is None else _eased_lags(low, tasks, eases))
+    if eases is None:
+        lags = _lags(low, tasks)
+    else:
+        edges = {c.name: [e.source for e in _awaited(low, c)] for c in flat.calls}
+        tasks, lags = eased(low.number, edges, eases, tasks)
+    gates, few = gated(tasks, lags)
     problem = SchedulingProblem(
         name=graph.name,
-        tasks=tuple(tasks),
+        tasks=gates,
         resources=tuple(low.resources),
-        lags=lags,
+        lags=few,
         period_s=graph.period_s,
         makespan_weight=1.0 if graph.goal == "min_latency" and not _has_early_joins(flat) else 0.0,
     )
@@ -276,11 +262,14 @@ def _modes(low: _Lowering, call: FlatCall, prompt: float) -> list[tuple[Mode, fl
         models = usable_models(low.graph, work)
         if call.name in low.fixed:
             models = tuple(m for m in models if m.name == low.fixed[call.name])
-        rows = [_llm_mode(low, call, model, _spell(low, call, model, prompt), demands) for model in models]
-        rows += _variant_modes(low, call, demands)
         ease = low.eases.get(call.name) if low.eases else None
         known = {} if ease is None else ease.spells
-        return rows + [_llm_mode(low, call, m, known[m.name], demands) for m in models if m.name in known]
+        spells = [known.get(m.name) or _spell(low, call, m, prompt) for m in models]
+        rows = [_llm_mode(low, call, m, s, demands) for m, s in zip(models, spells, strict=True)]
+        if ease is not None and ease.held_s:
+            rows = [(_held(mode, ease.held_s[mode.name]), first, usd) for mode, first, usd in rows]
+        rows += _variant_modes(low, call, demands)
+        return rows
     duration_s = work.latency.mean_s if isinstance(work, ToolCall | Human) else 0.0
     duration_s *= call.probability
     if isinstance(work, ToolCall) and work.limit is not None:
@@ -288,6 +277,14 @@ def _modes(low: _Lowering, call: FlatCall, prompt: float) -> list[tuple[Mode, fl
         demands = (*demands, Demand(resource=tool, amount=1))
     waiting = (Mode(name="", duration_s=duration_s, demands=demands), duration_s, 0.0)
     return [waiting, *(waiting for _ in low.variants.get(call.name, ()))]
+
+
+def _held(mode: Mode, held_s: float) -> Mode:
+    """Return a mode that holds what it takes for so long at most."""
+    demands = tuple(
+        d if d.hold_s is not None else replace(d, hold_s=min(held_s, mode.duration_s)) for d in mode.demands
+    )
+    return replace(mode, demands=demands)
 
 
 def _variant_modes(
@@ -430,36 +427,6 @@ def _variant_lags(low: _Lowering, call: FlatCall, num_modes: int) -> list[Lag]:
             for lag_s, modes in tails.items()
         ]
     return lags
-
-
-def _eased_lags(low: _Lowering, tasks: list[Task], eases: dict[str, Ease]) -> list[Lag]:
-    """Return lags that hold whether a consumer named in `eases` streams or waits."""
-    number = low.number
-    lags: list[Lag] = []
-    for call in low.flat.calls:
-        ease, after = eases.get(call.name), number[call.name]
-        if call.name in low.variants:
-            lags += _variant_lags(low, call, len(tasks[after].modes))
-            continue
-        for edge in _awaited(low, call):
-            before = number[edge.source]
-            first_s = None if ease is None else ease.starts_s.get(edge.source)
-            if ease is None or first_s is None:
-                lags.append(Lag(before=before, after=after))
-                continue
-            wait_s = min(m.duration_s for m in tasks[before].modes)
-            start_s = min(first_s * call.probability, wait_s)
-            lags.append(Lag(before=before, after=after, kind="start_start", lag_s=start_s))
-            if ease.tail_s is not None:
-                whole_s = min(m.duration_s for m in tasks[after].modes[: _num_waiting(low, call)])
-                tail_s = min(ease.tail_s * call.probability, whole_s)
-                lags.append(Lag(before=before, after=after, kind="end_end", lag_s=tail_s))
-    return lags
-
-
-def _num_waiting(low: _Lowering, call: FlatCall) -> int:
-    """Return how many of a call's first modes are those of waiting."""
-    return len(usable_models(low.graph, call.work)) if isinstance(call.work, LlmCall) else 1
 
 
 def _awaited(low: _Lowering, call: FlatCall) -> Sequence[FlatEdge]:

@@ -63,17 +63,26 @@ class Consumer:
 
 def chunk_schedules(longest: float, first: int) -> list[tuple[float, ...]]:
     """Return the schedules tried: equal chunks of rising size, and chunks that double."""
+    return list(dict.fromkeys(chunks(longest, *kind) for kind in chunk_kinds(longest, first)))
+
+
+def chunk_kinds(longest: float, first: int) -> list[tuple[int, int]]:
+    """Return (first chunk, factor from chunk to chunk) of the schedules tried: equal ones first."""
     sizes: list[int] = []
     size = float(first)
     while size < longest:
         sizes.append(round(size))
         size *= 2**0.5
-    found = [_boundaries(longest, s, 1) for s in sizes]
-    found += [_boundaries(longest, s, 2) for s in sizes if s <= _GROWING_UP_TO]
-    return list(dict.fromkeys(found))
+    return [(s, 1) for s in sizes] + [(s, 2) for s in sizes if s <= _GROWING_UP_TO]
 
 
-def _boundaries(total: float, chunk: float, growth: int) -> tuple[float, ...]:
+def overlap_chunks(longest: float) -> tuple[float, ...]:
+    """Return the chunks in which a prompt is prefilled ahead."""
+    return chunks(longest, OVERLAP_CHUNK_TOKENS, 1)
+
+
+def chunks(total: float, chunk: float, growth: int) -> tuple[float, ...]:
+    """Return the cumulative tokens at which an output is handed over in chunks that grow by a factor."""
     found: list[float] = []
     at = 0.0
     while at < total:
@@ -127,7 +136,7 @@ def overlap(consumer: Consumer, producers: Sequence[Producer]) -> Stream | None:
     per_round_s = consumer.speed.prefill_s(len(producers) * chunk)
     if per_round_s > chunk * min(p.speed.decode_s_per_token for p in producers):
         return None
-    boundaries = _boundaries(longest, chunk, 1)
+    boundaries = overlap_chunks(longest)
     last = sum(min(p.output_tokens, boundaries[-1] - boundaries[-2]) for p in producers)
     start = max(p.ready_s(p.output_tokens) for p in producers)
     first = consumer.speed.first_token_s(last)

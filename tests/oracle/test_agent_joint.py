@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from planner.ir.agent_graph import AgentProblem, LlmCall
-from planner.ir.scheduling_problem import SchedulingProblem
 from planner.pipeline import Run, make_plan
 from planner.plan.schema import Plan
-from planner.search.heft import list_schedule
+from planner.simulate.agent_plan import expected_run
+from planner.space.agent_courses import Courses, Decisions, expected_usd
 from planner.space.agent_flat import Flow, flow_of
 from planner.space.agent_flatten import flatten
 from planner.space.agent_gains import gaining_streams
-from planner.space.agent_lower import lower, usable_models
+from planner.space.agent_lower import usable_models
+from planner.space.agent_outcomes import worlds_of
 from planner.space.agent_streams import Stream
 from planner.verify import problem_of
 
@@ -71,29 +72,31 @@ def _subsets(streams: dict[str, Stream]) -> Iterator[dict[str, Stream]]:
             yield {name: streams[name] for name in names}
 
 
-def _quickest(problem: SchedulingProblem) -> float | None:
-    """Return the best value over every order of the tasks, each placed as early as it can be."""
-    count = len(problem.tasks)
-    found = [list_schedule(problem, order) for order in permutations(range(count))]
-    return min((problem.objective(s) for s in found if s is not None), default=None)
-
-
-def _best_by_enumeration(payload: AgentProblem) -> float | None:
+def _runs(payload: AgentProblem) -> Iterator[tuple[float, float]]:
+    """Yield (value, latency) of every choice of models, streams that gain and order that keeps the limits."""
     graph = payload.graph
     flow: Flow = flow_of(flatten(graph))
+    worlds = worlds_of(flow)
+    courses = Courses(graph, worlds)
+    names = [c.name for c in flow.flat.calls]
     models = {
         c.name: [m.name for m in usable_models(graph, c.work)]
         for c in flow.flat.calls
         if isinstance(c.work, LlmCall)
     }
-    best: float | None = None
     for chosen in product(*models.values()):
         fixed = dict(zip(models, chosen, strict=True))
         for streams in _subsets(gaining_streams(payload, flow, fixed)):
-            value = _quickest(lower(graph, flow, streams, fixed).problem)
-            if value is not None and (best is None or value < best):
-                best = value
-    return best
+            for order in permutations(range(len(names))):
+                places = dict(zip(names, map(float, order), strict=True))
+                decisions = Decisions(models=fixed, streams=streams, places=places)
+                found = courses.run(decisions)
+                assert found is not None
+                combined, schedule = courses.combined(decisions, found)
+                if courses.keeps_limits(combined, schedule):
+                    cost = expected_usd(combined)
+                    value = cost if graph.goal == "min_cost" else courses.value(found)
+                    yield value, courses.latency_s(found)
 
 
 def _plan(seed: int, tmp_path: Path) -> Plan:
@@ -102,14 +105,20 @@ def _plan(seed: int, tmp_path: Path) -> Plan:
     return make_plan(spec, Run())
 
 
-@pytest.mark.parametrize("seed", range(28))
-def test_equals_trying_everything(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", range(0, 28, 2))
+def test_is_as_good_as_trying_everything_and_bounds_it(seed: int, tmp_path: Path) -> None:
     plan = _plan(seed, tmp_path)
-    expected = _best_by_enumeration(problem_of(plan).payload)
-    if expected is None:
-        assert plan.status == "infeasible"
+    payload = problem_of(plan).payload
+    runs = list(_runs(payload))
+    if plan.objective.value is None:
+        assert not runs
         return
-    assert plan.status == "optimal"
-    assert plan.objective.value == pytest.approx(expected, rel=1e-5)
+    soonest = min((latency for _, latency in runs), default=0.0)
+    slack = 1.0 + payload.e2e_slack if payload.graph.goal == "min_ttft" else float("inf")
+    best = min((v for v, latency in runs if latency <= soonest * slack), default=float("inf"))
+    assert plan.objective.value <= best * 1.001
     assert plan.objective.bound is not None
-    assert plan.objective.bound <= expected * (1 + 1e-9)
+    assert plan.objective.bound <= min((v for v, _ in runs), default=float("inf")) * (1 + 1e-9)
+    run = expected_run(payload.graph, plan.details)
+    assert run.ttft_s == pytest.approx(plan.predicted["ttft_s"].value, rel=0.01)
+    assert run.latency_s == pytest.approx(plan.predicted["latency_s"].value, rel=0.01)
