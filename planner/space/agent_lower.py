@@ -210,12 +210,7 @@ def lower(
         prices.append(tuple(usd for _, _, usd in rows))
         tasks.append(_task(low, call, rows))
     tasks = [_with_needs(low, task) for task in tasks]
-    if eases is None:
-        lags = _lags(low, tasks)
-    else:
-        edges = {c.name: [e.source for e in _awaited(low, c)] for c in flat.calls}
-        tasks, lags = eased(low.number, edges, eases, tasks)
-    gates, few = gated(tasks, lags)
+    gates, few = gated(*_timed(low, tasks))
     problem = SchedulingProblem(
         name=graph.name,
         tasks=gates,
@@ -231,6 +226,14 @@ def lower(
         prompt_tokens=prompts,
         output_tokens=tuple(output_tokens(c) for c in flat.calls),
     )
+
+
+def _timed(low: _Lowering, tasks: list[Task]) -> tuple[list[Task], list[Lag]]:
+    """Return the lags between calls, and the calls' tasks with what a relaxation adds to them."""
+    if low.eases is None:
+        return tasks, _lags(low, tasks)
+    edges = {c.name: [e.source for e in _awaited(low, c)] for c in low.flat.calls}
+    return eased(low.number, edges, low.eases, tasks)
 
 
 def _has_early_joins(flat: FlatGraph) -> bool:
