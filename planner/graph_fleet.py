@@ -257,6 +257,12 @@ class _Split:
 
     # -- costs -----------------------------------------------------------------------------------
 
+    def _with_priorities(self, fleet: Plan) -> Plan:
+        """Say in the fleet's plan that requests bring priorities, if the graph has one."""
+        if not self.graph.priority:
+            return fleet
+        return fleet.model_copy(update={"details": {**fleet.details, "request_priorities": True}})
+
     def _fleet(self, traffic: Mapping[str, ModelTraffic], limits: Mapping[str, Limit]) -> Plan:
         """Return the plan of a fleet for models under limits, infeasible ones too."""
         data: dict[str, object] = {
@@ -399,7 +405,7 @@ class _Split:
             traffic=best.choice.traffic,
             rate_rps=self.rate_rps,
             graph=plan,
-            fleet=best.fleet,
+            fleet=self._with_priorities(best.fleet),
             bound=min(bound, best.value),
             num_priced=len(self.costs.known),
             split=best.split,

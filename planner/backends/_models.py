@@ -7,7 +7,7 @@ from typing import cast
 
 from planner.backends._layout import slug
 from planner.backends._protocol import Backend, ExportedFile, ExportOptions
-from planner.errors import InputError, shown
+from planner.errors import InputError, UnsupportedError, shown
 from planner.ir.fleet import FleetProblem
 from planner.ir.parser import parse_ir
 from planner.ir.printer import print_ir
@@ -16,6 +16,14 @@ from planner.plan.parts import ModelPart, model_parts
 from planner.plan.schema import Plan
 
 FLEET = "fleet"
+REQUEST_PRIORITIES = "request_priorities"
+"""The detail of a plan whose requests bring priorities that it counts on."""
+_BY_PRIORITY = frozenset({"vllm", "sglang"})
+"""Engines that can be told to serve requests by a priority they bring.
+
+Source: vllm/engine/arg_utils.py 0.32.0 (--scheduling-policy); sglang/srt/arg_groups/fields/schedule.py 0.5.23
+(--enable-priority-scheduling). trtllm-serve 1.2 takes no priority with a request.
+"""
 
 
 def export_files(backend: Backend, plan: Plan, options: ExportOptions) -> tuple[ExportedFile, ...]:
@@ -28,6 +36,9 @@ def export_files(backend: Backend, plan: Plan, options: ExportOptions) -> tuple[
     UnsupportedError
         If the runtime cannot express a decision of the plan.
     """
+    if options.request_priorities or plan.details.get(REQUEST_PRIORITIES):
+        _check_priorities(backend, plan)
+        options = replace(options, request_priorities=True)
     if plan.kind != FLEET:
         return backend.export(plan, options)
     parts = _parts(plan)
@@ -43,6 +54,18 @@ def export_files(backend: Backend, plan: Plan, options: ExportOptions) -> tuple[
         first += sum(pool.replicas * pool.strategy.attention_dp for pool in part.plan.pools)
     files.append(ExportedFile(path="README.md", text=_readme(plan, parts, folders)))
     return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _check_priorities(backend: Backend, plan: Plan) -> None:
+    """Refuse by name what cannot serve requests by priority."""
+    for index, pool in enumerate(plan.pools):
+        if pool.role != "stage" and (pool.engine not in _BY_PRIORITY or backend.name == "trtllm"):
+            raise UnsupportedError(
+                f"{backend.name} cannot let this engine serve requests by their priority",
+                key=f"pools[{index}].engine",
+                value=pool.engine,
+                allowed=", ".join(sorted(_BY_PRIORITY)),
+            )
 
 
 def _parts(plan: Plan) -> tuple[ModelPart, ...]:

@@ -28,7 +28,8 @@ class ExportOptions:
     `pin_nodes` ties work to the nodes of the placement where the runtime leaves that open.
     Servers listen on `base_port` and the ports after it. `image` and `router_image` are container
     images; without a router image a container runtime gets no router. Where several exports share hosts,
-    `first_server` servers and `first_router` routers have ports already.
+    `first_server` servers and `first_router` routers have ports already. With `request_priorities` servers
+    go by the priorities that requests bring.
     """
 
     model_paths: tuple[tuple[str, str], ...] = ()
@@ -40,6 +41,7 @@ class ExportOptions:
     namespace: str | None = None
     first_server: int = 0
     first_router: int = 0
+    request_priorities: bool = False
 
     def model_path(self, model: str) -> str:
         """Return what to load for a model of the plan."""

@@ -150,6 +150,8 @@ def pool_arguments(pool: Pool, options: ExportOptions, checkpoint_fmt: str) -> d
     if "max_lora_rank" in pool.limits:
         arguments["enable-lora"] = True
         arguments["lora-target-modules"] = "all"
+    if options.request_priorities:
+        arguments["enable-priority-scheduling"] = True
     if pool.role in ("prefill", "decode"):
         arguments["disaggregation-mode"] = pool.role
         arguments["disaggregation-transfer-backend"] = "nixl"

@@ -30,6 +30,7 @@ FLAGS: dict[str, Takes] = {
     "dist-init-addr": "text",
     "context-length": "int",
     "max-running-requests": "int",
+    "enable-priority-scheduling": "switch",
     "chunked-prefill-size": "int",
     "mem-fraction-static": "fraction",
     "page-size": "int",

@@ -192,6 +192,8 @@ def pool_arguments(
     if "offload_experts_gib" in pool.limits:
         arguments["offload-backend"] = "uva"
         arguments["cpu-offload-params"] = "experts"
+    if options.request_priorities:
+        arguments["scheduling-policy"] = "priority"
     if pool.role in _KV_ROLES:
         arguments["kv-transfer-config"] = {
             "kv_connector": connector,

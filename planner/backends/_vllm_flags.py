@@ -34,6 +34,7 @@ FLAGS: dict[str, Takes] = {
     "master-port": "int",
     "max-model-len": "int",
     "max-num-seqs": "int",
+    "scheduling-policy": "text",
     "max-num-batched-tokens": "int",
     "gpu-memory-utilization": "fraction",
     "block-size": "int",
@@ -53,6 +54,7 @@ FLAGS: dict[str, Takes] = {
 
 CHOICES: dict[str, frozenset[str]] = {
     "offload-backend": frozenset({"prefetch", "uva"}),
+    "scheduling-policy": frozenset({"fcfs", "priority"}),
     "dtype": frozenset({"auto", "bfloat16", "float16"}),
     "quantization": frozenset({"fp8", "fp8_per_block", "fp8_per_tensor"}),
     "kv-cache-dtype": frozenset({"auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "nvfp4"}),

@@ -38,6 +38,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         str | None, typer.Option("--router-image", help="Container image of the router.")
     ] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", help="Kubernetes namespace.")] = None,
+    request_priorities: Annotated[
+        bool, typer.Option("--request-priorities", help="Serve requests by the priority they bring.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the list of files as JSON.")] = False,
 ) -> None:
     """Write the files that launch a plan, checked against the rules of the runtime."""
@@ -55,6 +58,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option of the command
         image=image,
         router_image=router_image,
         namespace=namespace,
+        request_priorities=request_priorities,
     )
     files = export_files(backend, loaded, options)
     write_folder(out, files, force=force)
