@@ -30,7 +30,13 @@ from planner.space.agent_flat import Flow, flow_of
 from planner.space.agent_flatten import flatten
 from planner.space.agent_lower import output_tokens, usable_models
 from planner.space.agent_outcomes import worlds_of
-from planner.space.agent_traffic import ModelTraffic, latest_end_s, traffic_of, with_models
+from planner.space.agent_traffic import (
+    ModelTraffic,
+    counting_on_priorities,
+    latest_end_s,
+    traffic_of,
+    with_models,
+)
 
 GOALS = ("min_cost", "min_devices", "min_power")
 TTFT_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -257,12 +263,6 @@ class _Split:
 
     # -- costs -----------------------------------------------------------------------------------
 
-    def _with_priorities(self, fleet: Plan) -> Plan:
-        """Say in the fleet's plan that requests bring priorities, if the graph has one."""
-        if not self.graph.priority:
-            return fleet
-        return fleet.model_copy(update={"details": {**fleet.details, "request_priorities": True}})
-
     def _fleet(self, traffic: Mapping[str, ModelTraffic], limits: Mapping[str, Limit]) -> Plan:
         """Return the plan of a fleet for models under limits, infeasible ones too."""
         data: dict[str, object] = {
@@ -405,7 +405,7 @@ class _Split:
             traffic=best.choice.traffic,
             rate_rps=self.rate_rps,
             graph=plan,
-            fleet=self._with_priorities(best.fleet),
+            fleet=counting_on_priorities(best.fleet, self.graph),
             bound=min(bound, best.value),
             num_priced=len(self.costs.known),
             split=best.split,

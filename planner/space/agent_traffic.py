@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from planner.ir.agent_graph import AgentGraph, LlmCall
+from planner.plan.schema import Plan
 from planner.space.agent_flat import FlatCall, Flow
 from planner.space.agent_lower import expected, output_tokens, prompt_tokens
 from planner.space.agent_outcomes import World
@@ -109,3 +110,10 @@ def latest_end_s(world: World, lengths_s: Mapping[str, float]) -> tuple[float, b
         ends[call.name] = start + lengths_s[call.name]
         kept = kept and (call.deadline_s is None or ends[call.name] <= call.deadline_s * (1 + 1e-9))
     return max(ends[name] for name in world.flow.flat.finals), kept
+
+
+def counting_on_priorities(fleet: Plan, graph: AgentGraph) -> Plan:
+    """Return a graph's fleet that says, if the graph has a priority, that its requests bring one."""
+    if not graph.priority:
+        return fleet
+    return fleet.model_copy(update={"details": {**fleet.details, "request_priorities": True}})
