@@ -30,13 +30,7 @@ from planner.space.agent_flat import Flow, flow_of
 from planner.space.agent_flatten import flatten
 from planner.space.agent_lower import output_tokens, usable_models
 from planner.space.agent_outcomes import worlds_of
-from planner.space.agent_traffic import (
-    ModelTraffic,
-    counting_on_priorities,
-    latest_end_s,
-    traffic_of,
-    with_models,
-)
+from planner.space.agent_traffic import ModelTraffic, latest_end_s, prioritised, traffic_of, with_models
 
 GOALS = ("min_cost", "min_devices", "min_power")
 TTFT_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -405,7 +399,7 @@ class _Split:
             traffic=best.choice.traffic,
             rate_rps=self.rate_rps,
             graph=plan,
-            fleet=counting_on_priorities(best.fleet, self.graph),
+            fleet=prioritised(best.fleet, self.graph),
             bound=min(bound, best.value),
             num_priced=len(self.costs.known),
             split=best.split,

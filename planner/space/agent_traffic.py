@@ -112,7 +112,7 @@ def latest_end_s(world: World, lengths_s: Mapping[str, float]) -> tuple[float, b
     return max(ends[name] for name in world.flow.flat.finals), kept
 
 
-def counting_on_priorities(fleet: Plan, graph: AgentGraph) -> Plan:
+def prioritised(fleet: Plan, graph: AgentGraph) -> Plan:
     """Return a graph's fleet that says, if the graph has a priority, that its requests bring one."""
     if not graph.priority:
         return fleet
