@@ -20,8 +20,8 @@ from planner.ir.agent_graph import AgentProblem, LlmCall
 from planner.ir.problem import Problem
 from planner.ir.scheduling_problem import Mode, Run, Schedule
 from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
-from planner.search.agent_floor import Floor, relaxed_floor
 from planner.search.agent_expected import expected_bound
+from planner.search.agent_floor import Floor, relaxed_floor
 from planner.search.agent_polish import Polish, Polished
 from planner.space.agent_courses import Decisions, expected_usd
 from planner.space.agent_eases import eases_of
