@@ -170,6 +170,21 @@ def restricted(problem: SchedulingProblem, kept: Sequence[Sequence[int]]) -> Sch
     return replace(problem, tasks=tasks, lags=tuple(lags))
 
 
+def without_loads(problem: SchedulingProblem) -> SchedulingProblem:
+    """Return a problem in which nothing that comes back is limited."""
+    kept = {i for i, resource in enumerate(problem.resources) if not resource.renewable}
+    tasks = tuple(
+        replace(
+            task,
+            modes=tuple(
+                replace(m, demands=tuple(d for d in m.demands if d.resource in kept)) for m in task.modes
+            ),
+        )
+        for task in problem.tasks
+    )
+    return replace(problem, tasks=tasks)
+
+
 def faults(problem: SchedulingProblem) -> list[str]:
     """Return what makes a problem malformed (not what makes it infeasible)."""
     found: list[str] = []

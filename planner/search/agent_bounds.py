@@ -199,13 +199,11 @@ def _closing(problem: SchedulingProblem) -> dict[int, set[int]]:
         before.pop(lag.before, None)
         if lag.after in before and lag.kind == "end_start" and lag.lag_s >= 0:
             before[lag.after].add(lag.before)
-    inside = {t: end for end, group in before.items() for t in group}
-    leaks = {
-        inside[g.before]
-        for g in problem.lags
-        if inside.get(g.before) not in (None, g.after) and inside.get(g.after) != inside[g.before]
-    }
-    return {end: group for end, group in before.items() if end not in leaks}
+    after: dict[int, set[int]] = {}
+    for lag in problem.lags:
+        after.setdefault(lag.before, set()).add(lag.after)
+    # a task may be before several of them: it leads elsewhere then, for each
+    return {end: group for end, group in before.items() if all(after[t] <= group | {end} for t in group)}
 
 
 def _until(window: Window, closing: dict[int, set[int]]) -> int | None:

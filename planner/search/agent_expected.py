@@ -9,7 +9,7 @@ with what all runs do.
 from __future__ import annotations
 
 from planner.ir.agent_graph import AgentProblem
-from planner.ir.scheduling_problem import SchedulingProblem
+from planner.ir.scheduling_problem import SchedulingProblem, without_loads
 from planner.search.agent_bounds import Bounds, bounds
 from planner.search.agent_ticks import Ticks, to_ticks
 from planner.space.agent_eases import eases_of
@@ -41,8 +41,11 @@ def _bound(payload: AgentProblem, graph: FlatGraph) -> float:
     """Return what no plan goes below in one outcome."""
     flow = flow_of(graph)
     eases = eases_of(payload, flow)
-    least = _least(lower(payload.graph, flow, {}, {}, Choice(eases=eases.by_call)).problem)
-    return least if payload.graph.goal == "min_cost" else max(least - eases.hidden_s, 0.0)
+    problem = lower(payload.graph, flow, {}, {}, Choice(eases=eases.by_call)).problem
+    if payload.graph.goal == "min_cost" or eases.hidden_s == 0.0:
+        return _least(problem)
+    # loads may be counted too early by what is hidden, paths may not
+    return max(_least(problem) - eases.hidden_s, _least(without_loads(problem)))
 
 
 def _least(problem: SchedulingProblem) -> float:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from planner.diagnostics import Diagnostics
 from planner.ir.agent_graph import AgentProblem, LlmCall
 from planner.ir.problem import Problem
-from planner.ir.scheduling_problem import Mode, Run, Schedule
+from planner.ir.scheduling_problem import Mode, Run, Schedule, without_loads
 from planner.search.agent_cpsat import ScheduleAnswer, ScheduleOptions, solve_schedule
 from planner.search.agent_expected import expected_bound
 from planner.search.agent_floor import Floor, relaxed_floor
@@ -184,9 +184,12 @@ class _Search:
         eases = eases_of(self.payload, self.flow)
         combined = lower_worlds(self.payload.graph, self.worlds, {}, {}, Choice(eases=eases.by_call))
         floor = relaxed_floor(combined.problem)
-        if self.payload.graph.goal == "min_cost":
-            return floor.bound, _diffused(combined, floor)
-        return max(floor.bound - eases.hidden_s, 0.0), _diffused(combined, floor)
+        bound = floor.bound
+        if self.payload.graph.goal != "min_cost" and eases.hidden_s > 0.0:
+            # loads may be counted too early by what is hidden, paths may not
+            paths = relaxed_floor(without_loads(combined.problem)).bound
+            bound = max(bound - eases.hidden_s, paths)
+        return bound, _diffused(combined, floor)
 
     def _replayed(self, stages: list[Stage]) -> Stage | None:
         """Return the best that replays find, from the stages' decisions on."""

@@ -167,3 +167,14 @@ def test_loops_with_more_outcomes_than_are_planned_keep_a_bound(tmp_path: Path) 
     assert plan.objective.bound is not None
     assert 0.9 * mean <= plan.objective.bound <= mean * (1 + 1e-6)
     assert check(plan).passed
+
+
+def test_a_call_that_leads_to_several_ends_is_not_loaded_before_one_alone(tmp_path: Path) -> None:
+    # c0, then c1 and c2 on the only slot: the first tokens are soonest if the shorter one goes first
+    plan = _plan(
+        "goal: min_ttft\nnodes:\n  c0: {model: fast, output: 40}\n  c1: {model: fast, output: 100}\n"
+        "  c2: {model: fast, output: 10}\nedges: [c0 -> c1, c0 -> c2]\n",
+        tmp_path,
+    )
+    assert plan.status == "optimal"
+    assert plan.objective.value == pytest.approx((0.41 + 0.51) / 2, rel=1e-4)
