@@ -10,6 +10,7 @@ import numpy as np
 
 from cost_models.work import Attention, Collective, ExpertGemm, Gemm, KvTransfer, StateScan, Work
 from planner.ir.strategy import ServingStrategy
+from planner.space.images import lower_images
 from planner.space.lower import Piece, StepGrid, lower_embedding, lower_head, lower_layer
 from planner.space.pricing import SCALED_WORK, Pricer
 
@@ -23,6 +24,7 @@ _KINDS: tuple[tuple[type, str], ...] = (
 )
 _OTHER = "memory-bound kernels"
 _ENGINE = "engine overhead"
+_TOWER = "vision tower"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,10 @@ def step_seconds(
         + software.per_layer_s.value * pricer.model.num_layers
         + software.per_sequence_s.value * step.num_sequences
     )
+    if step.num_prompts > 0.0 and pricer.images is not None and pricer.model.vision is not None:
+        tower: dict[str, float] = {}
+        _add(tower, lower_images(pricer.images, pricer.model.vision, how), pricer, step, 1)
+        seconds[_TOWER] = sum(tower.values())
     if step.num_prompts > 0.0:
         whole = pricer.stage_shapes((pricer.model.num_layers,))[0]
         seconds[_ENGINE] += pricer.prompt_step_s(whole)

@@ -278,6 +278,17 @@ class ReplicaBuilder:
         link = link_spec(self.group.host_link)
         return with_streaming(tables, list(rows.values()), shape.strategy, self.costs.model, link)
 
+    def streaming_s(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...], num_tokens: float) -> float:
+        """Return what all stages together wait for weights in host memory in a step of so many tokens."""
+        if not shape.offload:
+            return 0.0
+        how = (shape.strategy, shape.weight_fmt, shape.kv_fmt, float(shape.token_budget), layers_per_stage)
+        plain = self.pricer.tables(*how)
+        slower = self._streaming(plain, shape, layers_per_stage)
+        more = slower.token_time_s - plain.token_time_s
+        rows = [np.interp(num_tokens, plain.token_grid, row) for row in more]
+        return float(np.dot(rows, plain.stage_counts))
+
     def held_back(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[HeldBack, ...]:
         """Return what every stage leaves in host memory; empty where a shape keeps all on its devices."""
         key = (replace(shape, role="aggregated", token_budget=0, max_num_seqs=0), layers_per_stage)

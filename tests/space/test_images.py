@@ -111,3 +111,12 @@ def test_images_of_models_without_a_known_tower_are_refused() -> None:
         make_plan(spec, Run(diagnostics=Diagnostics()))
     with pytest.raises(InputError, match="too many patches"):
         planned(images={"width": 90_000, "height": 90_000})
+
+
+def test_explanations_name_the_tower() -> None:
+    from planner.report.serving_steps import pool_bottlenecks
+
+    plan = planned(images={"count": 1, "width": 4096, "height": 4096})
+    (pool,) = plan.pools
+    prefill = next(b for b in pool_bottlenecks(problem_of(plan), pool) if b.step.startswith("prefill"))
+    assert 0.2 < dict(prefill.shares)["vision tower"] < 0.8

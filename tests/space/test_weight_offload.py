@@ -212,3 +212,12 @@ def test_experts_may_stay_alone_and_are_read_where_asked_for() -> None:
     # One token meets 8 of 128 experts, so a step takes far less than all of them would need over the link.
     link = 31.5e9
     assert pool.predicted["tpot_s"].value < 0.25 * pool.predicted["host_weights_bytes"].value / link
+
+
+def test_explanations_name_what_waits_for_the_host(streamed: Plan) -> None:
+    from planner.report.serving_steps import pool_bottlenecks
+
+    case, (pool,) = problem_of(streamed), streamed.pools
+    decode = next(b for b in pool_bottlenecks(case, pool) if b.step.startswith("decode"))
+    assert dict(decode.shares)["weights from host memory"] > 0.2
+    assert decode.step_s == pytest.approx(pool.predicted["tpot_s"].value, rel=0.05)
