@@ -286,8 +286,10 @@ class ReplicaBuilder:
         plain = self.pricer.tables(*how)
         slower = self._streaming(plain, shape, layers_per_stage)
         more = slower.token_time_s - plain.token_time_s
-        rows = [np.interp(num_tokens, plain.token_grid, row) for row in more]
-        return float(np.dot(rows, plain.stage_counts))
+        return sum(
+            float(np.interp(num_tokens, plain.token_grid, row)) * float(count)
+            for row, count in zip(more, plain.stage_counts, strict=True)
+        )
 
     def held_back(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[HeldBack, ...]:
         """Return what every stage leaves in host memory; empty where a shape keeps all on its devices."""
