@@ -19,7 +19,7 @@ from cost_models.serving.steady_state import (
     decode_curves,
     prefill_curves,
 )
-from cost_models.serving.tables import TimeTables
+from cost_models.serving.tables import TimeTables, interpolate
 from planner.errors import InputError
 from planner.ir.candidates import StageMemory
 from planner.ir.cluster import NodeGroup
@@ -286,10 +286,8 @@ class ReplicaBuilder:
         plain = self.pricer.tables(*how)
         slower = self._streaming(plain, shape, layers_per_stage)
         more = slower.token_time_s - plain.token_time_s
-        return sum(
-            float(np.interp(num_tokens, plain.token_grid, row)) * float(count)
-            for row, count in zip(more, plain.stage_counts, strict=True)
-        )
+        rows = interpolate(plain.token_grid, more, np.array([num_tokens]))
+        return float(rows[:, 0] @ plain.stage_counts)
 
     def held_back(self, shape: ReplicaShape, layers_per_stage: tuple[int, ...]) -> tuple[HeldBack, ...]:
         """Return what every stage leaves in host memory; empty where a shape keeps all on its devices."""
