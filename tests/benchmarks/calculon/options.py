@@ -13,8 +13,9 @@ from tests.benchmarks.calculon.machine import Ints, Machine, Model
 from tests.benchmarks.calculon.pricing import COMMS, OVERLAPS, RECOMPUTES, Executions, Flags, Price, price
 
 _MOST_AT_ONCE = 200_000
-OFFLOADS_OF_BOTH = ((0, 0, 0), (0, 0, 1), (1, 0, 1))
-"""(weights, activations, optimizer) that are Newel's none, optimizer, optimizer_and_parameters."""
+OFFLOADS_OF_BOTH = ((0, 0, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 1, 1), (1, 1, 1))
+"""(weights, activations, optimizer) of Newel's none, optimizer, optimizer_and_parameters, activations,
+optimizer_and_activations, everything."""
 _FULL, _ATTENTION = RECOMPUTES.index("full"), RECOMPUTES.index("attn_only")
 _SPLIT = COMMS.index("rs_ag")
 
@@ -119,8 +120,8 @@ def _offloads(question: Question, recompute: int) -> list[tuple[int, int, int]]:
 def of_both(question: Question, runs: Executions) -> Flags:
     """Return which executions Newel's space has as well.
 
-    Interleaving runs in rounds of pp micro-batches with at most 32 chunks; activations, or weights without
-    the optimizer, are not offloaded.
+    Interleaving runs in rounds of pp micro-batches with at most 32 chunks; weights are not offloaded without
+    the optimizer.
     """
     num_micro = question.global_batch // (runs.dp * runs.micro_batch)
     rounds = (runs.laps == 1) | ((num_micro % runs.pp == 0) & (runs.laps <= MOST_CHUNKS))

@@ -20,7 +20,7 @@ from planner.search.training_question import Limits, Rates
 from planner.space.training.evaluate import Evaluation, StepTime
 from planner.space.training.grid import Space, points
 from planner.space.training.partition import chunk_sizes
-from planner.space.training.plans import SCHEDULES, PlanArrays
+from planner.space.training.plans import OFFLOADS, SCHEDULES, PlanArrays, away
 from planner.space.training.point_grid import PointGrid
 from planner.space.training.stage_times import LayerTotals, Outline
 from tests.benchmarks.calculon.machine import Floats, Ints, Machine, Model
@@ -168,7 +168,7 @@ class CalculonEvaluator:
         return None if best[0] < 0 else runs.take(np.array([best[0]]))
 
     def _offloads(self) -> tuple[int, ...]:
-        return (0, 1, 2) if self.question.offload else (0,)
+        return tuple(range(len(OFFLOADS_OF_BOTH))) if self.question.offload else (0,)
 
     def _least(self, plans: PlanArrays) -> tuple[Floats, Floats, Ints]:
         """Return (time, memory, execution) of the best switches of every plan that fit."""
@@ -215,7 +215,7 @@ class CalculonEvaluator:
             tables.append(np.tile(np.array(ways, dtype=np.int64), (len(rows), 1)))
         owner = np.concatenate(owners)
         table = np.concatenate(tables)
-        away = np.array(OFFLOADS_OF_BOTH)[plans.offload[owner]]
+        sent = np.array(OFFLOADS_OF_BOTH)[plans.offload[owner]]
         runs = Executions.of(
             len(owner),
             tp=plans.tp[owner],
@@ -225,9 +225,9 @@ class CalculonEvaluator:
             micro_batch=plans.micro_batch[owner],
             recompute=plans.recompute[owner],
             sharded=(plans.zero[owner] == 1).astype(np.int64),
-            offload_weights=away[:, 0],
-            offload_activations=away[:, 1],
-            offload_optimizer=away[:, 2],
+            offload_weights=sent[:, 0],
+            offload_activations=sent[:, 1],
+            offload_optimizer=sent[:, 2],
             **{name: table[:, i] for i, name in enumerate(_SWITCHES)},
         )
         return runs, owner
@@ -239,6 +239,8 @@ class CalculonEvaluator:
         found &= (plans.zero == 0) | (plans.dp > 1)
         named = (plans.schedule == SCHEDULES.index("1f1b")) & (plans.num_chunks == 1)
         found &= named | (plans.schedule == SCHEDULES.index("interleaved"))
+        # Calculon sends no activations away where it recomputes all of them.
+        found &= ~(away(plans, "activations") & (plans.recompute == RECOMPUTES.index("full")))
         keys = np.stack([plans.pp, plans.num_chunks, plans.first_drop, plans.last_drop])
         splits, split_of = np.unique(keys, axis=1, return_inverse=True)
         even = np.array([_is_even(model.blocks, *map(int, split)) for split in splits.T])
@@ -299,7 +301,7 @@ def space_of(graph: ModelGraph, question: Question) -> Space:
     choices = TrainingChoices(
         zeros=(0, 1),
         schedules=("1f1b", "interleaved"),
-        offloads=("none", "optimizer", "optimizer_and_parameters") if question.offload else ("none",),
+        offloads=OFFLOADS if question.offload else ("none",),
         max_micro_batch=question.global_batch,
         fixed=(("cp", 1),),
     )
