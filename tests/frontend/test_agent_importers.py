@@ -473,3 +473,33 @@ def test_garbage_is_an_input_error_for_every_format(fmt: str, text: str) -> None
 def test_unknown_file_names_the_formats() -> None:
     with pytest.raises(InputError, match="langgraph"):
         import_agent_text("hello", file="x.txt")
+
+
+def test_spans_of_an_sdk_with_tools_and_first_chunks_in_milliseconds() -> None:
+    # times as [seconds, nanoseconds], as a JavaScript exporter writes them
+    def span(name: str, begin: float, end: float, attributes: dict[str, object]) -> dict[str, object]:
+        times = {
+            "startTime": [int(begin), round(begin % 1 * 1e9)],
+            "endTime": [int(end), round(end % 1 * 1e9)],
+        }
+        return {"traceId": "t", "name": name, "attributes": attributes, **times}
+
+    def step(tokens: int, written: int, first_ms: float) -> dict[str, object]:
+        return {
+            "gen_ai.request.model": "m",
+            "gen_ai.usage.input_tokens": tokens,
+            "gen_ai.usage.output_tokens": written,
+            "ai.response.msToFirstChunk": first_ms,
+        }
+
+    spans = [
+        span("ai.streamText", 0.0, 3.5, {"ai.usage.inputTokens": 1252}),
+        span("ai.streamText.doStream", 0.0, 1.5, step(500, 11, 500.0)),
+        span("ai.toolCall", 1.5, 1.75, {"ai.toolCall.name": "calculate"}),
+        span("ai.streamText.doStream", 1.75, 3.25, step(700, 11, 500.0)),
+    ]
+    graph = import_agent_text(json.dumps({"spans": spans}), file="trace.json")
+    tools = [n for n in graph.nodes if isinstance(n.work, ToolCall)]
+    assert [n.name for n in tools] == ["calculate"]
+    assert len(graph.nodes) == 3
+    assert graph.models[0].decode_s_per_token == pytest.approx(0.1)

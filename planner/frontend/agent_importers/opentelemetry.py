@@ -1,7 +1,8 @@
 """OpenTelemetry: OTLP JSON (or a list of spans) with GenAI or OpenInference attributes.
 
 Names of attributes: semantic conventions for generative AI (gen_ai.*, with the old names prompt_tokens and
-completion_tokens) and OpenInference (openinference.span.kind, llm.*, graph.node.id, graph.node.parent_id).
+completion_tokens), OpenInference (openinference.span.kind, llm.*, graph.node.id, graph.node.parent_id) and
+what the AI SDK of Vercel writes beside gen_ai.* (ai.toolCall.*, ai.response.msToFirstChunk in milliseconds).
 """
 
 from __future__ import annotations
@@ -35,8 +36,24 @@ _OUTPUT_TOKENS = (
 )
 _MODELS = ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "embedding.model_name")
 _FIRST_TOKEN = ("gen_ai.response.time_to_first_chunk", "gen_ai.server.time_to_first_token")
-_INPUTS = ("gen_ai.input.messages", "gen_ai.prompt", "input.value", "gen_ai.tool.call.arguments")
-_OUTPUTS = ("gen_ai.output.messages", "gen_ai.completion", "output.value", "gen_ai.tool.call.result")
+_FIRST_TOKEN_MS = "ai.response.msToFirstChunk"
+_INPUTS = (
+    "gen_ai.input.messages",
+    "gen_ai.prompt",
+    "input.value",
+    "gen_ai.tool.call.arguments",
+    "ai.prompt.messages",
+    "ai.toolCall.args",
+)
+_OUTPUTS = (
+    "gen_ai.output.messages",
+    "gen_ai.completion",
+    "output.value",
+    "gen_ai.tool.call.result",
+    "ai.response.text",
+    "ai.toolCall.result",
+)
+_TOOL_NAMES = ("gen_ai.tool.name", "tool.name", "ai.toolCall.name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +126,7 @@ def _kind(attributes: JsonObject) -> Literal["llm", "tool"] | None:
     declared = text_of(attributes.get("openinference.span.kind")).upper()
     if operation in _LLM_OPERATIONS or declared in _LLM_KINDS:
         return "llm"
-    if operation in _TOOL_OPERATIONS or declared in _TOOL_KINDS:
+    if operation in _TOOL_OPERATIONS or declared in _TOOL_KINDS or attributes.get("ai.toolCall.name"):
         return "tool"
     if not operation and not declared and _first(attributes, _MODELS) is not None:
         return "llm"
@@ -126,11 +143,14 @@ def _span(row: JsonObject, file: str) -> Span | None:
     if start is None or end is None or end < start:
         raise InputError("a span without a start and a later end", file=file, value=text_of(row.get("name")))
     first = number_of(_first(attributes, _FIRST_TOKEN))
+    first_ms = number_of(attributes.get(_FIRST_TOKEN_MS))
+    if first is None and first_ms is not None:
+        first = first_ms / 1e3
     context = row.get("context")
     trace = row.get("traceId") or (
         cast("JsonObject", context).get("trace_id") if isinstance(context, dict) else ""
     )
-    name = attributes.get("gen_ai.tool.name") or attributes.get("tool.name") if kind == "tool" else None
+    name = _first(attributes, _TOOL_NAMES) if kind == "tool" else None
     return Span(
         trace=text_of(trace),
         name=text_of(name or attributes.get("gen_ai.agent.name") or row.get("name")) or kind,
@@ -149,7 +169,12 @@ def _span(row: JsonObject, file: str) -> Span | None:
 
 
 def _seconds(value: object) -> float | None:
-    """Return seconds from nanoseconds since the epoch or an ISO time."""
+    """Return seconds from nanoseconds since the epoch, [seconds, nanoseconds] or an ISO time."""
+    if isinstance(value, list):
+        parts = [number_of(part) for part in cast("list[object]", value)]
+        if len(parts) != 2 or parts[0] is None or parts[1] is None:
+            return None
+        return parts[0] + parts[1] / 1e9
     nanoseconds = number_of(value)
     if nanoseconds is not None:
         return nanoseconds / 1e9
