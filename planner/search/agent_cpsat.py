@@ -268,7 +268,7 @@ class _Search:
         if self.weights.only_makespan and not self._bracket(began, share, _FIRST_ATTEMPT_SHARE):
             return self._closed(began)
         # far from a proof better schedules are worth more
-        is_far = not self.weights.only_makespan or self.limits.makespan < _FAR * _end(self.seed)
+        is_far = self.weights.only_makespan and self.limits.makespan < _FAR * _end(self.seed)
         if self.options.num_workers > 1:
             found = self._near(began, 1.0 if is_far else share + _NEAR_SHARE, on_progress)
             if is_far or not found.goes_on:
