@@ -25,12 +25,16 @@ class NoCurveError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """The constants that price one operation, with their spread and where they come from."""
+    """The constants that price one operation, with their spread and where they come from.
+
+    `is_stranger` says that they are of another engine than the one that is priced, or of the average one.
+    """
 
     constants: Mapping[str, float]
     sigma_log: float
     provenance: Provenance
     origin: str
+    is_stranger: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,22 @@ class CurveSet:
                 return found
         return []
 
+    def quickest_of(self, operation: str, fmt: str) -> tuple[list[Chosen], float] | None:
+        """Return the curves of the engines that this device was fitted for, and the spread of their quickest.
+
+        Engines pick among much the same libraries, so the quickest measured kernel says more of an engine
+        that nobody measured than the average does. None where that was not judged (fewer than two engines).
+        """
+        wanted = _curve_format(fmt)
+        judged = [
+            curve.quickest_sigma_log
+            for curve in self.own
+            if (curve.operation, curve.fmt, curve.software) == (operation, wanted, POOLED)
+        ]
+        if not judged or not judged[0]:
+            return None
+        return self.of_engines(operation, fmt), judged[0]
+
     def of_peer_host(self, operation: str, fmt: str) -> Chosen | None:
         """Return the curve of a host with quicker paths between devices than others, None without."""
         wanted = _curve_format(fmt)
@@ -131,6 +151,7 @@ class CurveSet:
             sigma_log=self._sigma_log(best),
             provenance=Provenance.ASSUMED if best.num_rows == 0 else provenance,
             origin=f"{best.operation}/{best.fmt}/{best.software}: {best.source}",
+            is_stranger=self._rank(best)[0] >= _STRANGER,
         )
 
     def _sigma_log(self, curve: FittedCurve) -> float:

@@ -7,7 +7,7 @@ of the answer say which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -61,12 +61,14 @@ class Pricing:
     `quant` says how quantised layers quantise their activations: in a dynamic pass, with a static scale, or
     not at all (a bare kernel). `all_reduce` says which
     kernel reduces inside one level: the faster one, the library's, or the engine's own; eager ones pay the
-    host's launch, which graphs do not.
+    host's launch, which graphs do not. `unknown` says what stands in for the kernels of an engine that nobody
+    measured: the quickest of those measured on the device, or those of the average engine.
     """
 
     replay: bool = False
     quant: Literal["dynamic", "static", "none"] = "dynamic"
     all_reduce: Literal["best", "library", "library_eager", "custom", "custom_eager"] = "best"
+    unknown: Literal["quickest", "average"] = "average"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +133,15 @@ class DeviceCostModel:
             bare_launch_s=self._bare_launch_s() if fmt.quantises else None,
         )
         facts = self._facts("gemm", fmt.name)
-        time_s = gemm_time_s(work, chosen.constants, facts, fmt, setting)
-        if fmt.name in self.tuned_formats:
-            for other in self.curves.of_engines("gemm", fmt.name):
-                time_s = np.minimum(time_s, gemm_time_s(work, other.constants, facts, fmt, setting))
+
+        def seconds(constants: Mapping[str, float]) -> FloatArray:
+            return gemm_time_s(work, constants, facts, fmt, setting)
+
+        if fmt.name not in self.tuned_formats:
+            return self._kernel("gemm", fmt.name, chosen, seconds)
+        time_s = seconds(chosen.constants)
+        for other in self.curves.of_engines("gemm", fmt.name):
+            time_s = np.minimum(time_s, seconds(other.constants))
         return _cost(time_s, chosen)
 
     def _facts(self, operation: str, fmt: str) -> DeviceFacts:
@@ -142,6 +149,27 @@ class DeviceCostModel:
         if self.borrowed is self.facts or self.curves.has_own(operation, fmt):
             return self.facts
         return self.borrowed
+
+    def _kernel(
+        self,
+        operation: str,
+        fmt: str,
+        chosen: Chosen,
+        seconds: Callable[[Mapping[str, float]], FloatArray],
+        *,
+        extra_sigma_log: FloatArray | float = 0.0,
+    ) -> Cost:
+        """Price a kernel by the chosen curve, or by the quickest of all engines' where none is its own."""
+        found = None
+        if chosen.is_stranger and self.pricing.unknown == "quickest":
+            found = self.curves.quickest_of(operation, fmt)
+        if found is None:
+            return _cost(seconds(chosen.constants), chosen, extra_sigma_log=extra_sigma_log)
+        engines, sigma_log = found
+        time_s = np.minimum.reduce([seconds(engine.constants) for engine in engines])
+        origin = "quickest of " + "; ".join(engine.origin for engine in engines)
+        quickest = replace(chosen, sigma_log=sigma_log, origin=origin)
+        return _cost(time_s, quickest, extra_sigma_log=extra_sigma_log)
 
     def _bare_launch_s(self) -> float | None:
         """Return the launch of a product without quantisation, from the 16-bit curve; None without one."""
@@ -159,22 +187,29 @@ class DeviceCostModel:
         try:
             chosen = self.curves.choose(operation, key)
         except NoCurveError:
-            chosen = self.curves.choose(operation, kv_fmt)
+            key = kv_fmt
+            chosen = self.curves.choose(operation, key)
         facts = self._facts(operation, kv_fmt)
-        if work.phase == "decode":
-            time_s = attention_forms.decode_time_s(work, chosen.constants, facts, replay=self.pricing.replay)
-        else:
-            time_s = attention_forms.prefill_time_s(work, chosen.constants, facts)
-        return _cost(time_s, chosen)
+
+        def seconds(constants: Mapping[str, float]) -> FloatArray:
+            if work.phase == "decode":
+                return attention_forms.decode_time_s(work, constants, facts, replay=self.pricing.replay)
+            return attention_forms.prefill_time_s(work, constants, facts)
+
+        return self._kernel(operation, key, chosen, seconds)
 
     def _experts(self, work: ExpertGemm) -> Cost:
         fmt = number_format(work.fmt)
         self.facts.peak(fmt)
         chosen = self.curves.choose("moe", fmt.name)
         facts = self._facts("moe", fmt.name)
-        time_s = expert_time_s(work, chosen.constants, facts, fmt, replay=self.pricing.replay)
+
+        def seconds(constants: Mapping[str, float]) -> FloatArray:
+            return expert_time_s(work, constants, facts, fmt, replay=self.pricing.replay)
+
         skewed = np.asarray(work.skew, dtype=np.float64) > 1.0
-        return _cost(time_s, chosen, extra_sigma_log=np.where(skewed, SKEW_SIGMA_LOG, 0.0))
+        spread = np.where(skewed, SKEW_SIGMA_LOG, 0.0)
+        return self._kernel("moe", fmt.name, chosen, seconds, extra_sigma_log=spread)
 
     def _stream(self, work: Stream) -> Cost:
         chosen = self.curves.choose("stream", "any")
@@ -289,7 +324,7 @@ def device_cost_model(
     """
     if pricing is None:
         static = software is None or software.static_quantisation
-        pricing = Pricing(quant="static" if static else "dynamic")
+        pricing = Pricing(quant="static" if static else "dynamic", unknown="quickest")
     preferred = software.kernel_software if software is not None else tuple(kernel_software)
     facts, curves = DeviceFacts.of(device), CurveSet.of(device, preferred)
     return DeviceCostModel(

@@ -162,7 +162,8 @@ class FittedCurve(_Strict):
     for a collective the link. `sigma_log` is the standard deviation of the log of measured over predicted on
     rows that were not fitted, such that 90 % intervals cover 90 % of them; `fitted` says what was held out.
     `transfer_*` is the error on kernels of other engines, 0 where there were none: what to expect where
-    the engine is not known.
+    the engine is not known. `quickest_*` is that of the quickest of all engines' curves, shape by shape, on
+    each engine in turn while it is left out (stated by the pooled curve; 0 where it was not judged).
     """
 
     operation: str
@@ -180,6 +181,8 @@ class FittedCurve(_Strict):
     fitted: str = ""
     transfer_mape: float = 0.0
     transfer_sigma_log: float = 0.0
+    quickest_mape: float = 0.0
+    quickest_sigma_log: float = 0.0
 
 
 class DeviceProfile(_Sourced):
@@ -297,9 +300,12 @@ class SoftwareProfile(_Sourced):
 
     `per_step_s` is paid once per iteration, `per_layer_s` per layer, `per_sequence_s` per running
     sequence; `overlap` is the share of communication hidden behind compute; `kernel_software` lists, in
-    order of preference, whose fitted curves price this engine's kernels. `prompt_layer_s` is paid per layer
-    of a step that holds prompt tokens, which no graph covers (twice in layers with experts, which launch
-    about twice the kernels); `reserved_output_share` is the share of a request's output for which cache must
+    order of preference, whose fitted curves price this engine's kernels. `prompt_layer_s` is what the host
+    takes to launch a dense layer of a step that holds prompt tokens, which no graph covers (other layers in
+    proportion to their kernels), and `launch_sharpness` says how it meets the device's time: the step takes
+    (device^p + launches^p)^(1/p), one after the other where absent (p = 1), side by side the larger p.
+    `admission_s` is what the front end takes to take a request in, one after another and beside the
+    steps; `reserved_output_share` is the share of a request's output for which cache must
     be free before it starts. `compute_scale` multiplies GEMM, attention and expert kernels (1 where absent).
     `memory_fraction` is a share of `memory_scope`: of the ``device`` for everything, of the device for
     weights and caches alone (``static``; activations and graphs live in the rest), or of what weights and
@@ -323,6 +329,8 @@ class SoftwareProfile(_Sourced):
     static_quantisation: bool = True
     reserved_output_share: CountFact | None = None
     prompt_layer_s: TimeFact | None = None
+    launch_sharpness: CountFact | None = None
+    admission_s: TimeFact | None = None
     compute_scale: CountFact | None = None
     kernel_software: tuple[str, ...] = ()
     tuned_formats: tuple[str, ...] = ()
@@ -340,6 +348,11 @@ class SoftwareProfile(_Sourced):
     def kernel_scale(self) -> float:
         """Factor on the time of GEMM, attention and expert kernels."""
         return 1.0 if self.compute_scale is None else self.compute_scale.value
+
+    @property
+    def launches_meet(self) -> float:
+        """The exponent with which launches meet the device's time; 1 (one after the other) where absent."""
+        return 1.0 if self.launch_sharpness is None else self.launch_sharpness.value
 
 
 class TrainerProfile(_Sourced):

@@ -40,7 +40,7 @@ SPEC: dict[str, object] = {
     ],
     "serve": {
         "cluster": CLUSTER,
-        "rate": "6/s",
+        "rate": "6.5/s",
         "objective": "min_cost",
         "ttft": [f"{TTFT_S} s"],
         "tpot": [f"{t} ms" for t in TPOT_MS],
@@ -58,12 +58,12 @@ def _changed(**changes: object) -> dict[str, object]:
 
 def _fleet_cost(small_ms: float, large_ms: float, ttft_s: float = TTFT_S) -> float | None:
     entries = (
-        ("small", "llama-3.2-1b", small_ms, 18.0, [(500, 200, 3.0)], 3.0, {}),
+        ("small", "llama-3.2-1b", small_ms, 19.5, [(500, 200, 3.0)], 3.0, {}),
         (
             "large",
             "llama-3.1-8b",
             large_ms,
-            7.5,
+            8.125,
             [(300, 100, 0.25), (700, 300, 1.0)],
             1.0,
             {"weights": ["fp8"]},

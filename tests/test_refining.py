@@ -36,7 +36,7 @@ FULL = {
     "objective": "max_throughput",
 }
 EASY = {**FULL, "objective": "min_devices", "workload": {**LENGTHS, "rate": 5.0}}
-TIGHT = {"workload": LENGTHS, "slo": {"ttft": "75ms", "tpot": "4ms"}, "rate": 200}
+TIGHT = {"workload": LENGTHS, "slo": {"ttft": "75ms", "tpot": "4ms"}, "rate": 240}
 FLEET = spec({**CHAT, **TIGHT}, objective="min_devices")
 
 

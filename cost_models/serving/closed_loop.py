@@ -103,7 +103,7 @@ class LoopTimes:
 
 def loop_times(pattern: Pattern, tables: TimeTables, requests: Requests) -> LoopTimes:
     """Return the times of a pattern's requests. Ranks run in lockstep: dense work waits for the fullest."""
-    ends = _ends_s(pattern, tables)
+    ends = _ends_s(pattern, tables, admission_s=tables.admission_s)
     steps = requests.steps[pattern.sample]
     ttft = ends[pattern.first] - ends[pattern.arrived] + tables.per_request_s
     decoding = np.maximum(ends[pattern.finished] - ends[pattern.first], 0.0)
@@ -122,11 +122,19 @@ def run_s(pattern: Pattern, tables: TimeTables) -> float:
     return float(_ends_s(pattern, tables)[-1]) + tables.per_request_s
 
 
-def _ends_s(pattern: Pattern, tables: TimeTables) -> FloatArray:
-    """Return when each segment has left the last stage, the start before them."""
+def _ends_s(pattern: Pattern, tables: TimeTables, admission_s: float = 0.0) -> FloatArray:
+    """Return when each segment has left the last stage, the start before them.
+
+    A front end works beside the engine and takes requests in one by one: the steps in which prompts end
+    cannot follow each other faster than that.
+    """
     mean_tokens = pattern.decode + pattern.mean_prompt_tokens
     attention = _attention_s(pattern, tables)
     step = step_time(tables, pattern.decode, pattern.prompt_tokens, attention, mean_tokens=mean_tokens)
+    if admission_s:
+        taken_in = np.bincount(pattern.first, minlength=pattern.num_steps.size + 1)[1:]
+        slowest = np.maximum(step.slot_s, taken_in * admission_s)
+        step = StepTime(slot_s=slowest, through_s=step.through_s + (slowest - step.slot_s))
     if tables.num_stages == 1:
         return np.concatenate(([0.0], np.cumsum(step.slot_s * pattern.num_steps)))
     return convoy_ends_s(step, pattern.num_steps, tables.num_stages)

@@ -9,7 +9,7 @@ fewer places than clients the rest of them queues in front of the decode pool, w
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from random import Random
 
@@ -113,11 +113,17 @@ def pair_times(
 
 
 def _prefill_step_s(pool: PrefillPool) -> tuple[list[float], list[float], list[float]]:
-    """Return, per tokens of a rank, the time of a step, the part that all ranks share, and its latency."""
+    """Return, per tokens of a rank, the device's time, the part that all ranks share, and its latency.
+
+    Launches are left out. Workers that only prefill do not run ahead of the device: a step's results are
+    handed over before the next one is scheduled (the published configurations of TensorRT-LLM's context
+    servers switch the overlapping scheduler off), so they are added to every step.
+    """
     tokens = np.arange(pool.token_budget + 1, dtype=np.float64)
     none = np.zeros_like(tokens)
-    step = step_time(pool.tables, none, tokens)
-    alone = step_time(pool.tables, none, tokens, mean_tokens=none)
+    tables = replace(pool.tables, prompt_step_s=np.zeros_like(pool.tables.prompt_step_s))
+    step = step_time(tables, none, tokens)
+    alone = step_time(tables, none, tokens, mean_tokens=none)
     return step.slot_s.tolist(), (step.slot_s - alone.slot_s).tolist(), step.fill_s.tolist()
 
 
@@ -128,6 +134,7 @@ class _PrefillWorker:
         "_budget",
         "_draw",
         "_fill_s",
+        "_launches_s",
         "_queues",
         "_shared_s",
         "_step_s",
@@ -142,6 +149,7 @@ class _PrefillWorker:
     ) -> None:
         self._step_s, self._shared_s, self._fill_s = times
         self._budget = pool.token_budget
+        self._launches_s = float(pool.tables.prompt_step_s.max())
         self._queues: list[deque[int]] = [deque() for _ in range(pool.tables.num_attention_ranks)]
         self.num_inside, self.running, self.busy_s = 0, False, 0.0
         self._turn = 0
@@ -177,7 +185,8 @@ class _PrefillWorker:
         if not self.running:
             return None
         fullest, mean = int(most), int(total / len(self._queues))
-        seconds = self._step_s[fullest] - self._shared_s[fullest] + self._shared_s[mean] + longest_s
+        device_s = self._step_s[fullest] - self._shared_s[fullest] + self._shared_s[mean] + longest_s
+        seconds = device_s + self._launches_s
         self.busy_s += seconds
         self.num_inside -= len(ended)
         return seconds, seconds + self._fill_s[fullest], ended

@@ -23,6 +23,25 @@ class StepTime:
         return self.through_s - self.slot_s
 
 
+def with_launches(
+    device_s: FloatArray | float, launches_s: FloatArray | float, sharpness: float
+) -> FloatArray:
+    """Return how long a step takes whose kernels the host launches one by one.
+
+    The host runs ahead of the device, so the step takes the longer of the two; where they are alike each
+    waits for the other at times. (device^p + launches^p)^(1/p) passes between the sum (p = 1: one after the
+    other) and the maximum.
+
+    Source: own form.
+    """
+    device, launches = np.asarray(device_s, dtype=np.float64), np.asarray(launches_s, dtype=np.float64)
+    if sharpness == 1.0:
+        return device + launches
+    longest = np.maximum(np.maximum(device, launches), 1e-300)
+    ratio = np.minimum(device, launches) / longest
+    return longest * (1.0 + ratio**sharpness) ** (1.0 / sharpness)
+
+
 def step_time(
     tables: TimeTables,
     num_decode: FloatArray,
@@ -53,7 +72,7 @@ def step_time(
         full = interpolate(tables.token_grid, tables.shared_time_s, decode + prompt)
         per_stage = per_stage + interpolate(tables.token_grid, tables.shared_time_s, mean_tokens) - full
     by_row = (1,) * (per_stage.ndim - tables.stage_counts.ndim)
-    launches = tables.prompt_step_s.reshape(*tables.prompt_step_s.shape, *by_row)
-    per_stage = per_stage + launches * (prompt > 0.0)
+    launches = tables.prompt_step_s.reshape(*tables.prompt_step_s.shape, *by_row) * (prompt > 0.0)
+    per_stage = with_launches(per_stage, launches, tables.launch_sharpness)
     counts = tables.stage_counts.reshape(*tables.stage_counts.shape, *by_row)
     return StepTime(slot_s=per_stage.max(axis=0), through_s=(per_stage * counts).sum(axis=0))

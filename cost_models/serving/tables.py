@@ -17,8 +17,8 @@ class TimeTables:
 
     Equal stages are one row; `stage_counts` says how often a row occurs, so a replica without
     pipeline has one row of count 1. A step of m tokens, d of which are decode tokens, takes on row s
-    token_time_s[s](m) + sequence_time_s[s](d) + the attention of the prompt tokens in it (and
-    prompt_step_s[s] if there are any). Between grid
+    token_time_s[s](m) + sequence_time_s[s](d) + the attention of the prompt tokens in it, which meets
+    prompt_step_s[s] if there are any (`with_launches`). Between grid
     points times are linear; grids start at 0 with the cost of a step with nothing in it.
 
     Parameters
@@ -39,7 +39,11 @@ class TimeTables:
         The part of `token_time_s` that follows the tokens of all ranks together, [rows, grid]: experts and
         the exchange around them, at as many tokens per rank.
     prompt_step_s
-        What a step takes longer as soon as it holds prompt tokens, [rows]: kernels launched one by one.
+        What the host takes to launch the kernels of a step that holds prompt tokens one by one, [rows].
+    launch_sharpness
+        How that meets the device's time, see `with_launches`.
+    admission_s
+        What a front end needs per request, one after another, beside the steps; of closed loops alone.
     """
 
     token_grid: FloatArray
@@ -55,6 +59,8 @@ class TimeTables:
     first_token_sigma: float = 0.0
     prompt_step_s: FloatArray = field(default_factory=lambda: np.zeros(1))
     shared_time_s: FloatArray | None = None
+    launch_sharpness: float = 1.0
+    admission_s: float = 0.0
 
     @property
     def num_stages(self) -> int:
@@ -77,14 +83,16 @@ class TimeTables:
             first_token_sigma=self.first_token_sigma,
             prompt_step_s=self.prompt_step_s * factor,
             shared_time_s=None if self.shared_time_s is None else self.shared_time_s * factor,
+            launch_sharpness=self.launch_sharpness,
+            admission_s=self.admission_s * factor,
         )
 
 
 def stacked(tables: Sequence[TimeTables]) -> TimeTables:
     """Return tables side by side: every array of rows has the replicas as second axis.
 
-    All have the same grids. Replicas with fewer rows repeat one with a count of zero, which changes
-    neither the slowest row nor the sum. What is one number per replica is not kept.
+    All have the same grids and engine. Replicas with fewer rows repeat one with a count of zero, which
+    changes neither the slowest row nor the sum. What is one number per replica is not kept.
     """
     rows = max(one.stage_counts.size for one in tables)
 

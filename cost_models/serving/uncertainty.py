@@ -40,6 +40,12 @@ def step_sigma(kernel_sigma: float, *, sparse: bool) -> float:
     return hypot(kernel_sigma, SPARSE_STEP_SIGMA if sparse else STEP_SIGMA)
 
 
+def kernel_sigma(step_sigma: float, *, sparse: bool) -> float:
+    """Return what of the relative standard error of a step its kernels explain (`step_sigma` undone)."""
+    model = SPARSE_STEP_SIGMA if sparse else STEP_SIGMA
+    return sqrt(max(0.0, step_sigma * step_sigma - model * model))
+
+
 def first_token_sigma(sigma: float, *, sparse: bool) -> float:
     """Return the relative standard error of a time to first token, given that of a step."""
     return hypot(sigma, SPARSE_WAITING_SIGMA if sparse else WAITING_SIGMA)

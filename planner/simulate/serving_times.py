@@ -60,6 +60,7 @@ class StepTimes:
     shared: tuple[list[float], ...] = ()
     context_tokens: float = 0.0
     per_context: tuple[list[float], ...] = ()
+    launch_sharpness: float = 1.0
 
     @property
     def num_stages(self) -> int:
@@ -75,6 +76,7 @@ class StepTimes:
         if not busy:
             return 0.0, 0.0
         slot_s = through_s = 0.0
+        prompts, p = any(batch.prompt for batch in busy), self.launch_sharpness
         mean = sum(b.decode + b.prompt for b in busy) / len(batches) if self.shared else 0.0
         for row, count in enumerate(self.counts):
             seconds = self._rank_s(row, busy[0])
@@ -82,6 +84,8 @@ class StepTimes:
                 seconds = max(seconds, self._rank_s(row, batch))
             if self.shared:
                 seconds += _between(self.shared[row], mean)
+            if prompts:
+                seconds = (seconds**p + self.prompt_step_s[row] ** p) ** (1.0 / p)
             slot_s = max(slot_s, seconds)
             through_s += seconds * count
         return slot_s, through_s
@@ -97,14 +101,14 @@ class StepTimes:
         return seconds + self.per_context[0][decode] * more_context if self.per_context else seconds
 
     def _rank_s(self, row: int, batch: Batch) -> float:
-        """Return seconds that a rank takes by itself."""
+        """Return seconds that a rank's device takes by itself."""
         decode = batch.decode
         seconds = self.tokens[row][decode + batch.prompt] + self.sequences[row][decode]
         if self.per_context:
             seconds += self.per_context[row][decode] * batch.more_context
         if batch.prompt:
             reach = self.prompt[row]
-            seconds += self.prompt_step_s[row] + sum(reach[end] - reach[start] for start, end in batch.pieces)
+            seconds += sum(reach[end] - reach[start] for start, end in batch.pieces)
         return seconds
 
 
@@ -311,4 +315,5 @@ def _lists(own: TimeTables, prompts: _Prompts, budget: int, context_tokens: floa
         shared=shared,
         context_tokens=context_tokens,
         per_context=tuple(row.tolist() for row in per_context),
+        launch_sharpness=own.launch_sharpness,
     )

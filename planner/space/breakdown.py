@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cost_models.serving.iteration import with_launches
 from cost_models.work import Attention, Collective, ExpertGemm, Gemm, KvTransfer, StateScan, Work
 from planner.ir.strategy import ServingStrategy
 from planner.space.images import lower_images
@@ -71,7 +72,10 @@ def step_seconds(
         seconds[_TOWER] = sum(tower.values())
     if step.num_prompts > 0.0:
         whole = pricer.stage_shapes((pricer.model.num_layers,))[0]
-        seconds[_ENGINE] += pricer.prompt_step_s(whole)
+        device_s = sum(seconds.values())
+        launches_s = pricer.prompt_step_s(whole)
+        step_s = float(with_launches(device_s, launches_s, software.launches_meet))
+        seconds[_ENGINE] += step_s - device_s
     return seconds
 
 

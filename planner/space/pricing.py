@@ -15,6 +15,7 @@ from cost_models.serving.uncertainty import first_token_sigma, step_sigma
 from cost_models.work import Attention, ExpertGemm, Gemm, Span, Work
 from hardware_profiles.provenance import Provenance
 from planner.ir.cluster import NodeGroup
+from planner.ir.launches import DENSE_LAUNCHES, num_launches
 from planner.ir.model_graph import Experts, Layer, ModelGraph
 from planner.ir.serving import Adapters
 from planner.ir.strategy import ServingStrategy
@@ -151,6 +152,7 @@ class Pricer:
     _overhead_provenance: Provenance = Provenance.MEASURED
     _kinds: tuple[Layer, ...] = ()
     _kind_of: tuple[int, ...] = ()
+    _launches: tuple[int, ...] = ()
     _tokens: FloatArray = field(default_factory=lambda: np.zeros(0))
     _sequences: FloatArray = field(default_factory=lambda: np.zeros(0))
     _around: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -161,6 +163,7 @@ class Pricer:
         self._kinds = tuple(dict.fromkeys(self.model.layers))
         index = {layer: i for i, layer in enumerate(self._kinds)}
         self._kind_of = tuple(index[layer] for layer in self.model.layers)
+        self._launches = tuple(num_launches(layer) for layer in self._kinds)
         software = self.costs.software
         self._overhead_provenance = max(software.provenance_of(fact) for _, fact in software.facts())
         self._tokens = step_grid_points(max(self.max_tokens, self.max_sequences))
@@ -277,6 +280,8 @@ class Pricer:
             provenance=max(row.provenance for row in rows),
             prompt_step_s=np.array([self.prompt_step_s(shape) for shape in shapes]),
             shared_time_s=np.array([row.shared_s for row in rows]) if strategy.attention_dp > 1 else None,
+            launch_sharpness=software.launches_meet,
+            admission_s=software.admission_s.value if software.admission_s is not None else 0.0,
         )
 
     def layer_weights(
@@ -321,15 +326,12 @@ class Pricer:
         return any(isinstance(op, Experts) for layer in self._kinds for op in layer.ops)
 
     def prompt_step_s(self, shape: StageShape) -> float:
-        """Return what a stage takes longer when a step holds prompt tokens."""
+        """Return what the host takes to launch a stage's kernels when a step holds prompt tokens."""
         fact = self.costs.software.prompt_layer_s
         if fact is None:
             return 0.0
-        weights = {
-            kind: 2.0 if any(isinstance(op, Experts) for op in self._kinds[kind].ops) else 1.0
-            for kind, _ in shape.layer_counts
-        }
-        return fact.value * sum(weights[kind] * count for kind, count in shape.layer_counts)
+        launches = sum(self._launches[kind] * count for kind, count in shape.layer_counts)
+        return fact.value * launches / DENSE_LAUNCHES
 
     def _overheads(self, shape: StageShape) -> Priced:
         """Return what the engine adds to a step on a stage: per step, per layer and per sequence."""

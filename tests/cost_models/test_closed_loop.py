@@ -17,7 +17,7 @@ from cost_models.serving.closed_loop import (
     offline_pattern,
     run_s,
 )
-from cost_models.serving.iteration import StepTime
+from cost_models.serving.iteration import StepTime, with_launches
 from cost_models.serving.requests import Requests
 from cost_models.serving.tables import TimeTables
 from hardware_profiles.provenance import Provenance
@@ -88,6 +88,41 @@ def test_steps_with_prompts_pay_for_their_launches() -> None:
     plain, eager = loop_times(made, tables(), requests()), loop_times(made, tables(launches=0.05), requests())
     assert eager.ttft_s.mean() == pytest.approx(plain.ttft_s.mean() + 0.05)
     assert eager.e2e_s.mean() > plain.e2e_s.mean()
+
+
+def test_launches_that_run_ahead_hide_behind_the_device_or_hide_it() -> None:
+    made = pattern(2, Discipline(token_budget=1000))
+    device_s = STEP_S + 200 * TOKEN_S
+    for launches in (1e-4, 0.5):
+        ahead = replace(tables(launches=launches), launch_sharpness=8.0)
+        assert loop_times(made, ahead, requests()).ttft_s[0] == pytest.approx(
+            max(device_s, launches), rel=1e-3
+        )
+    alike = replace(tables(launches=device_s), launch_sharpness=2.0)
+    assert loop_times(made, alike, requests()).ttft_s[0] == pytest.approx(2.0**0.5 * device_s)
+
+
+def test_launches_that_meet_the_device_take_from_the_longer_to_the_sum() -> None:
+    device, launches = np.array([0.0, 1.0, 2.0, 5.0]), np.array([3.0, 0.0, 2.0, 1.0])
+    assert with_launches(device, launches, 1.0) == pytest.approx(device + launches)
+    before = with_launches(device, launches, 1.0)
+    for sharpness in (1.5, 2.0, 4.0, 50.0):
+        found = with_launches(device, launches, sharpness)
+        assert (found <= before + 1e-12).all()
+        assert (found >= np.maximum(device, launches) - 1e-12).all()
+        before = found
+    assert with_launches(0.0, 0.0, 2.0) == pytest.approx(0.0)
+
+
+def test_a_front_end_takes_requests_in_one_after_another() -> None:
+    made = pattern(2, Discipline(token_budget=1000))
+    slow = replace(tables(), admission_s=0.5)
+    assert loop_times(made, slow, requests()).ttft_s[0] == pytest.approx(1.0)
+    quick = replace(tables(), admission_s=1e-4)
+    assert loop_times(made, quick, requests()).ttft_s == pytest.approx(
+        loop_times(made, tables(), requests()).ttft_s
+    )
+    assert run_s(made, slow) == pytest.approx(run_s(made, tables()))
 
 
 def test_requests_that_end_together_start_again_a_few_at_a_time() -> None:

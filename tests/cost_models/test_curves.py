@@ -55,3 +55,16 @@ def test_a_device_without_curves_takes_its_family_s_and_then_any_format() -> Non
     assert curves.choose("gemm", "fp8").constants["value"] == 7.0
     with pytest.raises(NoCurveError):
         curves.choose("moe", "bf16")
+
+
+def test_the_quickest_of_several_engines_is_told_where_it_was_judged() -> None:
+    judged = curve("pooled", 2.0).model_copy(update={"quickest_mape": 9.0, "quickest_sigma_log": 0.2})
+    own = (curve("sglang-0.5.10", 1.0), judged, curve("vllm-0.24.0", 3.0))
+    curves = CurveSet(own=own, shared=(), software=("trtllm-1.3",))
+    assert curves.choose("gemm", "bf16").is_stranger
+    found = curves.quickest_of("gemm", "bf16")
+    assert found is not None
+    assert [chosen.constants["value"] for chosen in found[0]] == [1.0, 3.0]
+    assert found[1] == 0.2
+    assert not CurveSet(own=own, shared=(), software=("vllm-0.24.0",)).choose("gemm", "bf16").is_stranger
+    assert CurveSet(own=OWN, shared=(FAMILY,)).quickest_of("gemm", "bf16") is None

@@ -137,6 +137,23 @@ def test_an_engines_own_curve_wins_and_an_unknown_engine_widens_the_interval():
     assert own.sigma_log < anyone.sigma_log
 
 
+def test_an_unknown_engine_runs_the_quickest_measured_kernel_and_the_average_one_where_asked():
+    device = load_device("h100")
+    work = Gemm(m=np.array([1.0, 64.0, 4096.0]), n=8192.0, k=8192.0, fmt="fp8")
+    anyone = device_cost_model(device).price(work)
+    engines = ("vllm-0.24.0", "sglang-0.5.14", "trtllm-1.3.0rc20")
+    pricing = Pricing(quant="dynamic")
+    each = [
+        device_cost_model(device, pricing=pricing, kernel_software=(name,)).price(work) for name in engines
+    ]
+    quickest = device_cost_model(device, pricing=dataclasses.replace(pricing, unknown="quickest"))
+    assert quickest.price(work).time_s == pytest.approx(np.min([cost.time_s for cost in each], axis=0))
+    assert "quickest of" in anyone.origin
+    average = device_cost_model(device, pricing=pricing).price(work)
+    assert "quickest" not in average.origin
+    assert (quickest.price(work).time_s <= average.time_s * 1.3).all()
+
+
 def test_software_decides_who_quantises_activations():
     device, work = load_device("h100"), Gemm(m=4096.0, n=4096.0, k=4096.0, fmt="fp8")
     software = load_software("vllm")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cost_models.curves import NoCurveError
 from cost_models.formats import UnsupportedFormatError
-from cost_models.serving.uncertainty import offline_sigma
+from cost_models.serving.uncertainty import kernel_sigma, offline_sigma
 from cost_models.work import LinkSpec
 from hardware_profiles.schema import SoftwareProfile
 from planner.accuracy.kernel_work import CannotPriceError
@@ -34,11 +34,13 @@ Costs = Callable[[Setup, NodeGroup], EngineCosts]
 class RunPrediction:
     """What we say of a run: seconds, and output tokens per second of all its devices.
 
-    `sigma` is the standard deviation of the log of measured over predicted, by metric.
+    `sigma` is the standard deviation of the log of measured over predicted, by metric, and `kernel_sigma` the
+    relative one of a step that its kernels alone explain.
     """
 
     values: dict[str, float]
     sigma: dict[str, float]
+    kernel_sigma: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +60,12 @@ class RunPredictor:
         CannotPriceError
             If it cannot be priced; the message is the reason.
         """
+        found = self._predict(setup)
+        replica = self._evaluator(setup, setup.group).replica(setup.halves[-1])
+        sigma = replica.tables.sigma if replica is not None else 0.0
+        return replace(found, kernel_sigma=kernel_sigma(sigma, sparse=has_experts(setup.model)))
+
+    def _predict(self, setup: Setup) -> RunPrediction:
         try:
             if setup.kind in ("static", "offline"):
                 return self._static(setup) if setup.kind == "static" else self._offline(setup)

@@ -100,7 +100,7 @@ def refusals(runs: Iterable[ScoredRun]) -> dict[str, dict[str, int]]:
 
 def errors_of(runs: Iterable[ScoredRun], metric: str) -> Errors | None:
     """Return the errors of one metric over runs, None if none has it."""
-    pairs = [pair for run in runs if (pair := _pair(run, metric)) is not None]
+    pairs = [pair for run in runs if (pair := compared(run, metric)) is not None]
     if not pairs:
         return None
     predicted, measured = np.array(pairs).T
@@ -112,7 +112,7 @@ def coverage(runs: Iterable[ScoredRun], metric: str) -> float | None:
     inside = [
         abs(np.log(pair[1] / pair[0])) <= _NORMAL_90 * run.prediction.sigma[metric]
         for run in runs
-        if run.prediction is not None and (pair := _pair(run, metric)) is not None
+        if run.prediction is not None and (pair := compared(run, metric)) is not None
     ]
     return round(100.0 * float(np.mean(inside)), 1) if inside else None
 
@@ -128,7 +128,7 @@ def choices(runs: Iterable[ScoredRun]) -> list[Choice]:
         lambda: defaultdict(list)
     )
     for run in runs:
-        pair = _pair(run, "throughput")
+        pair = compared(run, "throughput")
         if pair is None or run.setup is None:
             continue
         setup = run.setup
@@ -190,7 +190,7 @@ def _ranks(values: FloatArray) -> FloatArray:
     return (ends - (counts - 1) / 2.0)[inverse]
 
 
-def _pair(run: ScoredRun, metric: str) -> tuple[float, float] | None:
+def compared(run: ScoredRun, metric: str) -> tuple[float, float] | None:
     """Return the predicted and the measured value of a metric, where there are both."""
     if run.prediction is None or run.setup is None:
         return None
@@ -208,11 +208,11 @@ def _states(row: ServingRow, metric: str) -> bool:
 def _score(blank: ServingScore, runs: Sequence[ScoredRun]) -> ServingScore:
     metric = blank.metric
     stated = [run for run in runs if _states(run.row, metric)]
-    priced = [run for run in stated if _pair(run, metric) is not None]
+    priced = [run for run in stated if compared(run, metric) is not None]
     counted = replace(blank, num_rows=len(stated), num_refused=len(stated) - len(priced))
     if not priced:
         return counted
-    measured = np.array([pair[1] for run in priced if (pair := _pair(run, metric)) is not None])
+    measured = np.array([pair[1] for run in priced if (pair := compared(run, metric)) is not None])
     roof = np.array([roofline_values(run.setup)[metric] for run in priced if run.setup is not None])
     factor = float(np.exp(np.median(np.log(measured / roof))))
     return replace(

@@ -196,7 +196,7 @@ def formats(row: ServingRow, model: ModelGraph, engine: str) -> tuple[str, str]:
     kv_fmt = "fp8" if engine in _FP8_CACHE_ENGINES and fmt in ("fp8", "nvfp4") else "auto"
     if own.startswith("mxfp4") and fmt in ("nvfp4", "fp8"):
         return own, kv_fmt
-    if fmt == "fp8" and (own == "fp8_block" or _is_block(row.text("model"), engine)):
+    if fmt == "fp8" and (own == "fp8_block" or _is_block(row.text("model"))):
         return "fp8_block", kv_fmt
     if (
         number_format(own).weight_bits < 16
@@ -224,9 +224,8 @@ def keep_attention(model: ModelGraph) -> ModelGraph:
     return replace(model, layers=tuple(known[layer] for layer in model.layers))
 
 
-def _is_block(name: str, engine: str) -> bool:
-    lowered = name.lower()
-    return lowered.startswith(_BLOCK_FP8_OWNERS) and (lowered.endswith("-fp8") or engine != "trtllm")
+def _is_block(name: str) -> bool:
+    return name.lower().startswith(_BLOCK_FP8_OWNERS)
 
 
 @lru_cache(maxsize=256)

@@ -40,7 +40,7 @@ _SPREADS = {
 """The constants that are tuned, and how far the shipped ones are known (in log): kernels are measured,
 overheads belong to hosts."""
 _FALLBACKS = {"compute_scale": 1.0, "prompt_layer_s": 1e-4}
-_SECONDS = ("per_step_s", "per_layer_s", "per_sequence_s", "per_request_s", "prompt_layer_s")
+_SECONDS = ("per_step_s", "per_layer_s", "per_sequence_s", "per_request_s", "prompt_layer_s", "admission_s")
 _BYTES = ("graph_memory_bytes", "context_memory_bytes")
 _UNITS = dict.fromkeys(_SECONDS, "s") | dict.fromkeys(_BYTES, "B")
 

@@ -33,6 +33,7 @@ from cost_models.work import (
     Work,
 )
 from hardware_profiles.schema import SoftwareProfile
+from planner.ir.launches import DENSE_LAUNCHES, num_launches
 from planner.ir.model_graph import AttentionCore, Experts, Layer, Linear, ModelGraph, Op, StateCore
 from planner.ir.serving import Adapters
 from planner.ir.workload import Images
@@ -143,8 +144,6 @@ class StepPricer:
         total += self._streamed(
             stage, [seconds[n] for n in self._layer_numbers()[start:][: counts[stage]]], batch
         )
-        if batch.prompt > 0:
-            total += sum(count * self._prompt_launches(number) for number, count in layers.items())
         if stage == 0:
             total += self._sum(self._embedding(batch))
             if self.images is not None and batch.begun > 0:
@@ -153,7 +152,13 @@ class StepPricer:
             total += self._sum(self._head(batch)) + software.per_sequence_s.value * batch.decode
         if self.spans.next_stage is not None:
             total += self._sum(self._send(batch, self.spans.next_stage))
-        return total
+        fact = software.prompt_layer_s
+        if fact is None or batch.prompt <= 0:
+            return total
+        kernels = sum(count * num_launches(self.model.layers[number]) for number, count in layers.items())
+        exponent = software.launches_meet
+        launches_s = fact.value * kernels / DENSE_LAUNCHES
+        return (total**exponent + launches_s**exponent) ** (1.0 / exponent)
 
     def _image_seconds(self, images: Images) -> float:
         """Return what the vision tower takes for the images of one request."""
@@ -178,14 +183,6 @@ class StepPricer:
         start, s = sum(self.pool.layers_per_stage[:stage]), self.pool.strategy
         tokens = batch.tokens * s.attention_dp * s.cp
         return copy_s(read_bytes(away, self.model.layers[start:][: len(layer_s)], tokens))
-
-    def _prompt_launches(self, number: int) -> float:
-        """Return what launching a layer's kernels one by one adds to a step with prompt tokens."""
-        fact = self.software.prompt_layer_s
-        if fact is None:
-            return 0.0
-        sparse = any(isinstance(op, Experts) for op in self.model.layers[number].ops)
-        return fact.value * (2.0 if sparse else 1.0)
 
     def _sum(self, pieces: Iterator[Work]) -> float:
         exposed = 1.0 - self.software.overlap.value
