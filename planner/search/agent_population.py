@@ -28,8 +28,8 @@ from planner.search.serial_schedules import Ints, SerialScheduler, Tasks, turned
 Floats = NDArray[np.float64]
 _MAX_ROWS, _MIN_ROWS = 1024, 32
 _LEAST_GENERATIONS = 40
-_NUM_ISLANDS = 3
-_ISLAND_SHARE = 0.28
+_NUM_ISLANDS = 7
+_ISLAND_SHARE = 0.11
 _NEAR_SHARE = 0.1
 _NEAR_NOISE = 0.1
 _ELITE_SHARE, _NEW_SHARE = 0.15, 0.1
