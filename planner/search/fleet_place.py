@@ -7,8 +7,9 @@ replicas (its decode pool next to its prefill pool). Fault-tolerant models sprea
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from planner.ir.candidates import ReplicaPlacement
@@ -17,6 +18,7 @@ from planner.search.fleet_room import Room, node_name
 
 _LOOK_AHEAD = 24
 """Domains of equal fit that are compared by distance to the model's other replicas."""
+_MIXED_ORDERS = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,24 +189,48 @@ def place_fleet(
 ) -> tuple[ReplicaPlacement, ...] | None:
     """Return where every replica sits, in the order given, or None if one finds no room.
 
-    `domains` numbers the power domain of every node of every group, where groups share them.
+    `domains` numbers the power domain of every node of every group, where groups share them. Widest first
+    leaves the least over; where that fills the failure domains that others have to spread over, these go
+    first, and then several mixtures of both.
     """
-    shared: Counter[tuple[int, str, int]] = Counter()
     own = domains or [()] * len(rooms)
     num_groups = Counter(number for numbers in own for number in set(numbers))
-    grounds = [
-        Grounds(room=room, domains=numbers, shared=shared, num_groups=num_groups)
-        for room, numbers in zip(rooms, own, strict=True)
-    ]
-    return place_on(grounds, items)
+    for order in _orders(items):
+        shared: Counter[tuple[int, str, int]] = Counter()
+        grounds = [
+            Grounds(room=room, domains=numbers, shared=shared, num_groups=num_groups)
+            for room, numbers in zip(rooms, own, strict=True)
+        ]
+        found = place_on(grounds, items, order)
+        if found is not None:
+            return found
+    return None
 
 
-def place_on(grounds: Sequence[Grounds], items: Sequence[Item]) -> tuple[ReplicaPlacement, ...] | None:
-    """Place replicas on what is free, widest first; None if one finds no room."""
-    order = sorted(
+def _orders(items: Sequence[Item]) -> Iterator[list[int]]:
+    """Yield orders in which to place replicas; one alone where nothing has to spread."""
+    widest = _widest_first(items)
+    yield widest
+    if any(item.spread is not None for item in items):
+        yield sorted(widest, key=lambda i: items[i].spread is None)
+        generator = random.Random(0)
+        for _ in range(_MIXED_ORDERS):
+            ahead = {pool: generator.random() < 0.5 for pool in dict.fromkeys(item.pool for item in items)}
+            yield sorted(widest, key=lambda i: (not ahead[items[i].pool], items[i].spread is None))
+
+
+def _widest_first(items: Sequence[Item]) -> list[int]:
+    return sorted(
         range(len(items)),
         key=lambda i: (-len(items[i].units), -items[i].units[0], items[i].spread is None, items[i].model, i),
     )
+
+
+def place_on(
+    grounds: Sequence[Grounds], items: Sequence[Item], order: Sequence[int] = ()
+) -> tuple[ReplicaPlacement, ...] | None:
+    """Place replicas on what is free, in an order or widest first; None if one finds no room."""
+    order = order or _widest_first(items)
     found: dict[int, tuple[str, ...]] = {}
     for index in order:
         item = items[index]

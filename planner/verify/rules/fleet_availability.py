@@ -52,7 +52,7 @@ def _half(case: Case, model: FleetModel, tolerance: FaultTolerance, role: str) -
     capacity = sum(_capacity(case, name) for name in pools)
     worst = sum(sorted(taken.values(), reverse=True)[: tolerance.num_lost])
     served = served_rps(case, model.name)
-    if capacity - worst < served * (1 - _ARITHMETIC):
+    if capacity - worst < served - _ARITHMETIC * max(served, capacity):
         yield Violation(
             message=f"{model.name}: with {tolerance.num_lost} {tolerance.domain}(s) lost {role} carries "
             f"{capacity - worst:.5g} requests/s of {served:.5g}",
