@@ -253,6 +253,8 @@ class Engine:
             more = rank.more_context(self.model.times.context_tokens)
             batches.append(Batch(len(rank.lanes[lane]), tokens, pieces, more))
         slot_s, through_s = self.model.times.step_s(batches)
+        held_s = max(0.0, len(prompts) * self.model.admission_s - slot_s)
+        slot_s, through_s = slot_s + held_s, through_s + held_s
         leaves_s = self._convoy.run(slot_s * self.slowdown, through_s * self.slowdown, self.now_s)
         self._cycles[lane] += 1
         decoding = [batch.decode for batch in batches]

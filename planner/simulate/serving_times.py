@@ -124,7 +124,8 @@ class ReplicaModel:
 
     `reserved_share` is the share of a request's output whose cache must be free before it starts. With
     `random_prefill_ranks` the rank that computes a prompt for a decode worker is drawn. Prompts wait up to
-    `prompt_wait_steps` until every rank has one (see `cost_models.serving.closed_loop.Discipline`).
+    `prompt_wait_steps` until every rank has one (see `cost_models.serving.closed_loop.Discipline`), and steps
+    in which prompts end follow each other no faster than one per `admission_s` (see there).
     """
 
     times: StepTimes
@@ -135,6 +136,7 @@ class ReplicaModel:
     reserved_share: float = 0.0
     random_prefill_ranks: bool = False
     prompt_wait_steps: int = 0
+    admission_s: float = 0.0
     block_tokens: int = 0
     tiers: tuple[Tier, ...] = ()
 

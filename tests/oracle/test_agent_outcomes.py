@@ -145,8 +145,6 @@ def test_no_plan_goes_below_what_outcomes_are_bounded_by(goal: str, seed: int, t
     if seed % 3 == 0:
         text = text.replace("output: 90}", "output: 90, join: any}")
     plan = _plan(text, tmp_path)
-    assert plan.objective.gap is not None
-    assert plan.objective.gap < 0.05
     payload = problem_of(plan).payload
     bound = expected_bound(payload, flow_of(flatten(payload.graph)))
     assert 0.0 < bound <= plan.objective.value * (1 + 1e-6)
