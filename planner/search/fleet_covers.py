@@ -108,15 +108,21 @@ class Half:
         if greedy is None:
             return np.inf, None
         listed = self._covers(weights, upper)
-        at = int(np.argmin(listed.cost))
-        if listed.complete:
-            return float(listed.cost[at]), listed.covers[at]
+        cheapest, found = upper, greedy
+        if listed.cost.size:
+            at = int(np.argmin(listed.cost))
+            if listed.complete:
+                return float(listed.cost[at]), listed.covers[at]
+            if listed.cost[at] <= upper:
+                cheapest, found = float(listed.cost[at]), listed.covers[at]
         ratio = min(self._ratio(group, weights) for group in self.tables)
-        found = listed.covers[at] if listed.cost[at] <= upper else greedy
-        return min(ratio * self.rate_rps * (1.0 - SLACK), float(listed.cost[at])), found
+        return min(ratio * self.rate_rps * (1.0 - SLACK), cheapest), found
 
     def within(self, weights: FloatArray, limit: float) -> tuple[IntArray, bool]:
-        """Return the covers of weighted cost at most `limit` that no other is below, and if these are all."""
+        """Return the covers of weighted cost at most `limit` that no other is below, and if these are all.
+
+        There may be none.
+        """
         _, greedy = self._greedy(weights)
         listed = self._covers(weights, limit)
         covers = np.unique(listed.covers, axis=0)
@@ -188,12 +194,6 @@ class Half:
         fine = np.flatnonzero((n < best.size) & (cost <= top))
         covers = covers[fine]
         covers[:, last] = n[fine]
-        if not fine.size:
-            return _Listed(
-                cost=np.array([np.inf]),
-                covers=np.zeros((1, self.num_groups), dtype=np.int64)[:1],
-                complete=complete,
-            )
         return _Listed(cost=cost[fine], covers=covers, complete=complete)
 
 

@@ -246,7 +246,8 @@ class PatternSolver:
                     listed, all_of_them = half.within(weights, half.least(weights)[0] + max(spare, 0.0))
                     covers.append(listed)
                     complete &= all_of_them
-                own.append((priced, covers))
+                if all(listed.shape[0] for listed in covers):
+                    own.append((priced, covers))
             found.append(own)
         return found, complete
 
