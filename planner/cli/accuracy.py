@@ -48,7 +48,9 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     scoreboard: Annotated[
         Path | None,
         typer.Option(
-            "--scoreboard", help="Folder of kernel tables; rewrites cost_models/ACCURACY.md and .json."
+            "--scoreboard",
+            help="Folder of kernel tables; rewrites cost_models/ACCURACY.md and .json, with --serving or "
+            "--training that section alone.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -96,14 +98,15 @@ def _write_scoreboard(folder: Path, serving: Path | None, training: Path | None)
     from planner.accuracy.scoreboard import write_scoreboard, write_serving_section, write_training_section
     from planner.cli._accuracy_serving import score_table
 
+    part = ""
     if serving is not None:
-        written = write_serving_section(score_table(serving))
+        written, part = write_serving_section(score_table(serving)), " (its section of served models alone)"
     elif training is not None:
-        written = write_training_section(training)
+        written, part = write_training_section(training), " (its section of training alone)"
     else:
         written = write_scoreboard(folder, score_table)
     for path in written:
-        say(f"wrote {path}")
+        say(f"wrote {path}{part}")
 
 
 def _score_kernels(kernels: list[Path], calibration: Path | None, *, as_json: bool) -> None:
