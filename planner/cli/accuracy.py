@@ -48,9 +48,7 @@ def accuracy(  # noqa: PLR0913, PLR0917 - the options of the command
     scoreboard: Annotated[
         Path | None,
         typer.Option(
-            "--scoreboard",
-            help="Folder of kernel tables; rewrites cost_models/ACCURACY.md and .json, with --serving or "
-            "--training that section alone.",
+            "--scoreboard", help="Folder of kernel tables: rewrites cost_models/ACCURACY.* (or one section)."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
