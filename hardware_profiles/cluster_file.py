@@ -21,7 +21,6 @@ MAX_GROUPS = 256
 MAX_MEASURED_NODES = 512
 
 LevelName = Literal["domain", "node", "rack", "pod", "site", "wan"]
-LEVEL_NAMES: tuple[LevelName, ...] = ("domain", "node", "rack", "pod", "site", "wan")
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
 _LABEL = re.compile(r"[ -~]{0,256}\Z")

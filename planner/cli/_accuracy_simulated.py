@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from planner.space.evaluate import Evaluator
 
 
-_FIGURES = ("p50", "p90", "bias", "near")
-
-
 @dataclass(slots=True, kw_only=True)
 class Simulator:
     """Simulates measured runs, and reads the logs that they name."""
